@@ -1,0 +1,71 @@
+import { pgSmartTags } from "postgraphile/utils";
+
+const readOnly = "-insert -update -delete";
+const noBackwardFields = "@backwardBehavior -* -filterBy -aggregates";
+const toDimDate = (column: string) =>
+  `(${column}) references production.dim_date (full_date)|@fieldName dimDate\n${noBackwardFields}`;
+const metrics = {
+  primaryKey: "date,country",
+  foreignKey: toDimDate("date"),
+  // Its key may be NULL, which arguments cannot say: read such a row by node id or filter.
+  behavior: `${readOnly} -query:resource:single`,
+};
+
+/** What the API shows of the two schemas, with the keys and relations that views cannot declare. */
+const tables: Record<string, Record<string, string>> = {
+  "production.users": {},
+  "production.transactions": { foreignKey: toDimDate("transaction_day") },
+  "production.events": { foreignKey: toDimDate("event_day") },
+  "production.dim_date": {},
+  "analytics.daily_user_metrics": metrics,
+  "analytics.daily_user_metrics_live": { ...metrics, name: "daily_user_metric_live" },
+  "analytics.quarterly_revenue": { primaryKey: "year,quarter", behavior: readOnly },
+  "analytics.freshness": { primaryKey: "dataset", behavior: `${readOnly} -query:resource:single` },
+  "analytics.quarantine": {
+    name: "quarantined_row",
+    primaryKey: "quarantine_id",
+    foreignKey:
+      "(run_id) references analytics.pipeline_runs (run_id)|@fieldName run\n@foreignFieldName quarantinedRows",
+    behavior: readOnly,
+  },
+  "analytics.pipeline_runs": { behavior: readOnly },
+};
+
+/** Bounded by days, countries or runs: any column may filter and order, index or not. */
+const smallTables = new Set(["dim_date", "daily_user_metrics", "pipeline_runs"]);
+
+/** Columns of the machinery, of no meaning to a client. */
+const internalColumns = new Set(["source_seq", "ingest_seq", "raw_id"]);
+
+const nameOf = (table: { getNamespace(): { nspname: string } | undefined; relname: string }) =>
+  `${table.getNamespace()?.nspname}.${table.relname}`;
+
+export const SmartTagsPlugin = pgSmartTags([
+  { kind: "class", match: (table) => !(nameOf(table) in tables), tags: { behavior: "-*" } },
+  { kind: "procedure", match: () => true, tags: { behavior: "-*" } },
+  ...Object.entries(tables).map(([match, tags]) => ({ kind: "class" as const, match, tags })),
+  {
+    kind: "attribute",
+    match: (column) => internalColumns.has(column.attname),
+    tags: { behavior: "-*" },
+  },
+  {
+    kind: "attribute",
+    match: (column) => smallTables.has(column.getClass()?.relname ?? ""),
+    tags: { isIndexed: true },
+  },
+  // Adding identifiers up or averaging them says nothing.
+  {
+    kind: "attribute",
+    match: (column) => /_id$/.test(column.attname) && !internalColumns.has(column.attname),
+    tags: { behavior: "-sum:attribute:aggregate -average:attribute:aggregate" },
+  },
+  {
+    kind: "constraint",
+    match: (constraint) =>
+      constraint.contype === "f" &&
+      constraint.getClass()?.relname === "pipeline_runs" &&
+      constraint.getForeignClass()?.relname === "pipeline_runs",
+    tags: { fieldName: "parentRun", foreignFieldName: "childRuns" },
+  },
+]);
