@@ -1,0 +1,145 @@
+// transformStaging, refreshAnalytics, runPipeline, cleanupOldData: the pipeline's steps as mutations.
+// The work itself is the process's: it comes in by the Grafast context.
+import "graphile-build-pg";
+import { context, lambda, object, sideEffect, type FieldArgs, type Step } from "grafast";
+import { parse } from "grafast/graphql";
+import { extendSchema } from "graphile-utils";
+import type { PgResource } from "@dataplan/pg";
+
+export interface PipelineStepRequest {
+  step: "transform" | "refresh" | "pipeline" | "cleanup";
+  background: boolean;
+  full?: boolean;
+  daysToKeep?: number;
+}
+
+declare global {
+  namespace Grafast {
+    interface Context {
+      /** Runs a step on behalf of the request's role; refused by the database if that role may not. */
+      runPipelineStep(request: PipelineStepRequest): Promise<{ id: string; rowsDeleted: number }>;
+    }
+  }
+}
+
+interface StepInput {
+  background?: boolean | null;
+  full?: boolean | null;
+  daysToKeep?: number | null;
+  clientMutationId?: string | null;
+}
+
+interface MutationSpec {
+  step: PipelineStepRequest["step"];
+  description: string;
+  inputFields?: string;
+  payloadFields?: string;
+}
+
+const MUTATIONS: Record<string, MutationSpec> = {
+  transformStaging: {
+    step: "transform",
+    description: "Moves new rows from staging to production; rows that break a rule go to quarantine.",
+  },
+  refreshAnalytics: {
+    step: "refresh",
+    description: "Brings the pre-computed analytics up to date with production.",
+    inputFields: `
+      "Rebuild everything, not only what changed since the last refresh."
+      full: Boolean = false`,
+  },
+  runPipeline: {
+    step: "pipeline",
+    description: "Runs the transform and then the refresh.",
+  },
+  cleanupOldData: {
+    step: "cleanup",
+    description: "Deletes staging rows older than the retention that the transform has already taken.",
+    inputFields: `
+      "Rows that arrived within this many days are kept; 0 to 36500. The server's RETENTION_DAYS if left out."
+      daysToKeep: Int`,
+    payloadFields: `
+      "How many staging rows were deleted; 0 for a run in the background, which has only been queued."
+      rowsDeleted: Int`,
+  },
+};
+
+const typeName = (field: string): string => field[0]!.toUpperCase() + field.slice(1);
+
+const typeDefs = Object.entries(MUTATIONS).map(
+  ([field, { description, inputFields = "", payloadFields = "" }]) => `
+    extend type Mutation {
+      "${description} Operators only."
+      ${field}(
+        "Options of the run."
+        input: ${typeName(field)}Input = {}
+      ): ${typeName(field)}Payload
+    }
+    "Options of ${field}."
+    input ${typeName(field)}Input {
+      "Return at once with the queued run instead of waiting until it has finished."
+      background: Boolean = false
+      ${inputFields}
+      "Any string; it comes back unchanged in the payload."
+      clientMutationId: String
+    }
+    "Result of ${field}."
+    type ${typeName(field)}Payload {
+      "The run. If the step was already running, this is that run."
+      run: PipelineRun
+      ${payloadFields}
+      "The string given in the input."
+      clientMutationId: String
+    }`,
+);
+
+function planStep(step: PipelineStepRequest["step"]) {
+  return (_$root: Step, args: FieldArgs) => {
+    const $input = args.getRaw("input") as Step<StepInput | undefined>;
+    const $run = sideEffect([context().get("runPipelineStep"), $input], ([run, input]) =>
+      run({
+        step,
+        background: input?.background ?? false,
+        full: input?.full ?? undefined,
+        daysToKeep: input?.daysToKeep ?? undefined,
+      }),
+    );
+    const pick = <T>(read: (input: StepInput | undefined) => T) => lambda($input, read, true);
+    return object({ run: $run, clientMutationId: pick((input) => input?.clientMutationId ?? null) });
+  };
+}
+
+type Payload = ReturnType<ReturnType<typeof planStep>>;
+
+export const PipelineMutationsPlugin: GraphileConfig.Plugin = extendSchema((build) => {
+  const runs = build.input.pgRegistry.pgResources.pipeline_runs as
+    PgResource<any, any, any, any, any> | undefined;
+  if (!runs) throw new Error("analytics.pipeline_runs is not in the schema");
+  return {
+    typeDefs: parse(typeDefs.join("\n")),
+    objects: {
+      Mutation: {
+        plans: Object.fromEntries(
+          Object.entries(MUTATIONS).map(([field, { step }]) => [field, planStep(step)]),
+        ),
+      },
+      ...Object.fromEntries(
+        Object.entries(MUTATIONS).map(([field, { payloadFields }]) => [
+          `${typeName(field)}Payload`,
+          {
+            scope: { isMutationPayload: true },
+            plans: {
+              run: ($payload: Payload) =>
+                runs.get({ run_id: lambda($payload.get("run"), (run) => run.id, true) }) as Step,
+              clientMutationId: ($payload: Payload) => $payload.get("clientMutationId"),
+              ...(payloadFields && {
+                rowsDeleted: ($payload: Payload) =>
+                  lambda($payload.get("run"), (run) => run.rowsDeleted, true),
+              }),
+            },
+          },
+        ]),
+      ),
+    },
+  };
+}, "PipelineMutationsPlugin");

@@ -1,0 +1,109 @@
+#!/usr/bin/env node
+// The only executable: commands, exit codes (0 done, 1 failed, 2 wrong usage), errors in one sentence.
+import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { isRole, toRole, type Role } from "./config.ts";
+
+// Without it Grafast greets every start with a paragraph about development mode.
+process.env.GRAPHILE_ENV ??= "production";
+
+const program = new Command("strata")
+  .description("A GraphQL data layer over a three-layer PostgreSQL pipeline.")
+  .showHelpAfterError("(add --help for usage)");
+
+const withJson = (command: Command): Command => command.option("--json", "print JSON and nothing else");
+
+// Commands load their code when they run: `strata token` need not wait for a GraphQL schema library.
+program
+  .command("serve")
+  .description("serve GraphQL, GraphiQL and ingest; runs scheduled and background work too")
+  .option("--no-worker", "leave scheduled and background work to `strata worker`")
+  .action(async (options: { worker: boolean }) => (await import("./commands/serve.ts")).serve(options));
+
+program
+  .command("worker")
+  .description("run scheduled and background work without serving HTTP")
+  .action(async () => (await import("./commands/worker.ts")).worker());
+
+withJson(program.command("migrate"))
+  .description("apply schema.sql to the database (safe to repeat)")
+  .action(async (options: { json?: boolean }) => (await import("./commands/migrate.ts")).migrate(options));
+
+withJson(program.command("transform"))
+  .description("move new rows from staging to production")
+  .action(async (options: { json?: boolean }) => runStep({ step: "transform" }, options));
+
+withJson(program.command("refresh"))
+  .description("bring analytics up to date with production")
+  .option("--full", "rebuild everything, not only what changed")
+  .action(async (options: { json?: boolean; full?: boolean }) =>
+    runStep({ step: "refresh", full: options.full ?? false }, options),
+  );
+
+withJson(program.command("cleanup"))
+  .description("delete staging rows that the transform took long ago")
+  .option("--days <days>", "days to keep (default: RETENTION_DAYS)", parseDays)
+  .action(async (options: { json?: boolean; days?: number }) =>
+    runStep({ step: "cleanup", daysToKeep: options.days }, options),
+  );
+
+withJson(program.command("run"))
+  .description("transform, then refresh")
+  .action(async (options: { json?: boolean }) => runStep({ step: "pipeline" }, options));
+
+withJson(program.command("status"))
+  .description("show how fresh each dataset is, and the last runs")
+  .action(async (options: { json?: boolean }) => (await import("./commands/status.ts")).status(options));
+
+withJson(program.command("token"))
+  .description("print a bearer token for HTTP requests")
+  .requiredOption("--role <role>", "reader, ingestor or operator", parseRole)
+  .option("--sub <name>", "who the token is for; shown as the actor of runs")
+  .option("--ttl <duration>", "how long it is valid, such as 90s, 15m, 1h, 30d", parseTtl, "1h")
+  .action(async (options: { role: Role; sub?: string; ttl: string; json?: boolean }) =>
+    (await import("./commands/token.ts")).token(options),
+  );
+
+program
+  .command("schema")
+  .description("print the GraphQL schema")
+  .option("--write", "write it to schema.graphql instead")
+  .action(async (options: { write?: boolean }) => (await import("./commands/schema.ts")).schema(options));
+
+async function runStep(
+  request: { step: "transform" | "refresh" | "cleanup" | "pipeline"; full?: boolean; daysToKeep?: number },
+  options: { json?: boolean },
+): Promise<void> {
+  return (await import("./commands/pipeline.ts")).runCommand(request, options);
+}
+
+function parseRole(value: string): Role {
+  const role = toRole(value);
+  if (isRole(role)) return role;
+  throw new InvalidArgumentError("Allowed: reader, ingestor, operator.");
+}
+
+function parseTtl(value: string): string {
+  if (/^\d+\s?[smhd]$/.test(value)) return value;
+  throw new InvalidArgumentError("Allowed: a number and s, m, h or d.");
+}
+
+function parseDays(value: string): number {
+  const days = Number(value);
+  if (/^\d+$/.test(value) && days <= 36_500) return days;
+  throw new InvalidArgumentError("Allowed: a whole number of days from 0 to 36500.");
+}
+
+for (const command of [program, ...program.commands]) command.exitOverride();
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (error instanceof CommanderError) {
+    // Only --help is asked for; everything else that commander throws is wrong usage.
+    process.exitCode = error.exitCode === 0 ? 0 : 2;
+  } else {
+    const { message, stack } = error instanceof Error ? error : new Error(String(error));
+    process.stderr.write(`strata: ${process.env.LOG_LEVEL === "debug" ? stack : message}\n`);
+    process.exitCode = 1;
+  }
+}

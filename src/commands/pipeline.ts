@@ -1,0 +1,45 @@
+// transform, refresh, cleanup and run: each executes one step and prints its run.
+import { userInfo } from "node:os";
+import { runStep, type Run, type RunRequest } from "../pipeline/runs.ts";
+import { withDatabase } from "./with-database.ts";
+
+export async function runCommand(
+  request: Pick<RunRequest, "step" | "full" | "daysToKeep">,
+  options: { json?: boolean },
+): Promise<void> {
+  const run = await withDatabase(({ pool }, config) =>
+    runStep(pool, {
+      ...request,
+      ...(request.step === "cleanup" && { daysToKeep: request.daysToKeep ?? config.RETENTION_DAYS }),
+      trigger: "cli",
+      actor: userInfo().username,
+      onProgress: showProgress,
+    }),
+  );
+  printRun(run, options);
+}
+
+export function printRun(run: Run, options: { json?: boolean }): void {
+  if (options.json) console.log(JSON.stringify({ run }));
+  else console.log(describeRun(run));
+  if (run.status === "failed") process.exitCode = 1;
+}
+
+function describeRun(run: Run): string {
+  const counts = [
+    ["read", run.rowsRead],
+    ["written", run.rowsWritten],
+    ["rejected", run.rowsRejected],
+    ["deleted", run.rowsDeleted],
+  ].filter(([, count]) => count !== 0);
+  const rows =
+    counts.length === 0 ? "nothing to do" : counts.map(([verb, count]) => `${count} ${verb}`).join(", ");
+  const seconds = ((run.durationMs ?? 0) / 1000).toFixed(1);
+  return `${run.step} ${run.status} in ${seconds} s: ${run.error ?? `rows ${rows}`} (run ${run.id})`;
+}
+
+function showProgress(run: Run): void {
+  if (!process.stderr.isTTY) return;
+  process.stderr.write(`\r\x1b[K${run.step}: ${run.rowsRead} rows read, ${run.rowsWritten} written`);
+  if (run.status !== "running") process.stderr.write("\r\x1b[K");
+}

@@ -1,0 +1,91 @@
+// The only reader of process.env. Every fault is collected, so that one start shows them all.
+import { z } from "zod";
+
+const ROLES = ["strata_reader", "strata_ingestor", "strata_operator"] as const;
+export type Role = (typeof ROLES)[number];
+export const isRole = (value: unknown): value is Role => ROLES.includes(value as Role);
+
+/** "reader" and "strata_reader" name the same role. */
+export const toRole = (value: string): string => (value.startsWith("strata_") ? value : `strata_${value}`);
+
+const integer = (min: number, max: number, fallback: number) =>
+  z.coerce.number().int().min(min).max(max).default(fallback);
+const cron = (fallback: string) =>
+  z
+    .string()
+    .regex(/^(\S+\s+){4}\S+$/, "expected five cron fields, such as '0 * * * *' (UTC)")
+    .default(fallback);
+const url = (protocols: RegExp) =>
+  z.string().refine((value) => URL.canParse(value) && protocols.test(value), { error: "expected a URL" });
+
+const schema = z.object({
+  DATABASE_URL: z
+    .string()
+    .regex(/^postgres(ql)?:\/\//, "expected postgres://user:password@host:port/database")
+    .optional(),
+  DATA_DIR: z.string().default(".data"),
+  HOST: z.string().default("127.0.0.1"),
+  PORT: integer(0, 65535, 4000),
+  JWT_SECRET: z.string().min(32, "expected at least 32 characters").optional(),
+  JWKS_URL: url(/^https?:/).optional(),
+  JWT_AUDIENCE: z.string().optional(),
+  JWT_ISSUER: z.string().optional(),
+  // "none" when set to nothing: 401 without a token. Unset: reader on the embedded default, else none.
+  ANONYMOUS_ROLE: z
+    .string()
+    .transform((value) => (value === "" ? "none" : toRole(value)))
+    .refine((value): value is Role | "none" => value === "none" || isRole(value), {
+      error: "expected reader, ingestor, operator or nothing",
+    })
+    .optional(),
+  CORS_ORIGINS: z
+    .string()
+    .default("")
+    .transform((value) => value.split(/[\s,]+/).filter(Boolean)),
+  DEFAULT_PAGE_SIZE: integer(1, 1_000_000, 100),
+  MAX_PAGE_SIZE: integer(1, 1_000_000, 1000),
+  MAX_QUERY_DEPTH: integer(1, 1000, 12),
+  MAX_QUERY_COST: integer(1, 1_000_000_000, 100_000),
+  STATEMENT_TIMEOUT_MS: integer(0, 86_400_000, 10_000),
+  TRANSFORM_CRON: cron("0 * * * *"),
+  REFRESH_CRON: cron("15 2 * * *"),
+  CLEANUP_CRON: cron("45 3 * * *"),
+  RETENTION_DAYS: integer(0, 36_500, 30),
+  LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"]).default("info"),
+});
+
+export type Config = Readonly<z.output<typeof schema> & { ANONYMOUS_ROLE: Role | "none" }>;
+
+/** Reads `.env` and the environment (which wins); throws one error that lists every fault. */
+export function loadConfig(environment: NodeJS.ProcessEnv = process.env): Config {
+  if (environment === process.env) {
+    try {
+      process.loadEnvFile();
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    }
+  }
+  const given = Object.fromEntries(
+    Object.keys(schema.shape)
+      .filter((name) => environment[name] || (name === "ANONYMOUS_ROLE" && environment[name] === ""))
+      .map((name) => [name, environment[name]]),
+  );
+  const result = schema.safeParse(given);
+  if (!result.success) {
+    const faults = result.error.issues.map((issue) => {
+      const name = String(issue.path[0]);
+      // A secret's value stays out of terminals and logs.
+      const value = /SECRET|URL/.test(name) ? "" : `, given "${given[name]}"`;
+      return `  ${name}: ${issue.message}${value}`;
+    });
+    throw new Error(
+      `The configuration has ${faults.length === 1 ? "a fault" : "faults"}:\n${faults.join("\n")}`,
+    );
+  }
+  if (result.data.DEFAULT_PAGE_SIZE > result.data.MAX_PAGE_SIZE)
+    throw new Error(
+      `DEFAULT_PAGE_SIZE (${result.data.DEFAULT_PAGE_SIZE}) must not exceed MAX_PAGE_SIZE (${result.data.MAX_PAGE_SIZE})`,
+    );
+  const { ANONYMOUS_ROLE: anonymous = result.data.DATABASE_URL ? "none" : "strata_reader" } = result.data;
+  return { ...result.data, ANONYMOUS_ROLE: anonymous };
+}

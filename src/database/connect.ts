@@ -1,0 +1,104 @@
+// One place that knows which database this process works on, and says in a sentence why it cannot.
+import pg from "pg";
+import type { Config } from "../config.ts";
+import { openEmbedded } from "./embedded.ts";
+
+export interface Database {
+  embedded: boolean;
+  /** Another process (a running `serve`) owns the embedded engine. */
+  shared: boolean;
+  connection: pg.PoolConfig;
+  pool: pg.Pool;
+  failed: Promise<Error>;
+  close(): Promise<void>;
+}
+
+export function createPool(connection: pg.PoolConfig, options: pg.PoolConfig = {}): pg.Pool {
+  const pool = new pg.Pool({
+    application_name: "strata",
+    connectionTimeoutMillis: 10_000,
+    ...connection,
+    ...options,
+    // Business times are UTC in columns without a zone: a session in another zone would shift them.
+    options: "-c timezone=UTC",
+  });
+  // A lost idle connection is replaced by the pool; unheard, its error would end the process.
+  pool.on("error", () => undefined);
+  pool.on("connect", (client) => client.on("error", () => undefined));
+  return pool;
+}
+
+export async function openDatabase(config: Config): Promise<Database> {
+  if (!config.DATABASE_URL) {
+    const engine = await openEmbedded(config.DATA_DIR);
+    const pool = createPool(engine.connection);
+    return {
+      embedded: true,
+      shared: !engine.ours,
+      connection: engine.connection,
+      pool,
+      failed: engine.failed,
+      close: async () => {
+        await pool.end();
+        await engine.close();
+      },
+    };
+  }
+  const connection = { connectionString: config.DATABASE_URL };
+  const pool = createPool(connection);
+  try {
+    await checkServer(pool);
+  } catch (error) {
+    await pool.end();
+    throw new Error(explainConnectionError(error, config.DATABASE_URL), { cause: error });
+  }
+  return {
+    embedded: false,
+    shared: false,
+    connection,
+    pool,
+    failed: new Promise(() => undefined),
+    close: () => pool.end(),
+  };
+}
+
+const MINIMUM_VERSION = 150000;
+
+async function checkServer(pool: pg.Pool): Promise<void> {
+  const { rows } = await pool.query<{ number: number; text: string; extensions: string[] }>(
+    `select current_setting('server_version_num')::int as number, current_setting('server_version') as text,
+            array(select name::text from pg_catalog.pg_available_extensions
+                  where name in ('postgis', 'uuid-ossp')) as extensions`,
+  );
+  const server = rows[0]!;
+  if (server.number < MINIMUM_VERSION)
+    throw new Error(`The server is PostgreSQL ${server.text}; Strata needs PostgreSQL 15 or newer`);
+  const missing = ["postgis", "uuid-ossp"].filter((name) => !server.extensions.includes(name));
+  if (missing.length > 0)
+    throw new Error(
+      `The server lacks ${missing.join(" and ")}; install it there (Debian: postgresql-15-postgis-3, postgresql-contrib)`,
+    );
+}
+
+/** One sentence without the password. */
+function explainConnectionError(error: unknown, databaseUrl: string): string {
+  const { code, message } = error as { code?: string; message: string };
+  let where = "the database";
+  let user = "";
+  try {
+    const parsed = new URL(databaseUrl);
+    where = `${parsed.hostname || "localhost"}:${parsed.port || "5432"}`;
+    user = decodeURIComponent(parsed.username);
+  } catch {
+    return `DATABASE_URL is not a URL; expected postgres://user:password@host:port/database`;
+  }
+  if (code === "28P01" || code === "28000")
+    return `${where} refused the login of "${user}"; check DATABASE_URL`;
+  if (code === "3D000") return `${message} on ${where}; create it or check DATABASE_URL`;
+  if (code === "53300") return `${where} has no free connection: ${message}`;
+  if (code === "ENOTFOUND" || code === "EAI_AGAIN")
+    return `The host of DATABASE_URL cannot be found: ${where}`;
+  if (code === "ECONNREFUSED") return `Nothing answers at ${where}; is PostgreSQL running there?`;
+  if (code === "57P03") return `${where} is starting up or shutting down; try again`;
+  return message || `Cannot connect to ${where} (${code ?? "unknown reason"})`;
+}

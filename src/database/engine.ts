@@ -1,0 +1,59 @@
+// The worker thread of the embedded engine: PGlite gets an event loop, and a core, of its own.
+import { mkdirSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { parentPort, workerData } from "node:worker_threads";
+import { PGlite } from "@electric-sql/pglite";
+import { uuid_ossp } from "@electric-sql/pglite/contrib/uuid_ossp";
+import { postgis } from "@electric-sql/pglite-postgis";
+import { serveProtocol } from "./protocol.ts";
+
+export interface EngineOptions {
+  dataDir: string;
+  socketPath: string;
+}
+export type EngineMessage = { state: "ready" } | { state: "locked" } | { state: "failed"; message: string };
+
+const { dataDir, socketPath } = workerData as EngineOptions;
+const tell = (message: EngineMessage): void => parentPort!.postMessage(message);
+
+// The operating system drops an SQLite lock when its process dies, however it dies: no stale lock files.
+function lock(): DatabaseSync | undefined {
+  const database = new DatabaseSync(join(dataDir, "lock"));
+  try {
+    database.exec("begin exclusive");
+    return database;
+  } catch (error) {
+    database.close();
+    if (error instanceof Error && /locked/.test(error.message)) return undefined;
+    throw error;
+  }
+}
+
+async function main(): Promise<void> {
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+  const held = lock();
+  if (!held) return tell({ state: "locked" });
+  const db = await PGlite.create({
+    dataDir: join(dataDir, "postgres"),
+    extensions: { postgis, uuid_ossp },
+    relaxedDurability: false,
+  });
+  await db.exec("set timezone = 'UTC'");
+  mkdirSync(dirname(socketPath), { recursive: true, mode: 0o700 });
+  rmSync(socketPath, { force: true });
+  const server = await serveProtocol(db, socketPath);
+  parentPort!.once("message", () => {
+    server.close();
+    void db.close().finally(() => {
+      rmSync(socketPath, { force: true });
+      held.close();
+      process.exit(0);
+    });
+  });
+  tell({ state: "ready" });
+}
+
+main().catch((error: unknown) =>
+  tell({ state: "failed", message: error instanceof Error ? error.message : String(error) }),
+);

@@ -1,0 +1,75 @@
+// The HTTP server: who asks, then GraphQL, ingest and the pages that operations need.
+import websocket from "@fastify/websocket";
+import Fastify, { type FastifyBaseLogger, type FastifyInstance } from "fastify";
+import type { Config } from "../config.ts";
+import type { Database } from "../database/connect.ts";
+import { AuthenticationError, createAuthenticator } from "./auth.ts";
+import { createGraphql } from "./graphql.ts";
+
+export interface AppOptions {
+  config: Config;
+  database: Database;
+  logger?: FastifyBaseLogger;
+}
+
+export async function createApp({ config, database, logger }: AppOptions): Promise<FastifyInstance> {
+  const authenticator = createAuthenticator(config);
+  const graphql = createGraphql({ config, database, authenticator });
+  const app = Fastify(logger ? { loggerInstance: logger } : {});
+
+  app.decorateRequest("claims");
+  app.setErrorHandler((error: Error & { statusCode?: number; code?: string }, request, reply) => {
+    const status = error.statusCode ?? 500;
+    if (status >= 500) request.log.error(error);
+    const code =
+      error instanceof AuthenticationError ? error.code : (CODES[status] ?? "INTERNAL_SERVER_ERROR");
+    if (status === 401) reply.header("www-authenticate", "Bearer");
+    const message = status >= 500 ? "Internal server error" : error.message;
+    return reply.status(status).send({ errors: [{ message, extensions: { code, requestId: request.id } }] });
+  });
+  await app.register(websocket, { options: { maxPayload: 1024 * 1024 } });
+
+  app.get("/healthz", () => ({ status: "ok" }));
+  app.get("/readyz", async (_request, reply) => {
+    try {
+      await database.pool.query("select 1");
+      return { status: "ready" };
+    } catch {
+      return reply.status(503).header("retry-after", "5").send({ status: "the database does not answer" });
+    }
+  });
+
+  // Everything below acts for somebody.
+  await app.register(async (scope) => {
+    scope.addHook("onRequest", async (request) => {
+      const isUpgrade = request.headers.upgrade !== undefined;
+      const isPage = request.url.startsWith("/graphiql") || request.url.startsWith("/ruru-static/");
+      // A page has no token yet, and a socket brings it in connection_init.
+      if (isUpgrade || isPage) return;
+      request.claims = await authenticator.authenticate(request.headers.authorization);
+      if (request.claims.role === undefined)
+        throw new AuthenticationError(
+          "This server answers only requests with a token: Authorization: Bearer <token>",
+        );
+    });
+    scope.get("/schema.graphql", async (_request, reply) =>
+      reply.type("text/plain; charset=utf-8").send(await graphql.printSdl()),
+    );
+    await graphql.addTo(scope);
+  });
+  // A schema that cannot be built fails the start, not the first request.
+  await graphql.instance.getSchema();
+  app.addHook("onClose", () => graphql.instance.release());
+  return app;
+}
+
+const CODES: Record<number, string> = {
+  400: "BAD_REQUEST",
+  401: "UNAUTHENTICATED",
+  403: "FORBIDDEN",
+  404: "NOT_FOUND",
+  413: "PAYLOAD_TOO_LARGE",
+  415: "UNSUPPORTED_MEDIA_TYPE",
+  429: "TOO_MANY_REQUESTS",
+  503: "SERVICE_UNAVAILABLE",
+};

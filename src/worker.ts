@@ -1,0 +1,60 @@
+// graphile-worker: runs what mutations queued, and the three steps on their schedules.
+import { Logger, parseCronItems, run, runMigrations, type Runner } from "graphile-worker";
+import type { Pool } from "pg";
+import type { Config } from "./config.ts";
+import { executeRun, runStep, type Step } from "./pipeline/runs.ts";
+
+export interface WorkerOptions {
+  config: Config;
+  pool: Pool;
+  log: (level: string, message: string) => void;
+}
+
+const DAY_MS = 24 * 60 * 60 * 1000;
+
+const workerLogger = (log: WorkerOptions["log"]) =>
+  new Logger(() => (level, message) => log(level === "warning" ? "warn" : level, message));
+
+export const migrateWorker = (pool: Pool): Promise<void> =>
+  runMigrations({ pgPool: pool, logger: new Logger(() => () => undefined) });
+
+export function startWorker({ config, pool, log }: WorkerOptions): Promise<Runner> {
+  const schedule = (step: Step, match: string) => ({
+    task: "scheduled_step",
+    match,
+    identifier: step,
+    payload: { step },
+    // A server that was stopped makes up for what it missed, once: one job a step, however many were due.
+    options: { backfillPeriod: DAY_MS, maxAttempts: 5, jobKey: `scheduled_${step}` },
+  });
+  return run({
+    pgPool: pool,
+    noHandleSignals: true,
+    concurrency: 3,
+    logger: workerLogger(log),
+    parsedCronItems: parseCronItems([
+      schedule("transform", config.TRANSFORM_CRON),
+      schedule("refresh", config.REFRESH_CRON),
+      schedule("cleanup", config.CLEANUP_CRON),
+    ]),
+    taskList: {
+      run_step: async (payload, helpers) => {
+        const { runId } = payload as { runId: string };
+        const done = await executeRun(pool, runId, { signal: helpers.abortSignal });
+        if (done.status === "failed") log("error", `run ${runId} failed: ${done.error}`);
+      },
+      scheduled_step: async (payload, helpers) => {
+        const { step } = payload as { step: Step };
+        const daysToKeep = step === "cleanup" ? config.RETENTION_DAYS : undefined;
+        const done = await runStep(pool, {
+          step,
+          daysToKeep,
+          trigger: "schedule",
+          signal: helpers.abortSignal,
+        });
+        // Thrown, so that the job is tried again with back-off.
+        if (done.status === "failed") throw new Error(`run ${done.id} failed: ${done.error}`);
+      },
+    },
+  });
+}

@@ -1,0 +1,64 @@
+// A fresh database with schema.sql applied: on the embedded engine, or on TEST_DATABASE_URL's server.
+import { cpSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { randomBytes } from "node:crypto";
+import { inject } from "vitest";
+import { loadConfig, type Config } from "../../src/config.ts";
+import { openDatabase, type Database } from "../../src/database/connect.ts";
+import { asAdministrator, serverUrl } from "./server.ts";
+
+export interface TestDatabase extends Database {
+  config: Config;
+  /** What a process of its own needs to work on this database. */
+  environment: Record<string, string>;
+  drop(): Promise<void>;
+}
+
+/** For tests of what only a server has: several sessions, cancel, time-outs. */
+export const isServer = serverUrl !== undefined;
+
+const JWT_SECRET = "a secret of the tests, long enough for HS256";
+
+export async function createDatabase(environment: Record<string, string> = {}): Promise<TestDatabase> {
+  const place = isServer ? await createOnServer() : createEmbedded();
+  const complete = {
+    JWT_SECRET,
+    ANONYMOUS_ROLE: "",
+    PORT: "0",
+    LOG_LEVEL: "silent",
+    ...place.environment,
+    ...environment,
+  };
+  const config = loadConfig(complete);
+  const database = await openDatabase(config);
+  return {
+    ...database,
+    config,
+    environment: complete,
+    drop: async () => {
+      await database.close();
+      await place.remove();
+    },
+  };
+}
+
+function createEmbedded() {
+  const dataDir = mkdtempSync(join(tmpdir(), "strata-test-"));
+  cpSync(inject("template"), dataDir, { recursive: true });
+  return {
+    environment: { DATA_DIR: dataDir },
+    remove: () => Promise.resolve(rmSync(dataDir, { recursive: true, force: true })),
+  };
+}
+
+async function createOnServer() {
+  const name = `strata_test_${randomBytes(6).toString("hex")}`;
+  await asAdministrator((pool) => pool.query(`create database ${name} template ${inject("template")}`));
+  const url = new URL(serverUrl!);
+  url.pathname = `/${name}`;
+  return {
+    environment: { DATABASE_URL: url.href },
+    remove: () => asAdministrator((pool) => pool.query(`drop database if exists ${name} with (force)`)),
+  };
+}
