@@ -240,6 +240,51 @@ comment on column staging.watermarks.seq is 'Number of the last record taken wit
 comment on column staging.watermarks.run_id is 'Run that moved it last.';
 comment on column staging.watermarks.updated_at is 'When the dataset was last brought up to date.';
 
+-- The ingest asks about values it cannot judge itself, so that PostgreSQL alone says what a value may be. The
+-- block per value is what pg_input_error_info() does without one from PostgreSQL 16 on. Times go through
+-- timestamptz: a cast to timestamp would drop their offset.
+create or replace function staging.typed_values(kinds text[], given text[])
+returns table (value text, reason text, problem text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' as $$
+begin
+  for i in 1 .. cardinality(kinds) loop
+    value := given[i];
+    reason := null;
+    problem := null;
+    begin
+      case kinds[i]
+        when 'integer' then value := value::integer;
+        when 'bigint' then value := value::bigint;
+        when 'numeric' then value := value::numeric;
+        when 'double precision' then value := value::double precision;
+        when 'timestamp' then value := value::timestamptz at time zone 'UTC';
+        when 'jsonb' then value := value::jsonb;
+        else
+          -- As for any varchar, spaces beyond the limit do not count.
+          if char_length(rtrim(value, ' ')) > kinds[i]::integer then
+            raise string_data_right_truncation
+              using message = format('value too long: %s characters; allowed: %s', char_length(value), kinds[i]);
+          end if;
+      end case;
+    exception when others then
+      problem := sqlerrm;
+      reason := case
+        when sqlstate = '22001' then 'too_long'
+        when kinds[i] = 'timestamp' then case when sqlstate = '22008' then 'impossible_date' else 'invalid_timestamp' end
+        when kinds[i] = 'jsonb' then 'invalid_json'
+        when sqlstate = '22003' then 'out_of_range'
+        when kinds[i] in ('integer', 'bigint') then 'invalid_integer'
+        else 'invalid_number'
+      end;
+    end;
+    return next;
+  end loop;
+end
+$$;
+
+comment on function staging.typed_values(text[], text[]) is 'Says for each value whether PostgreSQL takes it as the given type, and how it is written; the reason and the problem if not.';
+
 -- ------------------------------------------------------------------------------------------------------
 -- 3. Production
 -- ------------------------------------------------------------------------------------------------------
@@ -498,6 +543,17 @@ execute function analytics.notify_run();
 comment on trigger notify_run_queued on analytics.pipeline_runs is 'Announces a new run.';
 comment on trigger notify_run_changed on analytics.pipeline_runs is 'Announces progress and the end of a run.';
 
+-- Ingests may overlap: each one only adds rows.
+create or replace function analytics.start_ingest_run(dataset text, run_trigger text, actor text, arguments jsonb default '{}')
+returns bigint
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
+  insert into analytics.pipeline_runs (step, status, trigger, actor, dataset, arguments, started_at, heartbeat_at)
+  values ('ingest', 'running', run_trigger, actor, dataset, arguments, clock_timestamp(), clock_timestamp())
+  returning run_id
+$$;
+
+comment on function analytics.start_ingest_run(text, text, text, jsonb) is 'Starts a run that brings rows of a dataset into staging, and returns its number.';
+
 -- ------------------------------------------------------------------------------------------------------
 -- 5. Analytics: daily metrics
 -- ------------------------------------------------------------------------------------------------------
@@ -715,6 +771,8 @@ grant select (run_id, step, status, trigger, actor, dataset, arguments, parent_r
 
 -- A source system sees why its own pushes failed.
 grant select on analytics.pipeline_runs to strata_ingestor;
+
+grant execute on function analytics.start_ingest_run(text, text, text, jsonb) to strata_ingestor, strata_operator;
 
 grant select on production.users to strata_operator;
 grant select on analytics.pipeline_runs, analytics.quarantine to strata_operator;
