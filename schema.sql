@@ -325,6 +325,7 @@ create table if not exists production.transactions (
   created_at timestamp not null default current_timestamp,
   updated_at timestamp default current_timestamp,
   source_seq bigint,
+  transaction_day date not null generated always as (transaction_date::date) stored,
   constraint fk_user foreign key (user_id) references production.users (user_id) on delete cascade,
   constraint positive_amount check (amount > 0),
   constraint valid_status check (status in ('pending', 'completed', 'failed', 'refunded'))
@@ -333,6 +334,7 @@ create table if not exists production.transactions (
 create index if not exists idx_transactions_user_id on production.transactions (user_id);
 create index if not exists idx_user_date on production.transactions (user_id, transaction_date);
 create index if not exists idx_transactions_date on production.transactions (transaction_date);
+create index if not exists idx_transactions_status_date on production.transactions (status, transaction_date);
 
 comment on table production.transactions is 'A payment by a user; one row per transaction.';
 comment on column production.transactions.transaction_id is 'Identity of the transaction.';
@@ -340,6 +342,7 @@ comment on column production.transactions.user_id is 'User who made the transact
 comment on column production.transactions.amount is 'Amount of money, always positive.';
 comment on column production.transactions.status is 'State of the payment: pending, completed, failed or refunded.';
 comment on column production.transactions.transaction_date is 'When the transaction took place (UTC).';
+comment on column production.transactions.transaction_day is 'Day of transaction_date, which joins dim_date.full_date.';
 comment on column production.transactions.created_at is 'When the row was created (UTC).';
 comment on column production.transactions.updated_at is 'When the row was changed last (UTC).';
 comment on column production.transactions.source_seq is 'Record in staging that the row came from; empty if it was created directly.';
@@ -352,6 +355,7 @@ create table if not exists production.events (
   event_time timestamp not null default current_timestamp,
   position public.geometry(Point, 4326),
   source_seq bigint,
+  event_day date not null generated always as (event_time::date) stored,
   constraint fk_user foreign key (user_id) references production.users (user_id) on delete cascade
 );
 
@@ -360,6 +364,8 @@ create index if not exists idx_events_time on production.events (event_time);
 create index if not exists idx_events_type_time on production.events (event_type, event_time);
 create index if not exists idx_events_event_data on production.events using gin (event_data);
 create index if not exists idx_events_position on production.events using gist (position);
+-- Degrees are no distance: metres, and the nearest first, need an index on the sphere.
+create index if not exists idx_events_position_geography on production.events using gist ((position::public.geography));
 
 comment on table production.events is 'Something that happened, at a time and often at a place; one row per event.';
 comment on column production.events.event_id is 'Identity of the event.';
@@ -367,6 +373,7 @@ comment on column production.events.user_id is 'User who caused the event, if an
 comment on column production.events.event_type is 'Kind of event, for example page_view.';
 comment on column production.events.event_data is 'Details; their structure depends on the kind of event.';
 comment on column production.events.event_time is 'When the event took place (UTC).';
+comment on column production.events.event_day is 'Day of event_time, which joins dim_date.full_date.';
 comment on column production.events.position is 'Where the event took place (WGS 84).';
 comment on column production.events.source_seq is 'Record in staging that the row came from; empty if it was created directly.';
 
