@@ -5,6 +5,7 @@ import { PostGraphileAmberPreset } from "postgraphile/presets/amber";
 import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connection-filter";
 import { AggregatesPlugin } from "./plugins/AggregatesPlugin.ts";
 import { NamesPlugin } from "./plugins/NamesPlugin.ts";
+import { PostgisPlugin, PostgisTypesPlugin } from "./plugins/PostgisPlugin.ts";
 import { SmartTagsPlugin } from "./plugins/SmartTagsPlugin.ts";
 
 interface PresetOptions {
@@ -20,7 +21,7 @@ export function createPreset({ pgServices }: PresetOptions): GraphileConfig.Pres
       PgAggregatesPreset,
       PostGraphileConnectionFilterPreset,
     ],
-    plugins: [SmartTagsPlugin, NamesPlugin, AggregatesPlugin],
+    plugins: [SmartTagsPlugin, NamesPlugin, AggregatesPlugin, PostgisTypesPlugin, PostgisPlugin],
     disablePlugins: ["PgConditionArgumentPlugin", "PgConditionCustomFieldsPlugin", "NodeAccessorPlugin"],
     pgServices,
     gather: { pgStrictFunctions: true },

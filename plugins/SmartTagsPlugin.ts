@@ -54,6 +54,12 @@ export const SmartTagsPlugin = pgSmartTags([
     match: (column) => smallTables.has(column.getClass()?.relname ?? ""),
     tags: { isIndexed: true },
   },
+  // Not comparable by = and <, but their indexes serve operators of their own.
+  ...["position", "event_data"].map((column) => ({
+    kind: "attribute" as const,
+    match: `production.events.${column}`,
+    tags: { behavior: "+attribute:filterBy" },
+  })),
   // Adding identifiers up or averaging them says nothing.
   {
     kind: "attribute",

@@ -1,0 +1,247 @@
+import { PgSelectSingleStep, TYPES } from "@dataplan/pg";
+import type { PgCodec, PgCodecAttribute, PgSelectQueryBuilder, PgSelectStep } from "@dataplan/pg";
+import { access, lambda, type FieldArg } from "grafast";
+import { gatherConfig } from "graphile-build";
+import { sql } from "pg-sql2";
+import type {} from "postgraphile";
+import type {} from "postgraphile-plugin-connection-filter";
+import { extendSchema, gql } from "postgraphile/utils";
+import {
+  geoPoint,
+  pointSql,
+  toGeography,
+  withinBox,
+  withinDistance,
+  withinPolygon,
+  type Position,
+} from "./geometry.ts";
+
+const filters = {
+  withinDistance: {
+    description: "Is at most so many metres away from a position.",
+    type: "GeoDistanceInput",
+    resolve: withinDistance,
+  },
+  withinBox: {
+    description: "Lies in a box of longitudes and latitudes, edges included.",
+    type: "GeoBoxInput",
+    resolve: withinBox,
+  },
+  withinPolygon: {
+    description: "Lies in a polygon, edges included.",
+    type: "GeoPolygonInput",
+    resolve: withinPolygon,
+  },
+};
+
+function pointColumn(codec: PgCodec): string | undefined {
+  const attributes = Object.entries((codec.attributes ?? {}) as Record<string, PgCodecAttribute>);
+  return attributes.find(([, attribute]) => attribute.codec === geoPoint)?.[0];
+}
+
+/** A mutation returns a row that it wrote, not one that can be selected from. */
+function selected($row: PgSelectSingleStep): PgSelectSingleStep {
+  if ($row instanceof PgSelectSingleStep) return $row;
+  const { resource } = $row as PgSelectSingleStep;
+  const key = resource.uniques.find(({ isPrimary }) => isPrimary)!.attributes;
+  return resource.get(
+    Object.fromEntries(key.map((column) => [column, ($row as PgSelectSingleStep).get(column)])),
+  );
+}
+
+/** The types of positions and of what is asked about them. */
+export const PostgisTypesPlugin = extendSchema(
+  {
+    typeDefs: gql`
+      """
+      A position on the earth (WGS 84), shaped as a GeoJSON Point.
+      """
+      type GeoPoint {
+        """
+        Always \`Point\`.
+        """
+        type: String!
+        """
+        Longitude and latitude, in this order.
+        """
+        coordinates: [Float!]!
+        """
+        Longitude in degrees, -180 to 180.
+        """
+        longitude: Float!
+        """
+        Latitude in degrees, -90 to 90.
+        """
+        latitude: Float!
+      }
+      """
+      A position on the earth (WGS 84).
+      """
+      input GeoPointInput {
+        """
+        Longitude in degrees, -180 to 180.
+        """
+        longitude: Float!
+        """
+        Latitude in degrees, -90 to 90.
+        """
+        latitude: Float!
+      }
+      """
+      A circle on the earth.
+      """
+      input GeoDistanceInput {
+        """
+        Its centre.
+        """
+        of: GeoPointInput!
+        """
+        Its radius.
+        """
+        metres: Float!
+      }
+      """
+      A box of longitudes and latitudes; it spans the antimeridian if west is greater than east.
+      """
+      input GeoBoxInput {
+        """
+        Western edge: a longitude in degrees.
+        """
+        west: Float!
+        """
+        Southern edge: a latitude in degrees.
+        """
+        south: Float!
+        """
+        Eastern edge: a longitude in degrees.
+        """
+        east: Float!
+        """
+        Northern edge: a latitude in degrees.
+        """
+        north: Float!
+      }
+      """
+      A GeoJSON Polygon.
+      """
+      input GeoPolygonInput {
+        """
+        Always \`Polygon\`.
+        """
+        type: String! = "Polygon"
+        """
+        Its outer ring, then its holes; each a closed list of [longitude, latitude].
+        """
+        coordinates: [[[Float!]!]!]!
+      }
+    `,
+    objects: {
+      GeoPoint: {
+        plans: {
+          type: ($point) => access($point, "type"),
+          coordinates: ($point) => access($point, "coordinates"),
+          longitude: ($point) => access($point, ["coordinates", 0]),
+          latitude: ($point) => access($point, ["coordinates", 1]),
+        },
+      },
+    },
+  },
+  "PostgisTypesPlugin",
+);
+
+/** PostGIS points as GeoJSON; filters and order by place, all of which its GiST indexes serve. */
+export const PostgisPlugin: GraphileConfig.Plugin = {
+  name: "PostgisPlugin",
+  version: "1.0.0",
+  before: ["PgConnectionArgOrderByPlugin"],
+  gather: gatherConfig({
+    hooks: {
+      pgCodecs_findPgCodec(_info, event) {
+        const isPointType = (Number(event.typeModifier) >> 2) % 64 === 1;
+        if (!event.pgCodec && event.pgType.typname === "geometry" && isPointType) event.pgCodec = geoPoint;
+      },
+    },
+  }),
+  schema: {
+    hooks: {
+      init(_, build) {
+        build.setGraphQLTypeForPgCodec(geoPoint, "output", "GeoPoint");
+        build.setGraphQLTypeForPgCodec(geoPoint, "input", "GeoPointInput");
+        for (const [name, { description, type, resolve }] of Object.entries(filters)) {
+          build.addConnectionFilterOperator("GeoPoint", name, {
+            description,
+            resolveType: () => build.getInputTypeByName(type),
+            resolveSqlValue: () => sql.null,
+            resolve: (column, _value, given) => resolve(column, given as never),
+          });
+        }
+        return _;
+      },
+
+      GraphQLInputObjectType_fields(fields, build, { Self }) {
+        if (Self.name !== build.inflection.filterType("GeoPoint")) return fields;
+        const offered = ["isNull", ...Object.keys(filters)];
+        return Object.fromEntries(Object.entries(fields).filter(([name]) => offered.includes(name)));
+      },
+
+      GraphQLObjectType_fields(fields, build, { scope: { pgCodec, isPgClassType }, fieldWithHooks }) {
+        const column = isPgClassType && pgCodec && pointColumn(pgCodec);
+        if (!column) return fields;
+        const distance = fieldWithHooks(
+          { fieldName: "distance" },
+          {
+            type: build.graphql.GraphQLFloat,
+            description: `Metres between \`${column}\` and another position.`,
+            args: {
+              from: {
+                type: new build.graphql.GraphQLNonNull(build.getInputTypeByName("GeoPointInput")),
+                description: "The other position.",
+              },
+            },
+            plan($row: PgSelectSingleStep, args) {
+              // Applied when it runs: a placeholder cannot be added beside totalCount, which locks the plan.
+              const $selected = selected($row);
+              const $rows = $selected.getClassStep();
+              const $from = args.getRaw("from");
+              const index = `distance-${$from.id}`;
+              const select = (from: unknown) => (query: PgSelectQueryBuilder) => {
+                const position = toGeography(sql`${query.alias}.${sql.identifier(column)}`);
+                const metres = sql`public.st_distance(${position}, ${toGeography(pointSql(from as Position))})::text`;
+                query.setMeta(index, query.selectAndReturnIndex(metres));
+              };
+              $rows.withLayerPlan(() => $rows.apply(lambda($from, select)));
+              return lambda([$selected, $rows.getMeta(index)], ([row, at]) => {
+                const metres = (row as (string | null)[] | null)?.[at as number];
+                return metres == null ? null : Number(metres);
+              });
+            },
+          },
+        );
+        return build.extend(fields, { distance }, "PostgisPlugin");
+      },
+
+      GraphQLObjectType_fields_field_args(args, build, { scope: { isPgFieldConnection, pgFieldResource } }) {
+        const column = isPgFieldConnection && pgFieldResource && pointColumn(pgFieldResource.codec);
+        if (!column) return args;
+        const nearestTo = {
+          type: build.getInputTypeByName("GeoPointInput"),
+          description:
+            "Order by distance from this position, nearest first; `orderBy` decides between equals.",
+          // Planned, not applied: what is applied would come after the default of orderBy.
+          applyPlan(_$parent: unknown, $connection: { getSubplan(): PgSelectStep }, arg: FieldArg) {
+            const $rows = $connection.getSubplan();
+            const position = toGeography(sql`${$rows.alias}.${sql.identifier(column)}`);
+            const from = toGeography($rows.placeholder(arg.getRaw(), geoPoint));
+            $rows.orderBy({
+              fragment: sql`(${position} operator(public.<->) ${from})`,
+              codec: TYPES.float,
+              direction: "ASC",
+              nullable: true,
+            });
+          },
+        };
+        return build.extend(args, { nearestTo }, "PostgisPlugin");
+      },
+    },
+  },
+};
