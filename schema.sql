@@ -192,6 +192,7 @@ create table if not exists staging.quarantine (
   attempts integer not null default 1,
   quarantined_at timestamptz not null default current_timestamp,
   last_attempt_at timestamptz not null default current_timestamp,
+  retried_at timestamptz,
   constraint known_dataset check (dataset in ('users', 'transactions', 'events')),
   constraint known_stage check (stage in ('ingest', 'transform')),
   constraint has_reason check (cardinality(reasons) > 0)
@@ -199,8 +200,9 @@ create table if not exists staging.quarantine (
 
 create index if not exists idx_quarantine_reasons on staging.quarantine using gin (reasons);
 create index if not exists idx_quarantine_dataset on staging.quarantine (dataset, quarantine_id);
-create index if not exists idx_quarantine_waiting on staging.quarantine (dataset, ((payload ->> 'user_id'))) where waiting;
-create index if not exists idx_quarantine_raw_id on staging.quarantine (raw_id);
+create index if not exists idx_quarantine_waiting on staging.quarantine (quarantine_id) where waiting and retried_at is null;
+create index if not exists idx_quarantine_retried on staging.quarantine (raw_id) where retried_at is not null;
+create unique index if not exists idx_quarantine_raw_id on staging.quarantine (raw_id);
 
 comment on table staging.quarantine is 'Records that could not be taken over, with every reason; one row per record.';
 comment on column staging.quarantine.quarantine_id is 'Identity of the entry.';
@@ -220,6 +222,7 @@ comment on column staging.quarantine.run_id is 'Run that rejected the record las
 comment on column staging.quarantine.attempts is 'How often the record was tried.';
 comment on column staging.quarantine.quarantined_at is 'When the record was rejected first.';
 comment on column staging.quarantine.last_attempt_at is 'When the record was tried last.';
+comment on column staging.quarantine.retried_at is 'When the record was given back to the transform, which has not decided yet.';
 
 -- One row per dataset: everything at or before this place in the order of arrival has been taken.
 create table if not exists staging.watermarks (
@@ -568,16 +571,18 @@ comment on function analytics.start_ingest_run(text, text, text, jsonb) is 'Star
 -- What changed in production since the last refresh. Append only and without a unique key: a writer that
 -- finds its entry already there and skips it would lose it to a refresh that is consuming the other one.
 create table if not exists analytics.change_log (
-  changed_date date,
-  user_id integer,
+  changed_dates date[],
+  user_ids integer[],
+  moved_user_ids integer[],
   rebuild boolean not null default false,
-  row_count bigint not null default 1,
+  row_count bigint not null default 0,
   logged_at timestamptz not null default current_timestamp
 );
 
-comment on table analytics.change_log is 'Changes in production that the daily metrics do not contain yet; one row per statement and date or user.';
-comment on column analytics.change_log.changed_date is 'Day whose transactions changed.';
-comment on column analytics.change_log.user_id is 'User who was created, deleted, moved to another country or lost a transaction.';
+comment on table analytics.change_log is 'Changes in production that the daily metrics do not contain yet; one row per statement.';
+comment on column analytics.change_log.changed_dates is 'Days whose transactions changed.';
+comment on column analytics.change_log.user_ids is 'Users who may have got their first transaction, or lost their last one.';
+comment on column analytics.change_log.moved_user_ids is 'Users who moved to another country, with all their days.';
 comment on column analytics.change_log.rebuild is 'Everything has to be computed again.';
 comment on column analytics.change_log.row_count is 'Rows that changed.';
 comment on column analytics.change_log.logged_at is 'When they changed.';
@@ -613,6 +618,7 @@ create table if not exists analytics.refresh_state (
   data_version bigint not null default 0,
   refreshed_at timestamptz,
   run_id bigint,
+  day_count integer not null default 0,
   constraint one_row check (singleton)
 );
 
@@ -621,9 +627,10 @@ comment on column analytics.refresh_state.singleton is 'Always true.';
 comment on column analytics.refresh_state.data_version is 'Grows with every refresh, whoever does it; same version, same answers.';
 comment on column analytics.refresh_state.refreshed_at is 'When the last refresh was done.';
 comment on column analytics.refresh_state.run_id is 'Run that did the last refresh; empty if it was done in SQL.';
+comment on column analytics.refresh_state.day_count is 'Days in daily_rollup, to tell when a rebuild is cheaper.';
 
 with created as (insert into analytics.refresh_state default values on conflict do nothing returning singleton)
-insert into analytics.change_log (rebuild, row_count) select true, 0 from created;
+insert into analytics.change_log (rebuild) select true from created;
 
 create or replace view analytics.daily_user_metrics_live as
 select
@@ -733,7 +740,8 @@ comment on column analytics.freshness.lag_seconds is 'Age of the oldest of them,
 create or replace view analytics.quarantine as
 select quarantine_id, dataset, stage, reasons, detail, waiting, payload, raw_text, source_system, source_name,
        source_line, run_id, attempts, quarantined_at, last_attempt_at
-from staging.quarantine;
+from staging.quarantine
+where retried_at is null;
 
 comment on view analytics.quarantine is 'Records that could not be taken over, with every reason; one row per record.';
 comment on column analytics.quarantine.quarantine_id is 'Identity of the entry.';
@@ -759,6 +767,906 @@ language sql immutable parallel safe as 'select 1';
 comment on function analytics.schema_version() is 'Version of this schema; the server refuses to run on an older one.';
 
 -- ------------------------------------------------------------------------------------------------------
+-- 6. Runs
+-- ------------------------------------------------------------------------------------------------------
+
+-- A run is asked for under the caller's role (start_run: the right to execute it is the authority), then
+-- claimed, executed in batches and finished by the server's login.
+--
+-- Three parties write a run's row: its batches, its heartbeat, and whoever closes it because it seems dead.
+-- A batch holds FOR KEY SHARE: the heartbeat passes, the closing one (FOR UPDATE) does not, so that a closed
+-- run can never write and a run in the middle of a batch is never closed.
+
+create or replace function analytics.close_dead_runs()
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  closed integer;
+begin
+  with dead as (
+    select run_id from analytics.pipeline_runs
+    where status = 'running' and heartbeat_at < clock_timestamp() - interval '30 seconds'
+    for update skip locked
+  )
+  update analytics.pipeline_runs r
+  set status = 'failed', finished_at = clock_timestamp(),
+      error = 'The process that executed this run gave no sign of life for 30 seconds.'
+  from dead where r.run_id = dead.run_id;
+  get diagnostics closed = row_count;
+  return closed;
+end
+$$;
+
+comment on function analytics.close_dead_runs() is 'Closes running runs whose process died and returns how many there were.';
+
+-- Returns the run of this step that is running, else the one that waits, else a new one that waits.
+create or replace function analytics.start_run(
+  step text,
+  trigger text default 'sql',
+  actor text default null,
+  arguments jsonb default '{}',
+  parent_run_id bigint default null
+)
+returns analytics.pipeline_runs
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  run analytics.pipeline_runs;
+begin
+  if start_run.step is null or start_run.step not in ('transform', 'refresh', 'cleanup', 'pipeline') then
+    raise exception 'Unknown step %; allowed are transform, refresh, cleanup and pipeline.', coalesce(quote_literal(start_run.step), 'null')
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if start_run.step = 'cleanup' then
+    perform staging.check_days_to_keep(coalesce((start_run.arguments ->> 'daysToKeep')::integer, 30));
+  end if;
+  perform analytics.close_dead_runs();
+  select * into run from analytics.pipeline_runs r where r.step = start_run.step and r.status = 'running';
+  if not found then
+    insert into analytics.pipeline_runs as r (step, trigger, actor, arguments, parent_run_id)
+    values (start_run.step, start_run.trigger, coalesce(nullif(current_setting('strata.sub', true), ''), start_run.actor, session_user),
+            coalesce(start_run.arguments, '{}'), start_run.parent_run_id)
+    on conflict (step) where status = 'queued' and step <> 'ingest'
+    do update set arguments = r.arguments || excluded.arguments, parent_run_id = coalesce(r.parent_run_id, excluded.parent_run_id)
+    returning * into run;
+  end if;
+  return run;
+end
+$$;
+
+comment on function analytics.start_run(text, text, text, jsonb, bigint) is 'Asks for a run of a step; joins the one that is running or waiting.';
+
+create or replace function analytics.claim_run(run_id bigint)
+returns setof analytics.pipeline_runs
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  perform analytics.close_dead_runs();
+  return query
+    update analytics.pipeline_runs r
+    set status = 'running', started_at = clock_timestamp(), heartbeat_at = clock_timestamp()
+    where r.run_id = claim_run.run_id and r.status = 'queued'
+    returning r.*;
+exception when unique_violation then
+  return;
+end
+$$;
+
+comment on function analytics.claim_run(bigint) is 'Turns a waiting run into a running one; no row if it is not waiting or another run of its step is running.';
+
+create or replace function analytics.heartbeat_run(run_id bigint)
+returns boolean
+language sql volatile set search_path = pg_catalog, pg_temp
+begin atomic
+  with alive as (
+    update analytics.pipeline_runs r set heartbeat_at = clock_timestamp()
+    where r.run_id = heartbeat_run.run_id and r.status = 'running'
+    returning 1
+  )
+  select exists (select from alive);
+end;
+
+comment on function analytics.heartbeat_run(bigint) is 'Gives a sign of life; false if the run is not running any more.';
+
+-- Counts of a part add up in its pipeline run. A run that was closed meanwhile stays as it is.
+create or replace function analytics.finish_run(run_id bigint, error text default null)
+returns analytics.pipeline_runs
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  run analytics.pipeline_runs;
+begin
+  update analytics.pipeline_runs r
+  set status = case when finish_run.error is null then 'succeeded' else 'failed' end,
+      finished_at = clock_timestamp(), heartbeat_at = clock_timestamp(), error = finish_run.error,
+      progress = case when finish_run.error is null then 1 else r.progress end
+  where r.run_id = finish_run.run_id and r.status in ('running', 'queued')
+  returning * into run;
+  if not found then
+    select * into run from analytics.pipeline_runs r where r.run_id = finish_run.run_id;
+  elsif run.parent_run_id is not null then
+    update analytics.pipeline_runs r
+    set rows_read = r.rows_read + run.rows_read, rows_written = r.rows_written + run.rows_written,
+        rows_rejected = r.rows_rejected + run.rows_rejected, rows_deleted = r.rows_deleted + run.rows_deleted,
+        progress = least(1, r.progress + 0.5)
+    where r.run_id = run.parent_run_id and r.status = 'running';
+  end if;
+  return run;
+end
+$$;
+
+comment on function analytics.finish_run(bigint, text) is 'Ends a run: succeeded, or failed if an error is given.';
+
+create or replace function staging.enter_batch(run_id bigint)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  if enter_batch.run_id is null then
+    return;
+  end if;
+  perform from analytics.pipeline_runs r where r.run_id = enter_batch.run_id and r.status = 'running' for key share;
+  if not found then
+    raise exception 'Run % is not running.', enter_batch.run_id using errcode = 'ST001';
+  end if;
+end
+$$;
+
+comment on function staging.enter_batch(bigint) is 'Refuses the batch of a run that was closed, and keeps the run from being closed until the batch has ended.';
+
+create or replace function staging.count_batch(
+  run_id bigint,
+  rows_read bigint default 0,
+  rows_written bigint default 0,
+  rows_rejected bigint default 0,
+  rows_deleted bigint default 0,
+  progress real default null
+)
+returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+begin atomic
+  update analytics.pipeline_runs r
+  set rows_read = r.rows_read + count_batch.rows_read,
+      rows_written = r.rows_written + count_batch.rows_written,
+      rows_rejected = r.rows_rejected + count_batch.rows_rejected,
+      rows_deleted = r.rows_deleted + count_batch.rows_deleted,
+      progress = greatest(r.progress, least(1, coalesce(count_batch.progress, r.progress))),
+      heartbeat_at = clock_timestamp()
+  where r.run_id = count_batch.run_id;
+end;
+
+comment on function staging.count_batch(bigint, bigint, bigint, bigint, bigint, real) is 'Adds the counts of a batch to its run.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- 7. Transform: the rules
+-- ------------------------------------------------------------------------------------------------------
+
+create or replace function staging.is_possible_time(value timestamp)
+returns boolean
+language sql stable
+return value >= timestamp '1900-01-01' and value < (current_timestamp at time zone 'UTC') + interval '1 day';
+
+comment on function staging.is_possible_time(timestamp) is 'Whether a time lies between 1900 and tomorrow.';
+
+create or replace function staging.user_reasons(username text, email text, created_at timestamp)
+returns text[]
+language sql stable
+return array_remove(array[
+  case when coalesce(username, '') = '' then 'missing_username' end,
+  case when coalesce(email, '') = '' then 'missing_email'
+       when email !~* '^[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Z|a-z]{2,}$' then 'invalid_email' end,
+  case when created_at is not null and not staging.is_possible_time(created_at) then 'impossible_date' end
+], null);
+
+comment on function staging.user_reasons(text, text, timestamp) is 'Why a user is not valid; empty if it is.';
+
+create or replace function staging.transaction_reasons(user_id integer, user_exists boolean, amount numeric, status text, transaction_date timestamp)
+returns text[]
+language sql stable
+return array_remove(array[
+  case when user_id is null then 'missing_user' when not user_exists then 'unknown_user' end,
+  case when amount is null then 'missing_amount' when amount <= 0 then 'amount_not_positive'
+       when amount >= 100000000 then 'amount_out_of_range' end,
+  case when status not in ('pending', 'completed', 'failed', 'refunded') then 'unknown_status' end,
+  case when transaction_date is null then 'missing_date' when not staging.is_possible_time(transaction_date) then 'impossible_date' end
+], null);
+
+comment on function staging.transaction_reasons(integer, boolean, numeric, text, timestamp) is 'Why a transaction is not valid; empty if it is.';
+
+create or replace function staging.event_reasons(
+  user_id integer, user_exists boolean, event_type text, event_time timestamp, latitude double precision, longitude double precision
+)
+returns text[]
+language sql stable
+return array_remove(array[
+  case when user_id is not null and not user_exists then 'unknown_user' end,
+  case when coalesce(event_type, '') = '' then 'missing_event_type' end,
+  case when event_time is null then 'missing_date' when not staging.is_possible_time(event_time) then 'impossible_date' end,
+  case when (latitude is null) <> (longitude is null) or latitude not between -90 and 90 or longitude not between -180 and 180
+       then 'invalid_position' end
+], null);
+
+comment on function staging.event_reasons(integer, boolean, text, timestamp, double precision, double precision) is 'Why an event is not valid; empty if it is.';
+
+create or replace function staging.describe_reasons(reasons text[], payload jsonb)
+returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+return (
+  select string_agg(case reason
+    when 'missing_username' then 'The username is missing.'
+    when 'missing_email' then 'The e-mail address is missing.'
+    when 'invalid_email' then format('%s is not an e-mail address.', payload -> 'email')
+    when 'username_taken' then format('The username %s belongs to another user.', payload -> 'username')
+    when 'email_taken' then format('The e-mail address %s belongs to another user.', payload -> 'email')
+    when 'missing_user' then 'The user is missing.'
+    when 'unknown_user' then format('User %s does not exist (yet).', payload ->> 'user_id')
+    when 'missing_amount' then 'The amount is missing.'
+    when 'amount_not_positive' then format('The amount must be positive, not %s.', payload ->> 'amount')
+    when 'amount_out_of_range' then format('The amount must be below 100000000, not %s.', payload ->> 'amount')
+    when 'unknown_status' then format('The status must be pending, completed, failed or refunded, not %s.', payload -> 'status')
+    when 'missing_date' then 'The time is missing.'
+    when 'impossible_date' then format('%s is not between 1900 and tomorrow.',
+      coalesce(payload ->> 'transaction_date', payload ->> 'event_time', payload ->> 'created_at'))
+    when 'missing_event_type' then 'The event type is missing.'
+    when 'invalid_position' then format('A position needs a latitude from -90 to 90 and a longitude from -180 to 180, not %s and %s.',
+      coalesce(payload ->> 'latitude', 'none'), coalesce(payload ->> 'longitude', 'none'))
+    else reason
+  end, ' ' order by place)
+  from unnest(reasons) with ordinality r (reason, place)
+);
+
+comment on function staging.describe_reasons(text[], jsonb) is 'Says in words why a record was rejected.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- 8. Transform: the batches
+-- ------------------------------------------------------------------------------------------------------
+
+-- Serial columns do not notice ids that come from elsewhere, and the next created row would collide. Drawing
+-- the numbers cannot step back behind somebody who draws at the same time; setting can, so only for big gaps.
+create or replace function staging.advance_sequence(sequence regclass, id bigint)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  last bigint := coalesce(pg_sequence_last_value(sequence), 0);
+begin
+  if id - last > 10000 then
+    perform setval(sequence, id);
+  elsif id > last then
+    perform count(nextval(sequence)) from generate_series(last + 1, id);
+  end if;
+end
+$$;
+
+comment on function staging.advance_sequence(regclass, bigint) is 'Moves a sequence to an id that was written without it.';
+
+-- The calendar has every day that the data has.
+create or replace function staging.cover_dates(first_time timestamp, last_time timestamp)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  first_day date;
+  last_day date;
+begin
+  select min(full_date), max(full_date) into first_day, last_day from production.dim_date;
+  if first_time < first_day then
+    perform production.extend_dim_date(date_trunc('year', first_time)::date, first_day);
+  end if;
+  if date(last_time) > last_day then
+    perform production.extend_dim_date(last_day, (date_trunc('year', last_time) + interval '1 year - 1 day')::date);
+  end if;
+end
+$$;
+
+comment on function staging.cover_dates(timestamp, timestamp) is 'Extends dim_date to the years of the given times.';
+
+-- The end of the window that a transform may read: below it every transaction has ended, so no row can still
+-- appear. A highest number or ingestion time would pass over rows whose transaction commits late.
+create or replace function staging.transform_window(out upper_xid xid8, out users bigint, out transactions bigint, out events bigint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  upper_xid := pg_snapshot_xmin(pg_current_snapshot());
+  select count(*) into users from staging.raw_users r, staging.watermarks w
+  where w.dataset = 'users' and (r.ingest_xid, r.ingest_seq) > (w.xid, w.seq) and r.ingest_xid < upper_xid;
+  select count(*) into transactions from staging.raw_transactions r, staging.watermarks w
+  where w.dataset = 'transactions' and (r.ingest_xid, r.ingest_seq) > (w.xid, w.seq) and r.ingest_xid < upper_xid;
+  select count(*) into events from staging.raw_events r, staging.watermarks w
+  where w.dataset = 'events' and (r.ingest_xid, r.ingest_seq) > (w.xid, w.seq) and r.ingest_xid < upper_xid;
+end
+$$;
+
+comment on function staging.transform_window() is 'Where a transform that starts now has to stop, and how many rows of each dataset lie before that.';
+
+-- A batch: the rows between two places in the order of arrival, cleaned and judged. The limit changes nothing
+-- but tells the planner how few rows there are.
+create or replace function staging.judged_users(from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer)
+returns table (id uuid, user_id integer, username text, email text, country text, created_at timestamp, ingested_at timestamp, ingest_seq bigint, reasons text[])
+language sql stable as $$
+  select r.id, r.user_id, btrim(r.username), btrim(r.email), nullif(btrim(r.country), ''), r.created_at, r.ingested_at, r.ingest_seq,
+         staging.user_reasons(btrim(r.username), btrim(r.email), r.created_at)
+  from (
+    select * from staging.raw_users u
+    where (u.ingest_xid, u.ingest_seq) > (from_xid, from_seq) and (u.ingest_xid, u.ingest_seq) <= (to_xid, to_seq)
+    order by u.ingest_xid, u.ingest_seq limit batch_size
+  ) r
+$$;
+
+comment on function staging.judged_users(xid8, bigint, xid8, bigint, integer) is 'A batch of raw users, cleaned, each with the reasons against it.';
+
+create or replace function staging.judged_transactions(from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer)
+returns table (id uuid, transaction_id integer, user_id integer, amount numeric, status text, transaction_date timestamp, ingest_seq bigint, reasons text[])
+language sql stable as $$
+  select r.id, r.transaction_id, r.user_id, r.amount, r.status, r.transaction_date, r.ingest_seq,
+         staging.transaction_reasons(r.user_id, u.user_id is not null, r.amount, r.status, r.transaction_date)
+  from (
+    select t.id, t.transaction_id, t.user_id, round(t.amount, 2) as amount, coalesce(nullif(lower(btrim(t.status)), ''), 'pending') as status,
+           t.transaction_date, t.ingest_seq
+    from staging.raw_transactions t
+    where (t.ingest_xid, t.ingest_seq) > (from_xid, from_seq) and (t.ingest_xid, t.ingest_seq) <= (to_xid, to_seq)
+    order by t.ingest_xid, t.ingest_seq limit batch_size
+  ) r
+  left join production.users u on u.user_id = r.user_id
+$$;
+
+comment on function staging.judged_transactions(xid8, bigint, xid8, bigint, integer) is 'A batch of raw transactions, cleaned, each with the reasons against it.';
+
+create or replace function staging.judged_events(from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer)
+returns table (id uuid, event_id bigint, user_id integer, event_type text, event_data jsonb, event_time timestamp, latitude double precision, longitude double precision, ingest_seq bigint, reasons text[])
+language sql stable as $$
+  select r.id, r.event_id, r.user_id, btrim(r.event_type), coalesce(r.event_data, '{}'), r.event_time, r.latitude, r.longitude, r.ingest_seq,
+         staging.event_reasons(r.user_id, u.user_id is not null, btrim(r.event_type), r.event_time, r.latitude, r.longitude)
+  from (
+    select * from staging.raw_events e
+    where (e.ingest_xid, e.ingest_seq) > (from_xid, from_seq) and (e.ingest_xid, e.ingest_seq) <= (to_xid, to_seq)
+    order by e.ingest_xid, e.ingest_seq limit batch_size
+  ) r
+  left join production.users u on u.user_id = r.user_id
+$$;
+
+comment on function staging.judged_events(xid8, bigint, xid8, bigint, integer) is 'A batch of raw events, cleaned, each with the reasons against it.';
+
+-- A record that comes back from quarantine keeps its entry, with what is known about its source.
+create or replace function staging.reject(dataset text, run_id bigint, id uuid, ingest_seq bigint, reasons text[], raw jsonb)
+returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+begin atomic
+  insert into staging.quarantine as q (dataset, stage, reasons, detail, waiting, payload, raw_id, ingest_seq, source_system, run_id)
+  select reject.dataset, 'transform', reject.reasons, staging.describe_reasons(reject.reasons, payload), reject.reasons = '{unknown_user}',
+         payload, reject.id, reject.ingest_seq, raw ->> 'source_system', reject.run_id
+  from (select raw - '{id,ingested_at,source_system,ingest_seq,ingest_xid}'::text[] as payload) p
+  on conflict (raw_id) do update
+  set stage = excluded.stage, reasons = excluded.reasons, detail = excluded.detail, waiting = excluded.waiting, payload = excluded.payload,
+      ingest_seq = excluded.ingest_seq, run_id = excluded.run_id, attempts = q.attempts + 1, last_attempt_at = excluded.last_attempt_at,
+      retried_at = null;
+end;
+
+comment on function staging.reject(text, bigint, uuid, bigint, text[], jsonb) is 'Puts a record into quarantine.';
+
+-- Users. A username or e-mail address is contested if another user brings it in this batch or holds it
+-- already; then the order decides, and the rows of these users are applied one by one. All others at once.
+create or replace function staging.transform_users(
+  run_id bigint, from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer,
+  out rows_read bigint, out rows_written bigint, out rows_rejected bigint
+)
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
+declare
+  contested integer[];
+  highest integer;
+  r record;
+  taken text[];
+begin
+  with batch as materialized (
+    select b.user_id, b.username, b.email
+    from staging.judged_users(from_xid, from_seq, to_xid, to_seq, batch_size) b where b.reasons = '{}'
+  ), emails as materialized (
+    select b.email from batch b group by b.email having min(b.user_id) <> max(b.user_id)
+    union
+    select b.email from batch b join production.users u on u.email = b.email and u.user_id <> b.user_id
+  ), usernames as materialized (
+    select b.username from batch b group by b.username having min(b.user_id) <> max(b.user_id)
+    union
+    select b.username from batch b join production.users u on u.username = b.username and u.user_id <> b.user_id
+  )
+  select coalesce(array_agg(a.user_id), '{}') into contested from (
+    select b.user_id from batch b join emails e on e.email = b.email
+    union select b.user_id from batch b join usernames n on n.username = b.username
+    union select u.user_id from production.users u join emails e on u.email = e.email
+    union select u.user_id from production.users u join usernames n on u.username = n.username
+  ) a;
+
+  with batch as materialized (
+    select * from staging.judged_users(from_xid, from_seq, to_xid, to_seq, batch_size)
+  ), rejected as materialized (
+    select staging.reject('users', transform_users.run_id, b.id, b.ingest_seq, b.reasons, to_jsonb(raw))
+    from batch b join staging.raw_users raw on raw.id = b.id where b.reasons <> '{}'
+  ), latest as (
+    select distinct on (b.user_id) b.*
+    from batch b
+    where b.reasons = '{}' and not exists (select from unnest(contested) c where c = b.user_id)
+    order by b.user_id, b.ingest_seq desc
+  ), compared as materialized (
+    select l.user_id, l.username, l.email, l.country, l.ingest_seq,
+           coalesce(l.created_at, u.created_at, l.ingested_at, current_timestamp at time zone 'UTC') as created_at,
+           (u.username, u.email, u.country, u.created_at)
+             is distinct from (l.username, l.email, l.country, coalesce(l.created_at, u.created_at)) as changed
+    from latest l left join production.users u on u.user_id = l.user_id
+    where u.source_seq is null or u.source_seq < l.ingest_seq
+  ), written as (
+    insert into production.users as u (user_id, username, email, created_at, country, source_seq)
+    select c.user_id, c.username, c.email, c.created_at, c.country, c.ingest_seq
+    from compared c where c.changed order by c.user_id
+    on conflict (user_id) do update
+    set username = excluded.username, email = excluded.email, created_at = excluded.created_at, country = excluded.country,
+        source_seq = excluded.source_seq
+    where u.source_seq is null or u.source_seq < excluded.source_seq
+    returning u.user_id
+  ), seen_again as (
+    update production.users u set source_seq = c.ingest_seq
+    from compared c where not c.changed and u.user_id = c.user_id
+  )
+  select (select count(*) from batch), (select count(*) from rejected), count(*), max(w.user_id)
+  into rows_read, rows_rejected, rows_written, highest
+  from written w;
+
+  for r in
+    select b.*, raw as raw_row
+    from staging.judged_users(from_xid, from_seq, to_xid, to_seq, batch_size) b join staging.raw_users raw on raw.id = b.id
+    where b.reasons = '{}' and exists (select from unnest(contested) c where c = b.user_id)
+    order by b.ingest_seq
+  loop
+    continue when exists (select from production.users u where u.user_id = r.user_id and u.source_seq >= r.ingest_seq);
+    taken := array_remove(array[
+      case when exists (select from production.users u where u.username = r.username and u.user_id <> r.user_id) then 'username_taken' end,
+      case when exists (select from production.users u where u.email = r.email and u.user_id <> r.user_id) then 'email_taken' end
+    ], null);
+    if taken <> '{}' then
+      perform staging.reject('users', transform_users.run_id, r.id, r.ingest_seq, taken, to_jsonb(r.raw_row));
+      rows_rejected := rows_rejected + 1;
+    else
+      insert into production.users as u (user_id, username, email, created_at, country, source_seq)
+      values (r.user_id, r.username, r.email, coalesce(r.created_at, r.ingested_at, current_timestamp at time zone 'UTC'), r.country, r.ingest_seq)
+      on conflict (user_id) do update
+      set username = excluded.username, email = excluded.email, created_at = coalesce(r.created_at, u.created_at),
+          country = excluded.country, source_seq = excluded.source_seq;
+      rows_written := rows_written + 1;
+      highest := greatest(highest, r.user_id);
+    end if;
+  end loop;
+
+  perform staging.advance_sequence('production.users_user_id_seq', highest);
+end
+$$;
+
+comment on function staging.transform_users(bigint, xid8, bigint, xid8, bigint, integer) is 'Takes over a batch of users.';
+
+-- Transactions and events. Users deleted between the check and the insert would break the foreign key, so
+-- the users are locked first, in the order of their keys. The check then sees who is left.
+create or replace function staging.transform_transactions(
+  run_id bigint, from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer,
+  out rows_read bigint, out rows_written bigint, out rows_rejected bigint
+)
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
+declare
+  highest integer;
+  earliest timestamp;
+  newest timestamp;
+begin
+  perform from production.users u
+  where u.user_id = any (array(
+    select b.user_id from staging.judged_transactions(from_xid, from_seq, to_xid, to_seq, batch_size) b))
+  order by u.user_id for key share;
+
+  with batch as materialized (
+    select * from staging.judged_transactions(from_xid, from_seq, to_xid, to_seq, batch_size)
+  ), rejected as materialized (
+    select staging.reject('transactions', transform_transactions.run_id, b.id, b.ingest_seq, b.reasons, to_jsonb(raw))
+    from batch b join staging.raw_transactions raw on raw.id = b.id where b.reasons <> '{}'
+  ), latest as (
+    select distinct on (b.transaction_id) b.*
+    from batch b where b.reasons = '{}' order by b.transaction_id, b.ingest_seq desc
+  ), compared as materialized (
+    select l.*, (t.user_id, t.amount, t.status, t.transaction_date)
+                  is distinct from (l.user_id, l.amount, l.status, l.transaction_date) as changed
+    from latest l left join production.transactions t on t.transaction_id = l.transaction_id
+    where t.source_seq is null or t.source_seq < l.ingest_seq
+  ), written as (
+    insert into production.transactions as t (transaction_id, user_id, amount, status, transaction_date, source_seq)
+    select c.transaction_id, c.user_id, c.amount, c.status, c.transaction_date, c.ingest_seq
+    from compared c where c.changed order by c.transaction_id
+    on conflict (transaction_id) do update
+    set user_id = excluded.user_id, amount = excluded.amount, status = excluded.status, transaction_date = excluded.transaction_date,
+        source_seq = excluded.source_seq
+    where t.source_seq is null or t.source_seq < excluded.source_seq
+    returning t.transaction_id, t.transaction_date
+  ), seen_again as (
+    update production.transactions t set source_seq = c.ingest_seq
+    from compared c where not c.changed and t.transaction_id = c.transaction_id
+  )
+  select (select count(*) from batch), (select count(*) from rejected), count(*), max(w.transaction_id),
+         min(w.transaction_date), max(w.transaction_date)
+  into rows_read, rows_rejected, rows_written, highest, earliest, newest
+  from written w;
+
+  perform staging.advance_sequence('production.transactions_transaction_id_seq', highest);
+  perform staging.cover_dates(earliest, newest);
+end
+$$;
+
+comment on function staging.transform_transactions(bigint, xid8, bigint, xid8, bigint, integer) is 'Takes over a batch of transactions.';
+
+create or replace function staging.transform_events(
+  run_id bigint, from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer,
+  out rows_read bigint, out rows_written bigint, out rows_rejected bigint
+)
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
+declare
+  highest bigint;
+  earliest timestamp;
+  newest timestamp;
+begin
+  perform from production.users u
+  where u.user_id = any (array(
+    select b.user_id from staging.judged_events(from_xid, from_seq, to_xid, to_seq, batch_size) b))
+  order by u.user_id for key share;
+
+  with batch as materialized (
+    select * from staging.judged_events(from_xid, from_seq, to_xid, to_seq, batch_size)
+  ), rejected as materialized (
+    select staging.reject('events', transform_events.run_id, b.id, b.ingest_seq, b.reasons, to_jsonb(raw))
+    from batch b join staging.raw_events raw on raw.id = b.id where b.reasons <> '{}'
+  ), latest as (
+    select distinct on (b.event_id) b.*, public.st_setsrid(public.st_makepoint(b.longitude, b.latitude), 4326) as position
+    from batch b where b.reasons = '{}' order by b.event_id, b.ingest_seq desc
+  ), compared as materialized (
+    select l.*, (e.user_id, e.event_type, e.event_data, e.event_time) is distinct from (l.user_id, l.event_type, l.event_data, l.event_time)
+                or public.st_asewkb(e.position) is distinct from public.st_asewkb(l.position) as changed
+    from latest l left join production.events e on e.event_id = l.event_id
+    where e.source_seq is null or e.source_seq < l.ingest_seq
+  ), written as (
+    insert into production.events as e (event_id, user_id, event_type, event_data, event_time, position, source_seq)
+    select c.event_id, c.user_id, c.event_type, c.event_data, c.event_time, c.position, c.ingest_seq
+    from compared c where c.changed order by c.event_id
+    on conflict (event_id) do update
+    set user_id = excluded.user_id, event_type = excluded.event_type, event_data = excluded.event_data, event_time = excluded.event_time,
+        position = excluded.position, source_seq = excluded.source_seq
+    where e.source_seq is null or e.source_seq < excluded.source_seq
+    returning e.event_id, e.event_time
+  ), seen_again as (
+    update production.events e set source_seq = c.ingest_seq
+    from compared c where not c.changed and e.event_id = c.event_id
+  )
+  select (select count(*) from batch), (select count(*) from rejected), count(*), max(w.event_id), min(w.event_time), max(w.event_time)
+  into rows_read, rows_rejected, rows_written, highest, earliest, newest
+  from written w;
+
+  perform staging.advance_sequence('production.events_event_id_seq', highest);
+  perform staging.cover_dates(earliest, newest);
+end
+$$;
+
+comment on function staging.transform_events(bigint, xid8, bigint, xid8, bigint, integer) is 'Takes over a batch of events.';
+
+-- The rows and the watermark move in one transaction: after a crash at any point a row has been taken or not.
+create or replace function staging.transform_batch(
+  run_id bigint, dataset text, upper_xid xid8, batch_size integer default 20000, progress real default null,
+  out rows_read bigint, out rows_written bigint, out rows_rejected bigint
+)
+language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set plan_cache_mode = force_custom_plan as $$
+declare
+  mark staging.watermarks;
+  to_xid xid8;
+  to_seq bigint;
+begin
+  perform staging.enter_batch(run_id);
+  select * into strict mark from staging.watermarks w where w.dataset = transform_batch.dataset for update;
+  execute format($sql$
+    select r.ingest_xid, r.ingest_seq from (
+      select ingest_xid, ingest_seq from staging.%I
+      where (ingest_xid, ingest_seq) > ($1, $2) and ingest_xid < $3
+      order by ingest_xid, ingest_seq limit $4
+    ) r order by r.ingest_xid desc, r.ingest_seq desc limit 1
+  $sql$, 'raw_' || transform_batch.dataset)
+  into to_xid, to_seq using mark.xid, mark.seq, upper_xid, batch_size;
+
+  rows_read := 0;
+  rows_written := 0;
+  rows_rejected := 0;
+  if to_xid is not null then
+    execute format('select * from staging.%I($1, $2, $3, $4, $5, $6)', 'transform_' || transform_batch.dataset)
+    into rows_read, rows_written, rows_rejected using run_id, mark.xid, mark.seq, to_xid, to_seq, batch_size;
+
+    -- What came back from quarantine has been decided: it is in production, or its entry is a new one.
+    if exists (select from staging.quarantine q where q.retried_at is not null) then
+      execute format($sql$
+        delete from staging.quarantine q using staging.%I r
+        where q.retried_at is not null and q.dataset = $1 and r.id = q.raw_id and (r.ingest_xid, r.ingest_seq) <= ($2, $3)
+      $sql$, 'raw_' || transform_batch.dataset)
+      using transform_batch.dataset, to_xid, to_seq;
+    end if;
+  end if;
+
+  update staging.watermarks w
+  set xid = coalesce(to_xid, w.xid), seq = coalesce(to_seq, w.seq), run_id = transform_batch.run_id, updated_at = clock_timestamp()
+  where w.dataset = transform_batch.dataset;
+  perform staging.count_batch(run_id, rows_read, rows_written, rows_rejected, 0, progress);
+end
+$$;
+
+comment on function staging.transform_batch(bigint, text, xid8, integer, real) is 'Takes over the next rows of a dataset; no rows read means that there are none left below the given transaction.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- 9. Refresh
+-- ------------------------------------------------------------------------------------------------------
+
+create or replace function analytics.refresh("full" boolean default false, run_id bigint default null)
+returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+declare
+  changed bigint;
+  written bigint;
+begin
+  perform staging.enter_batch(run_id);
+  lock table analytics.daily_rollup in share row exclusive mode;
+  perform set_config('strata.run_id', coalesce(run_id::text, ''), true);
+  with consumed as (delete from analytics.change_log returning row_count)
+  select coalesce(sum(row_count), 0) into changed from consumed;
+  refresh materialized view concurrently analytics.daily_user_metrics;
+  perform set_config('strata.run_id', '', true);
+  select count(*) into written from analytics.daily_user_metrics;
+  perform staging.count_batch(run_id, changed, written, 0, 0, 1);
+  return written;
+end
+$$;
+
+comment on function analytics.refresh(boolean, bigint) is 'Brings the daily metrics up to date and returns how many groups were computed; full computes all of them.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- 10. Cleanup
+-- ------------------------------------------------------------------------------------------------------
+
+create or replace function staging.check_days_to_keep(days integer)
+returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  if days is null or days not between 0 and 36500 then
+    raise exception 'days_to_keep must be from 0 to 36500, not %.', coalesce(days::text, 'null') using errcode = 'invalid_parameter_value';
+  end if;
+end
+$$;
+
+comment on function staging.check_days_to_keep(integer) is 'Refuses a retention that nobody can mean.';
+
+-- Rows beyond the watermark stay, however old: the transform has not taken them.
+create or replace function staging.cleanup_batch(run_id bigint, days_to_keep integer, batch_size integer default 20000)
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
+declare
+  mark staging.watermarks;
+  deleted integer;
+  total integer := 0;
+begin
+  perform staging.check_days_to_keep(days_to_keep);
+  perform staging.enter_batch(run_id);
+  for mark in select * from staging.watermarks order by dataset loop
+    execute format($sql$
+      delete from staging.%1$I where id in (
+        select id from staging.%1$I
+        where (ingest_xid, ingest_seq) <= ($1, $2) and ingested_at < (current_timestamp at time zone 'UTC') - make_interval(days => $3)
+        order by ingest_xid, ingest_seq limit $4
+      )
+    $sql$, 'raw_' || mark.dataset)
+    using mark.xid, mark.seq, days_to_keep, batch_size - total;
+    get diagnostics deleted = row_count;
+    total := total + deleted;
+    exit when total >= batch_size;
+  end loop;
+  perform staging.count_batch(run_id, total, 0, 0, total);
+  return total;
+end
+$$;
+
+comment on function staging.cleanup_batch(bigint, integer, integer) is 'Deletes a batch of old raw rows and returns how many; zero means that none are left.';
+
+create or replace function staging.cleanup_old_data(days_to_keep integer default 30)
+returns integer
+language sql volatile set search_path = pg_catalog, pg_temp
+begin atomic
+  select staging.cleanup_batch(null, cleanup_old_data.days_to_keep, 2147483647);
+end;
+
+comment on function staging.cleanup_old_data(integer) is 'Deletes raw rows that are older than a number of days and that the transform has taken; returns how many.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- 11. Quarantine
+-- ------------------------------------------------------------------------------------------------------
+
+-- A retry puts the record back into staging, with its place in the order of arrival and a new transaction, so
+-- that the next transform takes it like any other. Its entry stays, hidden, until the transform has decided.
+
+create or replace function staging.raw_fields(dataset text)
+returns table (field text, kind text)
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select f.field, f.kind
+  from (values
+    ('users', 1, 'user_id', 'integer'), ('users', 2, 'username', '100'), ('users', 3, 'email', '255'),
+    ('users', 4, 'created_at', 'timestamp'), ('users', 5, 'country', '100'),
+    ('transactions', 1, 'transaction_id', 'integer'), ('transactions', 2, 'user_id', 'integer'), ('transactions', 3, 'amount', 'numeric'),
+    ('transactions', 4, 'status', '50'), ('transactions', 5, 'transaction_date', 'timestamp'),
+    ('events', 1, 'event_id', 'bigint'), ('events', 2, 'user_id', 'integer'), ('events', 3, 'event_type', '50'),
+    ('events', 4, 'event_data', 'jsonb'), ('events', 5, 'event_time', 'timestamp'),
+    ('events', 6, 'latitude', 'double precision'), ('events', 7, 'longitude', 'double precision')
+  ) f (dataset, place, field, kind)
+  where f.dataset = raw_fields.dataset
+  order by f.place
+$$;
+
+comment on function staging.raw_fields(text) is 'Fields of a dataset with their types; a number is the greatest length of a text.';
+
+-- For payloads whose fields have the right types.
+create or replace function staging.requeue(dataset text, ids bigint[])
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+declare
+  fields text;
+  requeued integer;
+begin
+  update staging.quarantine q
+  set retried_at = clock_timestamp(), raw_id = coalesce(q.raw_id, public.uuid_generate_v4())
+  where q.quarantine_id = any (ids) and q.dataset = requeue.dataset;
+  get diagnostics requeued = row_count;
+
+  select string_agg(format('%I', f.field), ', ') into fields from staging.raw_fields(requeue.dataset) f;
+  execute format($sql$
+    insert into staging.%1$I (id, source_system, ingest_seq, %2$s)
+    select q.raw_id, q.source_system, q.ingest_seq, %3$s
+    from staging.quarantine q, jsonb_populate_record(null::staging.%1$I, q.payload) p
+    where q.quarantine_id = any ($1) and q.dataset = $2
+    on conflict (id) do update set ingest_xid = pg_current_xact_id(), (%2$s) = row(%4$s)
+  $sql$, 'raw_' || requeue.dataset, fields, 'p.' || replace(fields, ', ', ', p.'), 'excluded.' || replace(fields, ', ', ', excluded.'))
+  using ids, requeue.dataset;
+  return requeued;
+end
+$$;
+
+comment on function staging.requeue(text, bigint[]) is 'Gives quarantined records of a dataset back to the transform.';
+
+-- Gives the payload the types of its fields; false, with the entry's reasons up to date, if it cannot.
+create or replace function staging.type_payload(entry staging.quarantine)
+returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  found_reasons text[];
+  found_detail text;
+  typed jsonb;
+  extra jsonb;
+begin
+  if jsonb_typeof(entry.payload) is distinct from 'object' then
+    found_reasons := array['unparseable'];
+    found_detail := 'The record cannot be read; give its fields with the retry.';
+  else
+    with fields as (
+      select f.field, f.kind, nullif(entry.payload ->> f.field, '') as given, row_number() over () as place from staging.raw_fields(entry.dataset) f
+    ), judged as (
+      select f.field, f.kind, f.place, v.value,
+             case when f.place = 1 and f.given is null then 'missing_key' when f.given is not null then v.reason end as reason, v.problem
+      from fields f
+      cross join lateral staging.typed_values(array[f.kind], array[f.given]) v
+    )
+    select jsonb_object_agg(j.field, case when j.kind = 'jsonb' and j.reason is null then j.value::jsonb else to_jsonb(j.value) end),
+           array_agg(distinct j.reason) filter (where j.reason is not null),
+           string_agg(format('%s: %s.', j.field, coalesce(j.problem, 'it is the key and is missing')), ' ' order by j.place)
+             filter (where j.reason is not null)
+    into typed, found_reasons, found_detail
+    from judged j;
+
+    select jsonb_object_agg(e.key, e.value) into extra from jsonb_each(entry.payload) e
+    where not exists (select from staging.raw_fields(entry.dataset) f where f.field = e.key) and jsonb_typeof(e.value) <> 'null';
+    if extra is not null and entry.dataset = 'events' then
+      typed := jsonb_set(typed, '{event_data}', extra || case jsonb_typeof(typed -> 'event_data')
+        when 'object' then typed -> 'event_data' when 'null' then '{}' else jsonb_build_object('event_data', typed -> 'event_data') end);
+    elsif extra is not null then
+      found_reasons := found_reasons || 'unknown_field'::text;
+      found_detail := concat_ws(' ', found_detail, format('Unknown fields: %s.', (select string_agg(k, ', ') from jsonb_object_keys(extra) k)));
+    end if;
+  end if;
+
+  if found_reasons is not null then
+    update staging.quarantine q
+    set payload = entry.payload, stage = 'ingest', reasons = found_reasons, detail = found_detail, waiting = false,
+        attempts = q.attempts + 1, last_attempt_at = clock_timestamp()
+    where q.quarantine_id = entry.quarantine_id;
+    return false;
+  end if;
+  update staging.quarantine q set payload = typed where q.quarantine_id = entry.quarantine_id;
+  return true;
+end
+$$;
+
+comment on function staging.type_payload(staging.quarantine) is 'Gives the fields of a quarantined record their types; false if that fails, with the reasons renewed.';
+
+-- By id, by reason, or everything: exactly one of the three, so that no slip retries or discards too much.
+create or replace function staging.select_quarantined(ids bigint[], reason text, everything boolean)
+returns setof staging.quarantine
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  if num_nonnulls(ids, reason, nullif(everything, false)) <> 1 then
+    raise exception 'Say which records: by ids, by reason, or all of them; give exactly one of these.' using errcode = 'invalid_parameter_value';
+  end if;
+  return query
+    select * from staging.quarantine q
+    where q.retried_at is null
+      and (everything or q.quarantine_id = any (ids) or q.reasons @> array[reason])
+    order by q.quarantine_id
+    for update;
+end
+$$;
+
+comment on function staging.select_quarantined(bigint[], text, boolean) is 'Quarantined records by id, by reason, or all of them.';
+
+create or replace function analytics.retry_quarantined(
+  ids bigint[] default null,
+  reason text default null,
+  everything boolean default false,
+  patch jsonb default null
+)
+returns integer
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  entry staging.quarantine;
+  entries bigint[] := '{}';
+  retried integer := 0;
+begin
+  if patch is not null and jsonb_typeof(patch) <> 'object' then
+    raise exception 'The patch must be an object of fields and values, not %.', patch using errcode = 'invalid_parameter_value';
+  end if;
+  for entry in select * from staging.select_quarantined(ids, reason, everything) loop
+    if patch is not null then
+      entry.payload := coalesce(entry.payload, '{}') || patch;
+    end if;
+    if (patch is null and entry.stage = 'transform') or staging.type_payload(entry) then
+      entries := entries || entry.quarantine_id;
+    end if;
+  end loop;
+  select sum(staging.requeue(d.dataset, entries)) into retried from (values ('users'), ('transactions'), ('events')) d (dataset);
+  return retried;
+end
+$$;
+
+comment on function analytics.retry_quarantined(bigint[], text, boolean, jsonb) is 'Gives quarantined records back to the transform, with corrected fields if a patch is given, and returns how many.';
+
+create or replace function analytics.discard_quarantined(ids bigint[] default null, reason text default null, everything boolean default false)
+returns integer
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  discarded integer;
+begin
+  delete from staging.quarantine q
+  using staging.select_quarantined(ids, reason, everything) s where q.quarantine_id = s.quarantine_id;
+  get diagnostics discarded = row_count;
+  return discarded;
+end
+$$;
+
+comment on function analytics.discard_quarantined(bigint[], text, boolean) is 'Deletes quarantined records for good and returns how many.';
+
+create or replace function staging.requeue_waiting(run_id bigint, batch_size integer)
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  ready bigint[];
+begin
+  perform staging.enter_batch(run_id);
+  select array_agg(r.quarantine_id) into ready from (
+    select q.quarantine_id from staging.quarantine q
+    where q.waiting and q.retried_at is null
+      and exists (select from production.users u where u.user_id = (q.payload ->> 'user_id')::integer)
+    limit batch_size
+    for update skip locked
+  ) r;
+  perform staging.requeue('transactions', ready), staging.requeue('events', ready);
+  return coalesce(cardinality(ready), 0);
+end
+$$;
+
+comment on function staging.requeue_waiting(bigint, integer) is 'Gives records back to the transform whose user exists by now, and returns how many.';
+
+-- ------------------------------------------------------------------------------------------------------
 -- 12. Rights
 -- ------------------------------------------------------------------------------------------------------
 
@@ -775,6 +1683,10 @@ grant select on analytics.daily_user_metrics, analytics.daily_user_metrics_live,
 grant select (run_id, step, status, trigger, actor, dataset, arguments, parent_run_id, queued_at, started_at, finished_at,
               heartbeat_at, duration_ms, rows_read, rows_written, rows_rejected, rows_deleted, progress)
   on analytics.pipeline_runs to strata_reader;
+
+grant execute on function analytics.start_run(text, text, text, jsonb, bigint) to strata_operator;
+grant execute on function analytics.retry_quarantined(bigint[], text, boolean, jsonb), analytics.discard_quarantined(bigint[], text, boolean)
+  to strata_operator;
 
 -- A source system sees why its own pushes failed.
 grant select on analytics.pipeline_runs to strata_ingestor;

@@ -1,6 +1,14 @@
-import type { Pool } from "pg";
+// A run: asked for under the caller's role, claimed once, executed in batches, finished. Every transition is a
+// function of schema.sql; here are the waiting, the sign of life and the second tries.
+import type { Pool, PoolClient } from "pg";
+import { setTimeout as sleep } from "node:timers/promises";
+import { patiently } from "./batch.ts";
+import { cleanup } from "./cleanup.ts";
+import { refresh } from "./refresh.ts";
+import { transform } from "./transform.ts";
 
 export type Step = "transform" | "refresh" | "cleanup" | "pipeline";
+
 export interface Run {
   id: string;
   step: string;
@@ -15,6 +23,7 @@ export interface Run {
   rowsDeleted: number;
   error: string | null;
 }
+
 export interface RunRequest {
   step: Step;
   trigger: "cli" | "api" | "schedule" | "sample";
@@ -26,8 +35,157 @@ export interface RunRequest {
   onProgress?: (run: Run) => void;
   signal?: AbortSignal;
 }
-const absent = (): Promise<Run> => Promise.reject(new Error("the pipeline is not there yet"));
-export const runStep = (_pool: Pool, _request: RunRequest): Promise<Run> => absent();
-export const queueStep = (_pool: Pool, _request: RunRequest): Promise<Run> => absent();
-export const executeRun = (_pool: Pool, _runId: string, _options?: { signal?: AbortSignal }): Promise<Run> =>
-  absent();
+
+export interface RunOptions {
+  onProgress?: (run: Run) => void;
+  signal?: AbortSignal;
+}
+
+/** What a step gets to do its work with. */
+export interface Work {
+  pool: Pool;
+  runId: string;
+  arguments: { full?: boolean; daysToKeep?: number };
+  /** Between batches: throws if the run was stopped, and reports progress. */
+  afterBatch: () => Promise<void>;
+}
+
+type Steps = Record<string, (work: Work, options: RunOptions) => Promise<void>>;
+
+const steps: Steps = { transform, refresh, cleanup, pipeline };
+
+const HEARTBEAT_MS = 5_000;
+const POLL_MS = 200;
+
+const RUN_COLUMNS = `
+  run_id as id, step, status, trigger, to_json(started_at) #>> '{}' as "startedAt",
+  to_json(finished_at) #>> '{}' as "finishedAt", duration_ms as "durationMs",
+  rows_read::double precision as "rowsRead", rows_written::double precision as "rowsWritten",
+  rows_rejected::double precision as "rowsRejected", rows_deleted::double precision as "rowsDeleted", error`;
+
+export async function readRun(pool: Pool, runId: string): Promise<Run> {
+  const { rows } = await patiently(() =>
+    pool.query<Run>(`select ${RUN_COLUMNS} from analytics.pipeline_runs where run_id = $1`, [runId]),
+  );
+  if (!rows[0]) throw new Error(`There is no run ${runId}`);
+  return rows[0];
+}
+
+/** Executes a step and waits for its end; joins the run that is running or waiting already. */
+export async function runStep(pool: Pool, request: RunRequest): Promise<Run> {
+  const { id } = await inTransaction(pool, (client) => startRun(client, request));
+  return executeRun(pool, id, request);
+}
+
+/** Leaves a step to a worker and returns its run at once. */
+export async function queueStep(pool: Pool, request: RunRequest): Promise<Run> {
+  const { id } = await inTransaction(pool, async (client) => {
+    const run = await startRun(client, request);
+    if (run.status === "queued")
+      await client.query(
+        `select graphile_worker.add_job('run_step', json_build_object('runId', $1::text), job_key => 'run_step:' || $1)`,
+        [run.id],
+      );
+    return run;
+  });
+  return readRun(pool, id);
+}
+
+/** Does the work of a run, or waits for the process that does. */
+export async function executeRun(pool: Pool, runId: string, options: RunOptions = {}): Promise<Run> {
+  for (;;) {
+    const run = await readRun(pool, runId);
+    options.onProgress?.(run);
+    if (run.status === "succeeded" || run.status === "failed") return run;
+    options.signal?.throwIfAborted();
+    const { rows } = await pool.query<{ arguments: Work["arguments"] }>(
+      "select arguments from analytics.claim_run($1)",
+      [runId],
+    );
+    if (rows[0]) return work(pool, runId, rows[0].arguments, options);
+    await sleep(POLL_MS, undefined, { signal: options.signal });
+  }
+}
+
+async function work(pool: Pool, runId: string, args: Work["arguments"], options: RunOptions): Promise<Run> {
+  const stopped = new AbortController();
+  const signal = AbortSignal.any([stopped.signal, ...(options.signal ? [options.signal] : [])]);
+  // The database may be away for a while: the run ends when it says so, not when it cannot be asked.
+  const beat = () =>
+    pool
+      .query<{ alive: boolean }>("select analytics.heartbeat_run($1) as alive", [runId])
+      .then(
+        ({ rows }) =>
+          rows[0]!.alive || stopped.abort(new Error(`Run ${runId} was closed by another process`)),
+      )
+      .catch(() => undefined);
+  const heartbeat = setInterval(() => void beat(), HEARTBEAT_MS);
+  let failure: string | null = null;
+  try {
+    const afterBatch = async () => {
+      signal.throwIfAborted();
+      if (options.onProgress) options.onProgress(await readRun(pool, runId));
+    };
+    const { step } = await readRun(pool, runId);
+    await steps[step]!({ pool, runId, arguments: args, afterBatch }, { ...options, signal });
+  } catch (error) {
+    failure = signal.aborted ? `Stopped: ${reasonOf(signal)}` : (error as Error).message;
+  } finally {
+    clearInterval(heartbeat);
+  }
+  await patiently(() => pool.query("select from analytics.finish_run($1, $2)", [runId, failure]));
+  const run = await readRun(pool, runId);
+  options.onProgress?.(run);
+  return run;
+}
+
+/** Transform, then refresh, as runs of their own. */
+async function pipeline({ pool, runId }: Work, options: RunOptions): Promise<void> {
+  for (const step of ["transform", "refresh"] as const) {
+    const { id } = await inTransaction(pool, async (client) => {
+      const { rows } = await client.query<{ id: string }>(
+        `select child.run_id as id from analytics.pipeline_runs parent,
+                analytics.start_run($2, parent.trigger, parent.actor, '{}', parent.run_id) child
+         where parent.run_id = $1`,
+        [runId, step],
+      );
+      return rows[0]!;
+    });
+    const child = await executeRun(pool, id, { signal: options.signal });
+    if (child.status === "failed") throw new Error(`The ${step} failed (run ${child.id}): ${child.error}`);
+    options.onProgress?.(await readRun(pool, runId));
+  }
+}
+
+async function startRun(client: PoolClient, request: RunRequest): Promise<{ id: string; status: string }> {
+  const { step, trigger, actor, full, daysToKeep, role } = request;
+  await client.query("select set_config('role', $1, true), set_config('strata.sub', $2, true)", [
+    role ?? "none",
+    actor ?? "",
+  ]);
+  const { rows } = await client.query<{ id: string; status: string }>(
+    "select run_id as id, status from analytics.start_run($1, $2, $3, $4)",
+    [step, trigger, actor ?? null, JSON.stringify({ full, daysToKeep })],
+  );
+  await client.query("select set_config('role', 'none', true)");
+  return rows[0]!;
+}
+
+async function inTransaction<T>(pool: Pool, work: (client: PoolClient) => Promise<T>): Promise<T> {
+  const client = await pool.connect();
+  let broken: Error | undefined;
+  try {
+    await client.query("begin");
+    const result = await work(client);
+    await client.query("commit");
+    return result;
+  } catch (error) {
+    await client.query("rollback").catch((lost: Error) => (broken = lost));
+    throw error;
+  } finally {
+    client.release(broken);
+  }
+}
+
+const reasonOf = ({ reason }: AbortSignal): string =>
+  reason instanceof Error && reason.name !== "AbortError" ? reason.message : "the process is shutting down";
