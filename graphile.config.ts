@@ -6,6 +6,7 @@ import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connecti
 import { AggregatesPlugin } from "./plugins/AggregatesPlugin.ts";
 import { NamesPlugin } from "./plugins/NamesPlugin.ts";
 import { PostgisPlugin, PostgisTypesPlugin } from "./plugins/PostgisPlugin.ts";
+import { PipelineMutationsPlugin } from "./plugins/PipelineMutationsPlugin.ts";
 import { SmartTagsPlugin } from "./plugins/SmartTagsPlugin.ts";
 
 interface PresetOptions {
@@ -21,7 +22,14 @@ export function createPreset({ pgServices }: PresetOptions): GraphileConfig.Pres
       PgAggregatesPreset,
       PostGraphileConnectionFilterPreset,
     ],
-    plugins: [SmartTagsPlugin, NamesPlugin, AggregatesPlugin, PostgisTypesPlugin, PostgisPlugin],
+    plugins: [
+      SmartTagsPlugin,
+      NamesPlugin,
+      AggregatesPlugin,
+      PostgisTypesPlugin,
+      PostgisPlugin,
+      PipelineMutationsPlugin,
+    ],
     disablePlugins: ["PgConditionArgumentPlugin", "PgConditionCustomFieldsPlugin", "NodeAccessorPlugin"],
     pgServices,
     gather: { pgStrictFunctions: true },

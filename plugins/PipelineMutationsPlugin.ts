@@ -72,7 +72,7 @@ const typeDefs = Object.entries(MUTATIONS).map(
       "${description} Operators only."
       ${field}(
         "Options of the run."
-        input: ${typeName(field)}Input = {}
+        input: ${typeName(field)}Input
       ): ${typeName(field)}Payload
     }
     "Options of ${field}."

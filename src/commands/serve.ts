@@ -91,15 +91,14 @@ async function announce(config: Config, database: Database, port: number, starte
   if (database.embedded) {
     const token = await createToken(config, { role: "strata_operator", subject: "operator", ttl: "7d" });
     say("");
-    say("An operator token, valid for 7 days (more: npx strata token --role operator):");
+    say("An operator token for 7 days (more: npx strata token --role operator), and a mutation with it:");
     say("");
-    say(`  ${token}`);
+    say(`  TOKEN=${token}`);
     say("");
-    say("Run the pipeline with it:");
-    say("");
-    say(`  curl -s ${origin}/graphql -H 'content-type: application/json' \\`);
-    say(`    -H 'authorization: Bearer ${token}' \\`);
-    say(`    -d '{"query":"mutation { runPipeline { run { status durationMs rowsWritten } } }"}'`);
+    say(
+      `  curl -s ${origin}/graphql -H "authorization: Bearer $TOKEN" -H "content-type: application/json" ` +
+        `-d '{"query":"mutation { refreshAnalytics { run { status durationMs rowsWritten } } }"}'`,
+    );
   }
   say("");
   say("Stop it with Ctrl-C.");
