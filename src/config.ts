@@ -51,6 +51,10 @@ const schema = z.object({
   REFRESH_CRON: cron("15 2 * * *"),
   CLEANUP_CRON: cron("45 3 * * *"),
   RETENTION_DAYS: integer(0, 36_500, 30),
+  SLOW_OPERATION_MS: integer(1, 86_400_000, 1_000),
+  METRICS_TOKEN: z.string().min(16, "expected at least 16 characters").optional(),
+  SHUTDOWN_TIMEOUT_MS: integer(100, 3_600_000, 25_000),
+  SHUTDOWN_DELAY_MS: integer(0, 600_000, 0),
   LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"]).default("info"),
 });
 
@@ -75,7 +79,7 @@ export function loadConfig(environment: NodeJS.ProcessEnv = process.env): Config
     const faults = result.error.issues.map((issue) => {
       const name = String(issue.path[0]);
       // A secret's value stays out of terminals and logs.
-      const value = /SECRET|URL/.test(name) ? "" : `, given "${given[name]}"`;
+      const value = /SECRET|TOKEN|URL/.test(name) ? "" : `, given "${given[name]}"`;
       return `  ${name}: ${issue.message}${value}`;
     });
     throw new Error(

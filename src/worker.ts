@@ -30,6 +30,8 @@ export function startWorker({ config, pool, log }: WorkerOptions): Promise<Runne
   return run({
     pgPool: pool,
     noHandleSignals: true,
+    // Until then a stopping worker waits for its jobs; after it they are told to give up.
+    preset: { worker: { gracefulShutdownAbortTimeout: config.SHUTDOWN_TIMEOUT_MS * 0.7 } },
     concurrency: 3,
     logger: workerLogger(log),
     parsedCronItems: parseCronItems([

@@ -1,19 +1,94 @@
-import type { AddressInfo } from "node:net";
-import { styleText } from "node:util";
-import pino from "pino";
+import type { FastifyInstance } from "fastify";
+import type { Logger } from "pino";
+import { setTimeout as sleep } from "node:timers/promises";
 import { loadConfig, type Config } from "../config.ts";
 import { openDatabase, type Database } from "../database/connect.ts";
 import { ensureSchema } from "../database/migrate.ts";
+import { isUnavailable } from "../database/unavailable.ts";
+import { keepWorker, type KeptWorker } from "../keep-worker.ts";
+import { createLifecycle, type Lifecycle } from "../lifecycle.ts";
+import { createLogger } from "../logger.ts";
 import { ensureSampleData } from "../pipeline/sample.ts";
 import { createApp } from "../server/app.ts";
-import { createToken } from "../server/auth.ts";
-import { migrateWorker, startWorker } from "../worker.ts";
+import { listenWhileStarting } from "../server/starting.ts";
+import { migrateWorker } from "../worker.ts";
+import { announce, say } from "./announce.ts";
 
-const say = (line: string): void => void process.stdout.write(`${line}\n`);
+interface Serving {
+  app: FastifyInstance;
+  database: Database;
+}
+
+const MAX_PAUSE_MS = 15_000;
 
 export async function serve(options: { worker: boolean }): Promise<void> {
   const config = loadConfig();
   const startedAt = Date.now();
+  const logger = await createLogger(config);
+  const lifecycle = createLifecycle(logger, config);
+  let worker: KeptWorker | undefined;
+
+  // The port comes first: a server that waits for its database is alive, and says that it is not ready.
+  const starting = await listenWhileStarting(config).catch((error: unknown) => {
+    throw explainListenError(error, config);
+  });
+  const parts = options.worker
+    ? { worker: () => worker?.state() ?? { ok: false, detail: "not started" } }
+    : undefined;
+  const { app, database } = await openWhenAvailable(config, logger, lifecycle, parts).finally(() =>
+    starting.close(),
+  );
+  lifecycle.onStop(() => database.close());
+  // Requests and jobs end side by side: together they have the time that SHUTDOWN_TIMEOUT_MS gives.
+  lifecycle.onStop(() => Promise.all([app.close(), worker?.stop()]));
+  await app.listen({ host: config.HOST, port: starting.port }).catch((error: unknown) => {
+    throw explainListenError(error, config);
+  });
+  if (options.worker)
+    worker = keepWorker(
+      {
+        config,
+        pool: database.pool,
+        log: (level, message) =>
+          level === "error"
+            ? logger.error(message)
+            : level === "warn"
+              ? logger.warn(message)
+              : logger.debug(message),
+      },
+      lifecycle.stopping,
+    );
+  void database.failed.then((error) => {
+    logger.fatal(error.message);
+    void lifecycle.stop(1);
+  });
+  await announce(config, database, starting.port, startedAt);
+}
+
+/** Waits as long as it takes for a database that cannot be reached; any other fault ends the start. */
+async function openWhenAvailable(
+  config: Config,
+  logger: Logger,
+  lifecycle: Lifecycle,
+  parts: Parameters<typeof createApp>[0]["parts"],
+): Promise<Serving> {
+  for (let pause = 500; ; pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
+    try {
+      return await open(config, logger, lifecycle, parts);
+    } catch (error) {
+      if (!config.DATABASE_URL || !isUnavailable(error)) throw error;
+      logger.warn(`${(error as Error).message}; trying again in ${pause} ms`);
+      await sleep(pause);
+    }
+  }
+}
+
+async function open(
+  config: Config,
+  logger: Logger,
+  lifecycle: Lifecycle,
+  parts: Parameters<typeof createApp>[0]["parts"],
+): Promise<Serving> {
   if (!config.DATABASE_URL) say(`Opening the embedded database in ${config.DATA_DIR} …`);
   const database = await openDatabase(config);
   try {
@@ -26,82 +101,12 @@ export async function serve(options: { worker: boolean }): Promise<void> {
       await migrateWorker(database.pool);
       await ensureSampleData(database.pool, say);
     }
-    await listen(config, database, options, startedAt);
+    const app = await createApp({ config, database, logger, parts, stopping: lifecycle.stopping });
+    return { app, database };
   } catch (error) {
     await database.close();
     throw error;
   }
-}
-
-async function listen(
-  config: Config,
-  database: Database,
-  options: { worker: boolean },
-  startedAt: number,
-): Promise<void> {
-  const logger = pino(
-    { level: config.LOG_LEVEL },
-    process.stdout.isTTY ? (await import("pino-pretty")).default({ ignore: "pid,hostname" }) : process.stdout,
-  );
-  const app = await createApp({ config, database, logger });
-  const worker = options.worker
-    ? await startWorker({
-        config,
-        pool: database.pool,
-        log: (level, message) => (level === "error" ? logger.error(message) : logger.debug(message)),
-      })
-    : undefined;
-
-  const stop = async (exitCode: number): Promise<void> => {
-    await app.close();
-    await worker?.stop();
-    await database.close();
-    process.exit(exitCode);
-  };
-  try {
-    await app.listen({ host: config.HOST, port: config.PORT });
-  } catch (error) {
-    await worker?.stop();
-    await app.close();
-    throw explainListenError(error, config);
-  }
-  for (const signal of ["SIGINT", "SIGTERM"] as const) {
-    process.once(signal, () => {
-      process.once(signal, () => process.exit(1));
-      logger.info(`${signal}: finishing what is running`);
-      void stop(0);
-    });
-  }
-  void database.failed.then((error) => {
-    logger.fatal(error.message);
-    void stop(1);
-  });
-  await announce(config, database, (app.server.address() as AddressInfo).port, startedAt);
-}
-
-async function announce(config: Config, database: Database, port: number, startedAt: number): Promise<void> {
-  const host = ["0.0.0.0", "::", "127.0.0.1"].includes(config.HOST) ? "localhost" : config.HOST;
-  const origin = `http://${host}:${port}`;
-  const link = (text: string): string => styleText(["cyan", "underline"], text);
-  say("");
-  say(`Strata is ready after ${((Date.now() - startedAt) / 1000).toFixed(1)} s.`);
-  say("");
-  say(`  GraphiQL   ${link(`${origin}/graphiql`)}`);
-  say(`  GraphQL    ${origin}/graphql`);
-  if (database.embedded) {
-    const token = await createToken(config, { role: "strata_operator", subject: "operator", ttl: "7d" });
-    say("");
-    say("An operator token for 7 days (more: npx strata token --role operator), and a mutation with it:");
-    say("");
-    say(`  TOKEN=${token}`);
-    say("");
-    say(
-      `  curl -s ${origin}/graphql -H "authorization: Bearer $TOKEN" -H "content-type: application/json" ` +
-        `-d '{"query":"mutation { refreshAnalytics { run { status durationMs rowsWritten } } }"}'`,
-    );
-  }
-  say("");
-  say("Stop it with Ctrl-C.");
 }
 
 function explainListenError(error: unknown, { HOST, PORT }: Config): Error {

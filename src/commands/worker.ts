@@ -1,23 +1,28 @@
-import pino from "pino";
-import { startWorker } from "../worker.ts";
-import { withDatabase } from "./with-database.ts";
+import { openDatabase } from "../database/connect.ts";
+import { loadConfig } from "../config.ts";
+import { ensureSchema } from "../database/migrate.ts";
+import { keepWorker } from "../keep-worker.ts";
+import { createLifecycle } from "../lifecycle.ts";
+import { createLogger } from "../logger.ts";
 
 export async function worker(): Promise<void> {
-  await withDatabase(async ({ pool }, config) => {
-    const logger = pino({ level: config.LOG_LEVEL });
-    const runner = await startWorker({
+  const config = loadConfig();
+  const logger = await createLogger(config);
+  const lifecycle = createLifecycle(logger, config);
+  const database = await openDatabase(config);
+  lifecycle.onStop(() => database.close());
+  await ensureSchema(database);
+  const { stop } = keepWorker(
+    {
       config,
-      pool,
+      pool: database.pool,
       log: (level, message) => (level === "error" ? logger.error(message) : logger.info(message)),
-    });
-    logger.info("the worker is waiting for jobs");
-    for (const signal of ["SIGINT", "SIGTERM"] as const) {
-      process.once(signal, () => {
-        process.once(signal, () => process.exit(1));
-        logger.info(`${signal}: finishing what is running`);
-        void runner.stop();
-      });
-    }
-    await runner.promise;
+    },
+    lifecycle.stopping,
+  );
+  lifecycle.onStop(stop);
+  void database.failed.then((error) => {
+    logger.fatal(error.message);
+    void lifecycle.stop(1);
   });
 }

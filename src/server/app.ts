@@ -5,14 +5,19 @@ import type { Config } from "../config.ts";
 import type { Database } from "../database/connect.ts";
 import { AuthenticationError, createAuthenticator } from "./auth.ts";
 import { createGraphql } from "./graphql.ts";
+import { addHealth, type Check } from "./health.ts";
 
 export interface AppOptions {
   config: Config;
   database: Database;
   logger?: FastifyBaseLogger;
+  /** What readiness depends on beside the database. */
+  parts?: Record<string, () => Check>;
+  stopping?: AbortSignal;
 }
 
-export async function createApp({ config, database, logger }: AppOptions): Promise<FastifyInstance> {
+export async function createApp(options: AppOptions): Promise<FastifyInstance> {
+  const { config, database, logger, parts, stopping } = options;
   const authenticator = createAuthenticator(config);
   const graphql = createGraphql({ config, database, authenticator });
   const app = Fastify(logger ? { loggerInstance: logger } : {});
@@ -27,17 +32,18 @@ export async function createApp({ config, database, logger }: AppOptions): Promi
     const message = status >= 500 ? "Internal server error" : error.message;
     return reply.status(status).send({ errors: [{ message, extensions: { code, requestId: request.id } }] });
   });
-  await app.register(websocket, { options: { maxPayload: 1024 * 1024 } });
-
-  app.get("/healthz", () => ({ status: "ok" }));
-  app.get("/readyz", async (_request, reply) => {
-    try {
-      await database.pool.query("select 1");
-      return { status: "ready" };
-    } catch {
-      return reply.status(503).header("retry-after", "5").send({ status: "the database does not answer" });
-    }
+  await app.register(websocket, {
+    options: { maxPayload: 1024 * 1024 },
+    // 1001, going away: clients connect again, to another instance.
+    preClose(done) {
+      const clients = [...app.websocketServer.clients];
+      for (const client of clients) client.close(1001, "The server is stopping");
+      setTimeout(() => clients.forEach((client) => client.terminate()), CLOSING_MS).unref();
+      app.websocketServer.close(() => done());
+    },
   });
+
+  addHealth(app, { database, parts: parts ?? {}, stopping: stopping ?? new AbortController().signal });
 
   // Everything below acts for somebody.
   await app.register(async (scope) => {
@@ -57,11 +63,19 @@ export async function createApp({ config, database, logger }: AppOptions): Promi
     );
     await graphql.addTo(scope);
   });
-  // A schema that cannot be built fails the start, not the first request.
-  await graphql.instance.getSchema();
   app.addHook("onClose", () => graphql.instance.release());
+  try {
+    // A schema that cannot be built fails the start, not the first request.
+    await graphql.instance.getSchema();
+  } catch (error) {
+    await app.close();
+    throw error;
+  }
   return app;
 }
+
+/** A client that does not answer our goodbye by then is cut off. */
+const CLOSING_MS = 3_000;
 
 const CODES: Record<number, string> = {
   400: "BAD_REQUEST",

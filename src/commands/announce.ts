@@ -1,0 +1,37 @@
+// What a person at the terminal needs to go on, once the server answers.
+import { styleText } from "node:util";
+import type { Config } from "../config.ts";
+import type { Database } from "../database/connect.ts";
+import { createToken } from "../server/auth.ts";
+
+export const say = (line: string): void => void process.stdout.write(`${line}\n`);
+
+export async function announce(
+  config: Config,
+  database: Database,
+  port: number,
+  startedAt: number,
+): Promise<void> {
+  const host = ["0.0.0.0", "::", "127.0.0.1"].includes(config.HOST) ? "localhost" : config.HOST;
+  const origin = `http://${host}:${port}`;
+  const link = (text: string): string => styleText(["cyan", "underline"], text);
+  say("");
+  say(`Strata is ready after ${((Date.now() - startedAt) / 1000).toFixed(1)} s.`);
+  say("");
+  say(`  GraphiQL   ${link(`${origin}/graphiql`)}`);
+  say(`  GraphQL    ${origin}/graphql`);
+  if (database.embedded) {
+    const token = await createToken(config, { role: "strata_operator", subject: "operator", ttl: "7d" });
+    say("");
+    say("An operator token for 7 days (more: npx strata token --role operator), and a mutation with it:");
+    say("");
+    say(`  TOKEN=${token}`);
+    say("");
+    say(
+      `  curl -s ${origin}/graphql -H "authorization: Bearer $TOKEN" -H "content-type: application/json" ` +
+        `-d '{"query":"mutation { refreshAnalytics { run { status durationMs rowsWritten } } }"}'`,
+    );
+  }
+  say("");
+  say("Stop it with Ctrl-C.");
+}

@@ -1,0 +1,48 @@
+// Which errors say "not now" rather than "not like this": the caller may try again, unchanged.
+
+/** Connection lost, out of resources (disk, memory, connections), or the server comes and goes. */
+const CLASSES = /^(08|53|57P0|58030)/;
+
+/** A server in recovery or read-only mode: the primary is elsewhere at the moment. */
+const READ_ONLY = "25006";
+
+const NETWORK = new Set([
+  "ECONNREFUSED",
+  "ECONNRESET",
+  "ECONNABORTED",
+  "EPIPE",
+  "ETIMEDOUT",
+  "EHOSTUNREACH",
+  "EHOSTDOWN",
+  "ENETUNREACH",
+  "ENOTFOUND",
+  "EAI_AGAIN",
+  "EMFILE",
+  "ENFILE",
+]);
+
+// What pg and pg-pool throw without a code.
+const MESSAGES =
+  /^(Connection terminated|timeout exceeded when trying to connect|Query read timeout|Client (has encountered a connection error|was closed) and is not queryable|Cannot use a pool after calling end)/;
+
+interface Fault {
+  code?: unknown;
+  message?: unknown;
+  cause?: unknown;
+  originalError?: unknown;
+  errors?: unknown;
+}
+
+/** True when the database cannot serve at the moment, and may again by itself. */
+export function isUnavailable(error: unknown): boolean {
+  for (let fault = error as Fault | null | undefined, depth = 0; fault && depth < 8; depth++) {
+    const { code, message } = fault;
+    if (typeof code === "string" && (CLASSES.test(code) || code === READ_ONLY || NETWORK.has(code)))
+      return true;
+    if (typeof message === "string" && MESSAGES.test(message)) return true;
+    // Node tries every address of a host and reports them together.
+    if (Array.isArray(fault.errors) && fault.errors.some(isUnavailable)) return true;
+    fault = (fault.originalError ?? fault.cause) as Fault | undefined;
+  }
+  return false;
+}

@@ -1,0 +1,68 @@
+// How a process that runs for long ends: on a signal in order and in bounded time, on a fault at once.
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Logger } from "pino";
+import type { Config } from "./config.ts";
+
+export interface Lifecycle {
+  /** Aborted when the process begins to stop: no new work from then on. */
+  stopping: AbortSignal;
+  /** Aborted when waiting for running work has taken most of the time: it should give up. */
+  hurry: AbortSignal;
+  /** Registers what to close; the last registered is closed first. */
+  onStop(close: () => Promise<unknown>): void;
+  stop(exitCode: number): Promise<void>;
+}
+
+/** Share of SHUTDOWN_TIMEOUT_MS that running work may take to finish by itself. */
+const PATIENCE = 0.7;
+
+export function createLifecycle(
+  logger: Logger,
+  { SHUTDOWN_TIMEOUT_MS, SHUTDOWN_DELAY_MS }: Pick<Config, "SHUTDOWN_TIMEOUT_MS" | "SHUTDOWN_DELAY_MS">,
+): Lifecycle {
+  const stopping = new AbortController();
+  const hurry = new AbortController();
+  const closers: (() => Promise<unknown>)[] = [];
+
+  async function stop(exitCode: number): Promise<void> {
+    if (stopping.signal.aborted) return;
+    stopping.abort();
+    setTimeout(() => hurry.abort(), SHUTDOWN_DELAY_MS + SHUTDOWN_TIMEOUT_MS * PATIENCE).unref();
+    setTimeout(() => {
+      logger.error(`Not finished after ${SHUTDOWN_TIMEOUT_MS} ms (SHUTDOWN_TIMEOUT_MS); ending anyway`);
+      process.exit(1);
+    }, SHUTDOWN_DELAY_MS + SHUTDOWN_TIMEOUT_MS).unref();
+    // A load balancer needs a probe or two to see /readyz change; until then it sends requests.
+    await sleep(SHUTDOWN_DELAY_MS);
+    for (const close of closers.reverse()) {
+      await close().catch((error: unknown) => {
+        logger.error({ error }, "Closing failed");
+        exitCode = 1;
+      });
+    }
+    logger.info("Stopped");
+    process.exit(exitCode);
+  }
+
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    process.on(signal, () => {
+      if (stopping.signal.aborted) {
+        logger.warn(`${signal} again: ending at once`);
+        process.exit(1);
+      }
+      logger.info(`${signal}: finishing what is running`);
+      void stop(0);
+    });
+  }
+  // After an unforeseen fault nothing can be trusted, an orderly stop least of all.
+  process.on("uncaughtException", (error, origin) => {
+    logger.fatal({ error, origin }, "Unforeseen fault; the process ends");
+    process.exit(1);
+  });
+  return {
+    stopping: stopping.signal,
+    hurry: hurry.signal,
+    onStop: (close) => void closers.push(close),
+    stop,
+  };
+}

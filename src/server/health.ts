@@ -1,0 +1,73 @@
+// /healthz: the process answers. /readyz: and everything it needs answers too, so send it requests.
+import type { FastifyInstance } from "fastify";
+import { createPool, type Database } from "../database/connect.ts";
+import { currentVersion, installedVersion } from "../database/migrate.ts";
+
+export interface Check {
+  ok: boolean;
+  detail: string;
+}
+
+export interface HealthOptions {
+  database: Database;
+  /** What this process runs beside the database, by name; each says how it is right now. */
+  parts: Record<string, () => Check>;
+  stopping: AbortSignal;
+}
+
+/** Probes come from several places every few seconds: they share one answer. */
+const SHARED_MS = 500;
+const PROBE_MS = 2_000;
+export const RETRY_AFTER_S = 5;
+
+const failing = (detail: string): Check => ({ ok: false, detail });
+const fine = (detail: string): Check => ({ ok: true, detail });
+
+export function addHealth(app: FastifyInstance, { database, parts, stopping }: HealthOptions): void {
+  // Not the pool of the requests: an instance busy to the last connection is busy, not broken.
+  const pool = createPool(database.connection, {
+    max: 1,
+    connectionTimeoutMillis: PROBE_MS,
+    query_timeout: PROBE_MS,
+    idleTimeoutMillis: 60_000,
+    application_name: "strata probe",
+  });
+  app.addHook("onClose", () => pool.end());
+
+  async function checkDatabase(): Promise<Record<string, Check>> {
+    try {
+      const wanted = currentVersion();
+      const found = await installedVersion(pool);
+      const { rows } = await pool.query<{ writable: boolean; jobs: boolean }>(
+        `select not pg_catalog.pg_is_in_recovery()
+                  and pg_catalog.current_setting('default_transaction_read_only') = 'off' as writable,
+                pg_catalog.to_regclass('graphile_worker.migrations') is not null as jobs`,
+      );
+      const { writable, jobs } = rows[0]!;
+      return {
+        database: writable ? fine("answers") : failing("read-only; the primary is elsewhere"),
+        schema:
+          found === wanted
+            ? fine(`version ${found}`)
+            : failing(`version ${found ?? "none"}, this server needs ${wanted}`),
+        jobs: jobs ? fine("installed") : failing("the job queue is not installed"),
+      };
+    } catch {
+      return { database: failing("does not answer") };
+    }
+  }
+
+  let shared: { at: number; checks: Promise<Record<string, Check>> } | undefined;
+  app.get("/healthz", () => ({ status: "ok" }));
+  app.get("/readyz", async (_request, reply) => {
+    if (!shared || Date.now() - shared.at > SHARED_MS) shared = { at: Date.now(), checks: checkDatabase() };
+    const checks = {
+      ...(await shared.checks),
+      ...Object.fromEntries(Object.entries(parts).map(([name, check]) => [name, check()])),
+      ...(stopping.aborted && { process: failing("stopping") }),
+    };
+    const ready = Object.values(checks).every(({ ok }) => ok);
+    if (!ready) reply.status(503).header("retry-after", String(RETRY_AFTER_S));
+    return { status: ready ? "ready" : "not ready", checks };
+  });
+}
