@@ -1,10 +1,8 @@
 import type { FastifyInstance } from "fastify";
 import type { Logger } from "pino";
-import { setTimeout as sleep } from "node:timers/promises";
 import { loadConfig, type Config } from "../config.ts";
 import { openDatabase, type Database } from "../database/connect.ts";
 import { ensureSchema } from "../database/migrate.ts";
-import { isUnavailable } from "../database/unavailable.ts";
 import { keepWorker, type KeptWorker } from "../keep-worker.ts";
 import { createLifecycle, type Lifecycle } from "../lifecycle.ts";
 import { createLogger } from "../logger.ts";
@@ -13,13 +11,12 @@ import { createApp } from "../server/app.ts";
 import { listenWhileStarting } from "../server/starting.ts";
 import { migrateWorker } from "../worker.ts";
 import { announce, say } from "./announce.ts";
+import { whenAvailable } from "./when-available.ts";
 
 interface Serving {
   app: FastifyInstance;
   database: Database;
 }
-
-const MAX_PAUSE_MS = 15_000;
 
 export async function serve(options: { worker: boolean }): Promise<void> {
   const config = loadConfig();
@@ -35,13 +32,15 @@ export async function serve(options: { worker: boolean }): Promise<void> {
   const parts = options.worker
     ? { worker: () => worker?.state() ?? { ok: false, detail: "not started" } }
     : undefined;
-  const { app, database } = await openWhenAvailable(config, logger, lifecycle, parts).finally(() =>
-    starting.close(),
-  );
+  const { app, database } = await whenAvailable(config, logger, () =>
+    open(config, logger, lifecycle, parts),
+  ).finally(() => starting.close());
   lifecycle.onStop(() => database.close());
   // Requests and jobs end side by side: together they have the time that SHUTDOWN_TIMEOUT_MS gives.
   lifecycle.onStop(() => Promise.all([app.close(), worker?.stop()]));
-  await app.listen({ host: config.HOST, port: starting.port }).catch((error: unknown) => {
+  await app.listen({ host: config.HOST, port: starting.port }).catch(async (error: unknown) => {
+    await app.close();
+    await database.close();
     throw explainListenError(error, config);
   });
   if (options.worker)
@@ -63,24 +62,6 @@ export async function serve(options: { worker: boolean }): Promise<void> {
     void lifecycle.stop(1);
   });
   await announce(config, database, starting.port, startedAt);
-}
-
-/** Waits as long as it takes for a database that cannot be reached; any other fault ends the start. */
-async function openWhenAvailable(
-  config: Config,
-  logger: Logger,
-  lifecycle: Lifecycle,
-  parts: Parameters<typeof createApp>[0]["parts"],
-): Promise<Serving> {
-  for (let pause = 500; ; pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
-    try {
-      return await open(config, logger, lifecycle, parts);
-    } catch (error) {
-      if (!config.DATABASE_URL || !isUnavailable(error)) throw error;
-      logger.warn(`${(error as Error).message}; trying again in ${pause} ms`);
-      await sleep(pause);
-    }
-  }
 }
 
 async function open(

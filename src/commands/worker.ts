@@ -4,15 +4,24 @@ import { ensureSchema } from "../database/migrate.ts";
 import { keepWorker } from "../keep-worker.ts";
 import { createLifecycle } from "../lifecycle.ts";
 import { createLogger } from "../logger.ts";
+import { whenAvailable } from "./when-available.ts";
 
 export async function worker(): Promise<void> {
   const config = loadConfig();
   const logger = await createLogger(config);
   const lifecycle = createLifecycle(logger, config);
-  const database = await openDatabase(config);
+  const database = await whenAvailable(config, logger, async () => {
+    const opened = await openDatabase(config);
+    try {
+      await ensureSchema(opened);
+      return opened;
+    } catch (error) {
+      await opened.close();
+      throw error;
+    }
+  });
   lifecycle.onStop(() => database.close());
-  await ensureSchema(database);
-  const { stop } = keepWorker(
+  const kept = keepWorker(
     {
       config,
       pool: database.pool,
@@ -20,7 +29,7 @@ export async function worker(): Promise<void> {
     },
     lifecycle.stopping,
   );
-  lifecycle.onStop(stop);
+  lifecycle.onStop(() => kept.stop());
   void database.failed.then((error) => {
     logger.fatal(error.message);
     void lifecycle.stop(1);
