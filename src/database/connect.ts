@@ -31,7 +31,8 @@ export function createPool(connection: pg.PoolConfig, options: pg.PoolConfig = {
 export async function openDatabase(config: Config): Promise<Database> {
   if (!config.DATABASE_URL) {
     const engine = await openEmbedded(config.DATA_DIR);
-    const pool = createPool(engine.connection);
+    // The engine greets nobody while it works on a statement.
+    const pool = createPool(engine.connection, { connectionTimeoutMillis: 120_000 });
     return {
       embedded: true,
       shared: !engine.ours,
