@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // The only executable: commands, exit codes (0 done, 1 failed, 2 wrong usage), errors in one sentence.
 import { Command, CommanderError, InvalidArgumentError } from "commander";
+import type { QuarantineOptions } from "./commands/quarantine.ts";
 import { isRole, toRole, type Role } from "./config.ts";
 
 // Without it Grafast greets every start with a paragraph about development mode.
@@ -54,6 +55,42 @@ withJson(program.command("status"))
   .description("show how fresh each dataset is, and the last runs")
   .action(async (options: { json?: boolean }) => (await import("./commands/status.ts")).status(options));
 
+const quarantine = withJson(program.command("quarantine"))
+  .description("list, retry or discard the rows that broke a rule")
+  .option("--reason <reason>", "only rows rejected for this reason, such as invalid_email")
+  .option("--limit <rows>", "how many rows to list", parseCount, 20)
+  .action(async (options: QuarantineOptions) =>
+    (await import("./commands/quarantine.ts")).listQuarantine(options),
+  );
+
+const withSelection = (command: Command): Command =>
+  command
+    .argument("[ids...]", "quarantine ids", (id: string, ids: string[] = []) => [
+      ...ids,
+      String(parseCount(id)),
+    ])
+    .option("--all", "every row in quarantine");
+
+withSelection(quarantine.command("retry"))
+  .description("give rows back to the transform (by id, --reason or --all)")
+  .option("--patch <json>", "fields to correct first, as a JSON object", parseObject)
+  .action(async (ids: string[] | undefined, _options: unknown, command: Command) =>
+    (await import("./commands/quarantine.ts")).retryQuarantined(selected(ids, command)),
+  );
+
+withSelection(quarantine.command("discard"))
+  .description("delete rows for good (by id, --reason or --all)")
+  .action(async (ids: string[] | undefined, _options: unknown, command: Command) =>
+    (await import("./commands/quarantine.ts")).discardQuarantined(selected(ids, command)),
+  );
+
+function selected(ids: string[] | undefined, command: Command): QuarantineOptions {
+  const options: QuarantineOptions = { ...command.optsWithGlobals(), ids: ids?.length ? ids : undefined };
+  const ways = [options.ids, options.reason, options.all].filter(Boolean).length;
+  if (ways !== 1) command.error("error: say which rows: ids, --reason <reason> or --all");
+  return options;
+}
+
 withJson(program.command("token"))
   .description("print a bearer token for HTTP requests")
   .requiredOption("--role <role>", "reader, ingestor or operator", parseRole)
@@ -87,13 +124,29 @@ function parseTtl(value: string): string {
   throw new InvalidArgumentError("Allowed: a number and s, m, h or d.");
 }
 
+function parseCount(value: string): number {
+  if (/^[1-9]\d{0,15}$/.test(value)) return Number(value);
+  throw new InvalidArgumentError("Allowed: a whole number from 1.");
+}
+
+function parseObject(value: string): Record<string, unknown> {
+  try {
+    const parsed: unknown = JSON.parse(value);
+    if (typeof parsed === "object" && parsed !== null && !Array.isArray(parsed))
+      return parsed as Record<string, unknown>;
+  } catch {
+    // Said below, as for JSON that is no object.
+  }
+  throw new InvalidArgumentError('Allowed: a JSON object, such as \'{"email": "ann@example.com"}\'.');
+}
+
 function parseDays(value: string): number {
   const days = Number(value);
   if (/^\d+$/.test(value) && days <= 36_500) return days;
   throw new InvalidArgumentError("Allowed: a whole number of days from 0 to 36500.");
 }
 
-for (const command of [program, ...program.commands]) command.exitOverride();
+for (const command of [program, ...program.commands, ...quarantine.commands]) command.exitOverride();
 
 try {
   await program.parseAsync();

@@ -1,0 +1,83 @@
+// The steps as commands: what cron and CI rely on.
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { createDatabase, type TestDatabase } from "../support/database.ts";
+import { strata } from "../support/cli.ts";
+
+describe("the pipeline's commands", () => {
+  let database: TestDatabase;
+  beforeAll(async () => {
+    database = await createDatabase();
+    await database.pool.query(
+      `insert into staging.raw_users (user_id, username, email, country)
+       values (1, 'ann', 'ann@example.com', 'Norway'), (2, 'bob', 'not an address', 'Chile')`,
+    );
+    await database.pool.query(
+      `insert into staging.raw_transactions (transaction_id, user_id, amount, status, transaction_date)
+       values (1, 1, 10.50, 'completed', '2026-03-01 10:00'), (2, 1, 4.50, 'completed', '2026-03-01 12:00')`,
+    );
+  });
+  afterAll(() => database.drop());
+
+  const run = async (...args: string[]) => {
+    const result = await strata([...args, "--json"], database.environment);
+    expect(result.stderr).toBe("");
+    return { ...result, run: JSON.parse(result.stdout).run };
+  };
+
+  it("moves rows through the layers and prints the run and nothing else", async () => {
+    const { code, run: done } = await run("run");
+    expect(code).toBe(0);
+    expect(Object.keys(done)).toEqual([
+      ...["id", "step", "status", "trigger", "startedAt", "finishedAt", "durationMs"],
+      ...["rowsRead", "rowsWritten", "rowsRejected", "rowsDeleted", "error"],
+    ]);
+    expect(done).toMatchObject({
+      step: "pipeline",
+      status: "succeeded",
+      trigger: "cli",
+      rowsRejected: 1,
+      error: null,
+    });
+    const { rows } = await database.pool.query(
+      `select date::text, country, active_users::int, total_revenue::text from analytics.daily_user_metrics where date is not null`,
+    );
+    expect(rows).toEqual([
+      { date: "2026-03-01", country: "Norway", active_users: 1, total_revenue: "15.00" },
+    ]);
+  });
+
+  it("lists what was rejected, gives it back corrected, and takes it then", async () => {
+    const listed = await strata(["quarantine", "--json"], database.environment);
+    const { reasons, rows } = JSON.parse(listed.stdout);
+    expect(reasons).toEqual([{ dataset: "users", reason: "invalid_email", rows: 1, waiting: 0 }]);
+    const patch = JSON.stringify({ email: "bob@example.com" });
+    const retried = await strata(
+      ["quarantine", "retry", rows[0].id, "--patch", patch, "--json"],
+      database.environment,
+    );
+    expect(JSON.parse(retried.stdout)).toEqual({ retried: 1 });
+    expect((await run("transform")).run).toMatchObject({ rowsWritten: 1, rowsRejected: 0 });
+    const users = await database.pool.query("select username, email from production.users order by 1");
+    expect(users.rows).toEqual([
+      { username: "ann", email: "ann@example.com" },
+      { username: "bob", email: "bob@example.com" },
+    ]);
+  });
+
+  it("deletes what the transform has taken and is older than the retention", async () => {
+    await database.pool.query(
+      "update staging.raw_users set ingested_at = now() - interval '10 days' where user_id = 1",
+    );
+    expect((await run("cleanup", "--days", "30")).run).toMatchObject({ step: "cleanup", rowsDeleted: 0 });
+    expect((await run("cleanup", "--days", "7")).run).toMatchObject({ status: "succeeded", rowsDeleted: 1 });
+  });
+
+  it("shows runs and freshness", async () => {
+    const { stdout } = await strata(["status", "--json"], database.environment);
+    const { freshness, runs } = JSON.parse(stdout);
+    expect(freshness.map((row: { dataset: string }) => row.dataset)).toEqual(
+      expect.arrayContaining(["daily_user_metrics", "events", "transactions", "users"]),
+    );
+    expect(runs[0]).toMatchObject({ step: "cleanup", status: "succeeded", trigger: "cli" });
+  });
+});
