@@ -1,11 +1,15 @@
 // The HTTP server: who asks, then GraphQL, ingest and the pages that operations need.
 import websocket from "@fastify/websocket";
-import Fastify, { type FastifyBaseLogger, type FastifyInstance } from "fastify";
+import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from "fastify";
 import type { Config } from "../config.ts";
 import type { Database } from "../database/connect.ts";
 import { AuthenticationError, createAuthenticator } from "./auth.ts";
 import { createGraphql } from "./graphql.ts";
 import { addHealth, type Check } from "./health.ts";
+import { addMetrics, createMetrics } from "./metrics.ts";
+import { addRequestLog, createObservationPlugin, requestId } from "./observe.ts";
+import { addPipelineMetrics } from "./pipeline-metrics.ts";
+import { createProbePool } from "./probe.ts";
 
 export interface AppOptions {
   config: Config;
@@ -19,8 +23,24 @@ export interface AppOptions {
 export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   const { config, database, logger, parts, stopping } = options;
   const authenticator = createAuthenticator(config);
-  const graphql = createGraphql({ config, database, authenticator });
-  const app = Fastify(logger ? { loggerInstance: logger } : {});
+  const probes = createProbePool(database);
+  const metrics = createMetrics();
+  metrics.watchPool("main", database.pool);
+  addPipelineMetrics(metrics.registry, probes);
+  const observation = { metrics, slowMs: config.SLOW_OPERATION_MS };
+  const graphql = createGraphql({
+    config,
+    database,
+    authenticator,
+    plugins: [createObservationPlugin(observation)],
+  });
+  const app = Fastify({
+    ...(logger && { loggerInstance: logger }),
+    // One line of our own replaces the two of Fastify.
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: "requestId" }),
+    genReqId: requestId,
+  });
+  addRequestLog(app, observation);
 
   app.decorateRequest("claims");
   app.setErrorHandler((error: Error & { statusCode?: number; code?: string }, request, reply) => {
@@ -43,7 +63,8 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     },
   });
 
-  addHealth(app, { database, parts: parts ?? {}, stopping: stopping ?? new AbortController().signal });
+  addHealth(app, { pool: probes, parts: parts ?? {}, stopping: stopping ?? new AbortController().signal });
+  addMetrics(app, metrics, config);
 
   // Everything below acts for somebody.
   await app.register(async (scope) => {
@@ -63,7 +84,10 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     );
     await graphql.addTo(scope);
   });
-  app.addHook("onClose", () => graphql.instance.release());
+  app.addHook("onClose", async () => {
+    await graphql.instance.release();
+    await probes.end();
+  });
   try {
     // A schema that cannot be built fails the start, not the first request.
     await graphql.instance.getSchema();

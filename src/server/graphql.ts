@@ -16,6 +16,8 @@ export interface GraphqlOptions {
   config: Config;
   database: Database;
   authenticator: Authenticator;
+  /** Of the process: they see every operation, before any other plugin. */
+  plugins?: GraphileConfig.Plugin[];
 }
 
 /** Settings of the transaction that every statement of a request runs in. */
@@ -49,6 +51,7 @@ export function createGraphql(options: GraphqlOptions) {
         ],
       }),
     ],
+    plugins: options.plugins ?? [],
     grafserv: {
       graphqlPath: "/graphql",
       graphiqlPath: "/graphiql",

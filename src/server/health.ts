@@ -1,6 +1,6 @@
 // /healthz: the process answers. /readyz: and everything it needs answers too, so send it requests.
 import type { FastifyInstance } from "fastify";
-import { createPool, type Database } from "../database/connect.ts";
+import type { Pool } from "pg";
 import { currentVersion, installedVersion } from "../database/migrate.ts";
 
 export interface Check {
@@ -9,7 +9,7 @@ export interface Check {
 }
 
 export interface HealthOptions {
-  database: Database;
+  pool: Pool;
   /** What this process runs beside the database, by name; each says how it is right now. */
   parts: Record<string, () => Check>;
   stopping: AbortSignal;
@@ -17,23 +17,12 @@ export interface HealthOptions {
 
 /** Probes come from several places every few seconds: they share one answer. */
 const SHARED_MS = 500;
-const PROBE_MS = 2_000;
 export const RETRY_AFTER_S = 5;
 
 const failing = (detail: string): Check => ({ ok: false, detail });
 const fine = (detail: string): Check => ({ ok: true, detail });
 
-export function addHealth(app: FastifyInstance, { database, parts, stopping }: HealthOptions): void {
-  // Not the pool of the requests: an instance busy to the last connection is busy, not broken.
-  const pool = createPool(database.connection, {
-    max: 1,
-    connectionTimeoutMillis: PROBE_MS,
-    query_timeout: PROBE_MS,
-    idleTimeoutMillis: 60_000,
-    application_name: "strata probe",
-  });
-  app.addHook("onClose", () => pool.end());
-
+export function addHealth(app: FastifyInstance, { pool, parts, stopping }: HealthOptions): void {
   async function checkDatabase(): Promise<Record<string, Check>> {
     try {
       const wanted = currentVersion();

@@ -1,0 +1,120 @@
+// Prometheus metrics: what this process did, and on each scrape how far the data is.
+import { timingSafeEqual } from "node:crypto";
+import type { FastifyInstance } from "fastify";
+import type pg from "pg";
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
+import type { Config } from "../config.ts";
+
+export interface OperationRecord {
+  type: string;
+  name: string;
+  /** "ok", or the code of the first error. */
+  outcome: string;
+  seconds: number;
+  sqlSeconds: number;
+  statements: number;
+}
+
+export interface Metrics {
+  registry: Registry;
+  recordOperation(record: OperationRecord): void;
+  recordRequest(labels: { method: string; route: string; status: number }, seconds: number): void;
+  /** A gauge that asks when it is read. */
+  watchPool(name: string, pool: pg.Pool): void;
+}
+
+const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
+
+/** Clients choose the names of operations: past this many, new ones are counted together. */
+const MAX_NAMES = 200;
+
+export function createMetrics(): Metrics {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  const registers = [registry];
+  const requests = new Histogram({
+    name: "strata_http_request_duration_seconds",
+    help: "Time to answer HTTP requests.",
+    labelNames: ["method", "route", "status"],
+    buckets: SECONDS,
+    registers,
+  });
+  const operations = new Counter({
+    name: "strata_operations_total",
+    help: 'GraphQL operations by outcome: "ok", or the code of the first error.',
+    labelNames: ["type", "name", "outcome"],
+    registers,
+  });
+  const durations = new Histogram({
+    name: "strata_operation_duration_seconds",
+    help: "Time to execute GraphQL operations; for subscriptions, to begin them.",
+    labelNames: ["type", "name"],
+    buckets: SECONDS,
+    registers,
+  });
+  const sqlSeconds = new Counter({
+    name: "strata_operation_sql_seconds_total",
+    help: "Time in which GraphQL operations waited for SQL.",
+    labelNames: ["type", "name"],
+    registers,
+  });
+  const statements = new Counter({
+    name: "strata_operation_sql_statements_total",
+    help: "SQL statements of GraphQL operations.",
+    labelNames: ["type", "name"],
+    registers,
+  });
+  const pools = new Map<string, pg.Pool>();
+  new Gauge({
+    name: "strata_pool_connections",
+    help: "Database connections by state, and callers that wait for one.",
+    labelNames: ["pool", "state"],
+    registers,
+    collect() {
+      for (const [pool, { totalCount, idleCount, waitingCount }] of pools) {
+        this.set({ pool, state: "active" }, totalCount - idleCount);
+        this.set({ pool, state: "idle" }, idleCount);
+        this.set({ pool, state: "waiting" }, waitingCount);
+      }
+    },
+  });
+
+  const names = new Set<string>();
+  const bounded = (name: string): string => {
+    if (names.size < MAX_NAMES) names.add(name);
+    return names.has(name) ? name : "other";
+  };
+  return {
+    registry,
+    recordOperation({ type, name: given, outcome, seconds, ...sql }) {
+      const labels = { type, name: bounded(given) };
+      operations.inc({ ...labels, outcome });
+      durations.observe(labels, seconds);
+      sqlSeconds.inc(labels, sql.sqlSeconds);
+      statements.inc(labels, sql.statements);
+    },
+    recordRequest: (labels, seconds) => requests.observe(labels, seconds),
+    watchPool: (name, pool) => void pools.set(name, pool),
+  };
+}
+
+/** With METRICS_TOKEN for whoever has it; without, only on the embedded default, which serves its developer. */
+export function addMetrics(
+  app: FastifyInstance,
+  { registry }: Metrics,
+  { METRICS_TOKEN, DATABASE_URL }: Config,
+): void {
+  const expected = METRICS_TOKEN && Buffer.from(`Bearer ${METRICS_TOKEN}`);
+  app.get("/metrics", async (request, reply) => {
+    const given = Buffer.from(request.headers.authorization ?? "");
+    const refuse = (status: number, code: string, message: string) =>
+      reply.status(status).send({ errors: [{ message, extensions: { code, requestId: request.id } }] });
+    if (!expected && DATABASE_URL)
+      return refuse(403, "FORBIDDEN", "Metrics are off: set METRICS_TOKEN and send it as a bearer token");
+    if (expected && !(given.length === expected.length && timingSafeEqual(given, expected))) {
+      reply.header("www-authenticate", "Bearer");
+      return refuse(401, "UNAUTHENTICATED", "Metrics need METRICS_TOKEN as a bearer token");
+    }
+    return reply.type(registry.contentType).send(await registry.metrics());
+  });
+}

@@ -1,0 +1,116 @@
+// What is seen of each request: one log line, a warning if it was slow, and its share in the metrics.
+import { randomUUID } from "node:crypto";
+import type { IncomingHttpHeaders } from "node:http";
+import type { FastifyBaseLogger, FastifyInstance, FastifyRequest } from "fastify";
+import { isAsyncIterable, isPromiseLike } from "grafast";
+import { getOperationAST } from "grafast/graphql";
+import type { Metrics, OperationRecord } from "./metrics.ts";
+
+declare module "fastify" {
+  interface FastifyRequest {
+    operation?: OperationRecord;
+  }
+}
+
+interface ObserveOptions {
+  metrics: Metrics;
+  slowMs: number;
+}
+
+/** Probes and scrapes come every few seconds and say nothing new. */
+const QUIET = new Set(["/healthz", "/readyz", "/metrics"]);
+
+/** A proxy's id, if it is one, so that its log and ours can be joined. */
+export function requestId({ headers }: { headers: IncomingHttpHeaders }): string {
+  const given = headers["x-request-id"];
+  return typeof given === "string" && /^[\w.:-]{8,128}$/.test(given) ? given : randomUUID();
+}
+
+export function addRequestLog(app: FastifyInstance, { metrics, slowMs }: ObserveOptions): void {
+  app.addHook("onRequest", (request, reply, done) => {
+    reply.header("x-request-id", request.id);
+    done();
+  });
+  app.addHook("onResponse", (request, reply, done) => {
+    const { operation } = request;
+    // Without the query string: it may hold variables.
+    const path = request.url.split("?", 1)[0]!;
+    const ms = Math.round(reply.elapsedTime * 10) / 10;
+    const route = request.routeOptions.url ?? "none";
+    const role = (request as Partial<FastifyRequest>).claims?.role;
+    const line = { method: request.method, path, status: reply.statusCode, ms, role };
+    request.log[QUIET.has(path) ? "debug" : "info"]({ ...line, ...describe(operation) }, "request");
+    // GraphQL says by itself which operation was slow.
+    if (ms > slowMs && !operation) request.log.warn(line, "slow request");
+    metrics.recordRequest(
+      { method: request.method, route, status: reply.statusCode },
+      reply.elapsedTime / 1000,
+    );
+    done();
+  });
+}
+
+const milliseconds = (seconds: number): number => Math.round(seconds * 10_000) / 10;
+
+const describe = (operation: OperationRecord | undefined) =>
+  operation && {
+    operation: operation.name,
+    type: operation.type,
+    outcome: operation.outcome,
+    sqlMs: milliseconds(operation.sqlSeconds),
+    statements: operation.statements,
+  };
+
+export function createObservationPlugin({ metrics, slowMs }: ObserveOptions): GraphileConfig.Plugin {
+  function observe<T>(next: () => T, { args }: { args: Grafast.ExecutionArgs }): T {
+    const startedAt = performance.now();
+    const ast = getOperationAST(args.document, args.operationName);
+    const { fastifyv5, ws } = args.requestContext ?? {};
+    const request = fastifyv5?.request ?? (ws?.request as unknown as FastifyRequest | undefined);
+    const finish = (outcome: string): void => {
+      const { sql } = (args.contextValue as Measured).operation ?? {};
+      const record: OperationRecord = {
+        type: ast?.operation ?? "query",
+        name: ast?.name?.value ?? "anonymous",
+        outcome,
+        seconds: (performance.now() - startedAt) / 1000,
+        sqlSeconds: (sql?.milliseconds ?? 0) / 1000,
+        statements: sql?.statements ?? 0,
+      };
+      metrics.recordOperation(record);
+      if (request) tell(request.log, record, request);
+      // A socket carries many operations: each has a line of its own.
+      if (fastifyv5) fastifyv5.request.operation = record;
+    };
+    const tell = (log: FastifyBaseLogger, record: OperationRecord, { claims }: FastifyRequest): void => {
+      const line = { ...describe(record), ms: milliseconds(record.seconds), role: claims?.role };
+      if (record.seconds * 1000 > slowMs) log.warn(line, "slow operation");
+      else if (!fastifyv5) log.info(line, "operation");
+    };
+    const settle = (result: unknown): void => {
+      const [error] = (!isAsyncIterable(result) && (result as { errors?: Faults }).errors) || [];
+      finish(error ? (error.extensions?.code ?? "INTERNAL_SERVER_ERROR") : "ok");
+    };
+    let result: T;
+    try {
+      result = next();
+    } catch (error) {
+      finish("INTERNAL_SERVER_ERROR");
+      throw error;
+    }
+    if (!isPromiseLike(result)) settle(result);
+    else result.then(settle, () => finish("INTERNAL_SERVER_ERROR"));
+    return result;
+  }
+  return {
+    name: "ObservationPlugin",
+    version: "1.0.0",
+    grafast: { middleware: { execute: observe as never, subscribe: observe as never } },
+  };
+}
+
+type Faults = { extensions?: { code?: string } }[];
+
+interface Measured {
+  operation?: { sql: { milliseconds: number; statements: number } };
+}
