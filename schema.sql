@@ -460,6 +460,38 @@ for each row execute function public.update_updated_at_column();
 
 comment on trigger update_transactions_updated_at on production.transactions is 'Keeps updated_at.';
 
+-- The transform notes that a record came again unchanged. That is no change of the row. Fires after the
+-- triggers above: triggers fire in the order of their names.
+create or replace function production.keep_updated_at()
+returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  new.updated_at = old.updated_at;
+  return new;
+end
+$$;
+
+comment on function production.keep_updated_at() is 'Leaves updated_at alone.';
+
+create or replace trigger updated_at_kept
+before update on production.users
+for each row
+when (new.source_seq is distinct from old.source_seq
+      and (new.user_id, new.username, new.email, new.email_verified, new.created_at, new.country)
+          is not distinct from (old.user_id, old.username, old.email, old.email_verified, old.created_at, old.country))
+execute function production.keep_updated_at();
+
+create or replace trigger updated_at_kept
+before update on production.transactions
+for each row
+when (new.source_seq is distinct from old.source_seq
+      and (new.transaction_id, new.user_id, new.amount, new.status, new.transaction_date, new.created_at)
+          is not distinct from (old.transaction_id, old.user_id, old.amount, old.status, old.transaction_date, old.created_at))
+execute function production.keep_updated_at();
+
+comment on trigger updated_at_kept on production.users is 'Leaves updated_at alone if only the provenance changed.';
+comment on trigger updated_at_kept on production.transactions is 'Leaves updated_at alone if only the provenance changed.';
+
 -- ------------------------------------------------------------------------------------------------------
 -- 4. Analytics: runs
 -- ------------------------------------------------------------------------------------------------------
@@ -632,16 +664,188 @@ comment on column analytics.refresh_state.day_count is 'Days in daily_rollup, to
 with created as (insert into analytics.refresh_state default values on conflict do nothing returning singleton)
 insert into analytics.change_log (rebuild) select true from created;
 
+-- Capturing the changes. Security definer, because whoever may write to production may not write to the log.
+create or replace function analytics.log_transaction_changes()
+returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if tg_op = 'INSERT' then
+    insert into analytics.change_log (changed_dates, row_count)
+    select array_agg(day), sum(row_count)
+    from (select transaction_day as day, count(*) as row_count from new_rows group by transaction_day) days
+    having count(*) > 0;
+  elsif tg_op = 'DELETE' then
+    insert into analytics.change_log (changed_dates, user_ids, row_count)
+    select array_agg(distinct transaction_day), array_agg(distinct user_id), count(*) from old_rows having count(*) > 0;
+  else
+    insert into analytics.change_log (changed_dates, user_ids, row_count)
+    select array_agg(distinct o.transaction_day) || array_agg(distinct n.transaction_day),
+           array_agg(distinct o.user_id) filter (where o.user_id is distinct from n.user_id), count(*)
+    from old_rows o full join new_rows n using (transaction_id)
+    where (o.user_id, o.amount, o.transaction_day) is distinct from (n.user_id, n.amount, n.transaction_day)
+    having count(*) > 0;
+  end if;
+  return null;
+end
+$$;
+
+comment on function analytics.log_transaction_changes() is 'Notes which days of daily_user_metrics a statement on transactions changed.';
+
+-- The days of a user who moves are found when the log is read: a transaction that is being inserted right now
+-- would be missed here.
+create or replace function analytics.log_user_changes()
+returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if tg_op = 'INSERT' then
+    insert into analytics.change_log (user_ids, row_count)
+    select array_agg(user_id), count(*) from new_rows having count(*) > 0;
+  elsif tg_op = 'DELETE' then
+    insert into analytics.change_log (user_ids, row_count)
+    select array_agg(user_id), count(*) from old_rows having count(*) > 0;
+  else
+    insert into analytics.change_log (moved_user_ids, row_count)
+    select array_remove(array_agg(o.user_id) || array_agg(n.user_id), null), count(*)
+    from old_rows o full join new_rows n using (user_id)
+    where o.user_id is null or n.user_id is null or o.country is distinct from n.country
+    having count(*) > 0;
+  end if;
+  return null;
+end
+$$;
+
+comment on function analytics.log_user_changes() is 'Notes which users a statement created, deleted or moved to another country.';
+
+create or replace function analytics.log_truncation()
+returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into analytics.change_log (rebuild) values (true);
+  return null;
+end
+$$;
+
+comment on function analytics.log_truncation() is 'Notes that daily_user_metrics has to be computed from nothing.';
+
+create or replace trigger log_inserted after insert on production.transactions
+referencing new table as new_rows for each statement execute function analytics.log_transaction_changes();
+create or replace trigger log_updated after update on production.transactions
+referencing old table as old_rows new table as new_rows for each statement execute function analytics.log_transaction_changes();
+create or replace trigger log_deleted after delete on production.transactions
+referencing old table as old_rows for each statement execute function analytics.log_transaction_changes();
+create or replace trigger log_truncated after truncate on production.transactions
+for each statement execute function analytics.log_truncation();
+
+create or replace trigger log_inserted after insert on production.users
+referencing new table as new_rows for each statement execute function analytics.log_user_changes();
+create or replace trigger log_updated after update on production.users
+referencing old table as old_rows new table as new_rows for each statement execute function analytics.log_user_changes();
+create or replace trigger log_deleted after delete on production.users
+referencing old table as old_rows for each statement execute function analytics.log_user_changes();
+create or replace trigger log_truncated after truncate on production.users
+for each statement execute function analytics.log_truncation();
+
+comment on trigger log_inserted on production.transactions is 'Feeds analytics.change_log.';
+comment on trigger log_updated on production.transactions is 'Feeds analytics.change_log.';
+comment on trigger log_deleted on production.transactions is 'Feeds analytics.change_log.';
+comment on trigger log_truncated on production.transactions is 'Feeds analytics.change_log.';
+comment on trigger log_inserted on production.users is 'Feeds analytics.change_log.';
+comment on trigger log_updated on production.users is 'Feeds analytics.change_log.';
+comment on trigger log_deleted on production.users is 'Feeds analytics.change_log.';
+comment on trigger log_truncated on production.users is 'Feeds analytics.change_log.';
+
+-- The days whose groups in the rollup are out of date. Above a third of all days, computing everything is
+-- cheaper: then all of them are.
+create or replace function analytics.dirty_days(out days date[], out rebuild boolean)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set jit = off as $$
+begin
+  rebuild := exists (select from analytics.change_log c where c.rebuild);
+  if not rebuild then
+    days := array(
+      select unnest(c.changed_dates) from analytics.change_log c
+      union
+      select t.transaction_day from production.transactions t
+      where t.user_id in (select unnest(c.moved_user_ids) from analytics.change_log c)
+    );
+    rebuild := cardinality(days) * 3 > (select s.day_count from analytics.refresh_state s);
+  end if;
+  if rebuild then
+    days := array(select distinct r.date from analytics.daily_rollup r where r.date is not null);
+  end if;
+end
+$$;
+
+comment on function analytics.dirty_days() is 'Days whose metrics have changed since the last refresh, and whether these are so many that all have to be computed.';
+
+-- transaction_date finds the rows by its index: a day more does no harm, and infinity has no next day.
+create or replace function analytics.transactions_of_days(days date[])
+returns setof production.transactions
+language sql stable as $$
+  select t.*
+  from unnest(days) d (day)
+  join production.transactions t
+    on t.transaction_day = d.day and t.transaction_date >= d.day
+    and t.transaction_date <= case when isfinite(d.day) then d.day + 1 else d.day end
+$$;
+
+comment on function analytics.transactions_of_days(date[]) is 'Transactions of the given days.';
+
+-- The groups that the rollup does not have, or not right: those of the dirty days, and the users without
+-- transactions, less and plus those who may have got their first or lost their last one.
+create or replace function analytics.dirty_metrics()
+returns table (date date, country varchar(100), active_users bigint, total_revenue numeric, avg_transaction numeric)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan as $$
+declare
+  dirty record;
+  users integer[];
+begin
+  select * into dirty from analytics.dirty_days();
+  if dirty.rebuild then
+    return query
+      select date(t.transaction_date), u.country, count(distinct u.user_id), sum(t.amount), avg(t.amount)
+      from production.users u left join production.transactions t on t.user_id = u.user_id
+      group by date(t.transaction_date), u.country;
+    return;
+  end if;
+  if cardinality(dirty.days) > 0 then
+    return query
+      select t.transaction_day, u.country, count(distinct u.user_id), sum(t.amount), avg(t.amount)
+      from analytics.transactions_of_days(dirty.days) t join production.users u on u.user_id = t.user_id
+      group by t.transaction_day, u.country;
+  end if;
+  users := array(
+    select unnest(c.user_ids) from analytics.change_log c
+    union
+    select unnest(c.moved_user_ids) from analytics.change_log c
+  );
+  return query
+    select null::date, n.country, sum(n.users)::bigint, null::numeric, null::numeric
+    from (
+      select r.country, r.active_users as users from analytics.daily_rollup r where r.date is null
+      union all
+      select w.country, -1 from analytics.users_without_transactions w
+      where w.user_id in (select unnest(users) union all select t.user_id from analytics.transactions_of_days(dirty.days) t)
+      union all
+      select u.country, 1 from production.users u
+      where u.user_id = any (users) and not exists (select from production.transactions t where t.user_id = u.user_id)
+    ) n
+    group by n.country
+    having sum(n.users) > 0;
+end
+$$;
+
+comment on function analytics.dirty_metrics() is 'Daily metrics that changed since the last refresh, and those of users without transactions, computed from production.';
+
+-- What daily_user_metrics has to equal: the rollup where nothing changed since the last refresh, production
+-- where something did. Functions do the latter: as parts of the query they would make it look expensive, and
+-- have it compiled at every call, although most of the time nothing has changed.
 create or replace view analytics.daily_user_metrics_live as
-select
-  date(t.transaction_date) as date,
-  u.country,
-  count(distinct u.user_id) as active_users,
-  sum(t.amount) as total_revenue,
-  avg(t.amount) as avg_transaction
-from production.users u
-left join production.transactions t on u.user_id = t.user_id
-group by date(t.transaction_date), u.country;
+select r.date, r.country, r.active_users, r.total_revenue, r.avg_transaction
+from analytics.daily_rollup r
+where r.date is not null and not exists (select from unnest((select d.days from analytics.dirty_days() d)) d (day) where d.day = r.date)
+union all
+select m.date, m.country, m.active_users, m.total_revenue, m.avg_transaction
+from analytics.dirty_metrics() m;
 
 comment on view analytics.daily_user_metrics_live is 'Users and revenue by day and country, as of now; one row per day and country.';
 comment on column analytics.daily_user_metrics_live.date is 'Day; empty for users without transactions.';
@@ -668,10 +872,14 @@ $$;
 
 comment on function analytics.note_refresh() is 'Raises the data version and tells listeners on strata:refresh.';
 
+--
+-- REFRESH … CONCURRENTLY looks for duplicates by sorting all rows as binary images, which takes longer than
+-- everything else unless they are in that order already: bytes of text, and days before 2000 (negative) last.
 create materialized view if not exists analytics.daily_user_metrics as
 select date, country, active_users, total_revenue, avg_transaction
 from analytics.daily_user_metrics_live
-where (select analytics.note_refresh());
+where (select analytics.note_refresh())
+order by date < date '2000-01-01', date, country collate "C";
 
 create unique index if not exists idx_daily_user_metrics_key on analytics.daily_user_metrics (date, country) nulls not distinct;
 create index if not exists idx_daily_user_metrics_country on analytics.daily_user_metrics (country, date);
@@ -1394,27 +1602,136 @@ comment on function staging.transform_batch(bigint, text, xid8, integer, real) i
 -- 9. Refresh
 -- ------------------------------------------------------------------------------------------------------
 
-create or replace function analytics.refresh("full" boolean default false, run_id bigint default null)
+create or replace function analytics.rebuild_rollup()
 returns bigint
-language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  changed bigint;
   written bigint;
 begin
-  perform staging.enter_batch(run_id);
+  delete from analytics.daily_rollup;
+  insert into analytics.daily_rollup (date, country, active_users, total_revenue, avg_transaction)
+  select t.transaction_day, u.country, count(distinct u.user_id), sum(t.amount), avg(t.amount)
+  from production.transactions t join production.users u on u.user_id = t.user_id
+  group by t.transaction_day, u.country;
+  get diagnostics written = row_count;
+
+  delete from analytics.users_without_transactions;
+  insert into analytics.users_without_transactions (user_id, country)
+  select u.user_id, u.country from production.users u
+  where not exists (select from production.transactions t where t.user_id = u.user_id);
+  insert into analytics.daily_rollup (country, active_users)
+  select w.country, count(*) from analytics.users_without_transactions w group by w.country;
+
+  update analytics.refresh_state set day_count = (select count(distinct r.date) from analytics.daily_rollup r);
+  return written;
+end
+$$;
+
+comment on function analytics.rebuild_rollup() is 'Computes all daily metrics from production and returns how many groups there are.';
+
+-- The group of users without transactions changes by those who may have entered or left it: the users of the
+-- log, and those with transactions on the changed days.
+create or replace function analytics.update_rollup(days date[], users integer[])
+returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
+declare
+  written bigint;
+begin
+  delete from analytics.daily_rollup r where r.date = any (days);
+  insert into analytics.daily_rollup (date, country, active_users, total_revenue, avg_transaction)
+  select t.transaction_day, u.country, count(distinct u.user_id), sum(t.amount), avg(t.amount)
+  from analytics.transactions_of_days(days) t join production.users u on u.user_id = t.user_id
+  group by t.transaction_day, u.country;
+  get diagnostics written = row_count;
+
+  with gone as (
+    delete from analytics.users_without_transactions w
+    where w.user_id in (select unnest(users) union all select t.user_id from analytics.transactions_of_days(days) t)
+    returning w.country
+  ), fewer as (
+    select g.country, count(*) as users from gone g group by g.country
+  )
+  update analytics.daily_rollup r set active_users = r.active_users - f.users
+  from fewer f where r.date is null and r.country is not distinct from f.country;
+
+  with came as (
+    insert into analytics.users_without_transactions (user_id, country)
+    select u.user_id, u.country from production.users u
+    where u.user_id = any (users) and not exists (select from production.transactions t where t.user_id = u.user_id)
+    returning country
+  )
+  insert into analytics.daily_rollup as r (country, active_users)
+  select c.country, count(*) from came c group by c.country
+  on conflict on constraint daily_rollup_key do update set active_users = r.active_users + excluded.active_users;
+
+  delete from analytics.daily_rollup r where r.date is null and r.active_users = 0;
+  return written;
+end
+$$;
+
+comment on function analytics.update_rollup(date[], integer[]) is 'Computes the daily metrics of the given days, and of users who may have got or lost all transactions.';
+
+-- Writers go on meanwhile. What commits after the log was consumed stays logged, so the view takes it from
+-- production, whether the rollup has it already or not.
+create or replace function analytics.refresh("full" boolean default false, run_id bigint default null)
+returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set plan_cache_mode = force_custom_plan set jit = off as $$
+declare
+  changes record;
+  days date[];
+  written bigint;
+begin
+  perform staging.enter_batch(refresh.run_id);
+  -- One refresh at a time; whoever reads the rollup is not kept waiting.
   lock table analytics.daily_rollup in share row exclusive mode;
-  perform set_config('strata.run_id', coalesce(run_id::text, ''), true);
-  with consumed as (delete from analytics.change_log returning row_count)
-  select coalesce(sum(row_count), 0) into changed from consumed;
+
+  with consumed as materialized (delete from analytics.change_log returning *)
+  select coalesce(bool_or(c.rebuild), false) as rebuild, coalesce(sum(c.row_count), 0)::bigint as row_count,
+         array(select distinct unnest(changed_dates) from consumed) as days,
+         array(select unnest(user_ids) from consumed union select unnest(moved_user_ids) from consumed) as users,
+         array(select distinct unnest(moved_user_ids) from consumed) as moved_users
+  into changes from consumed c;
+  days := array(
+    select unnest(changes.days)
+    union
+    select t.transaction_day from production.transactions t where t.user_id = any (changes.moved_users)
+  );
+
+  if "full" or changes.rebuild or cardinality(days) * 3 > (select s.day_count from analytics.refresh_state s) then
+    written := analytics.rebuild_rollup();
+  else
+    written := analytics.update_rollup(days, changes.users);
+  end if;
+
+  -- The view itself raises the data version and notifies.
+  perform set_config('strata.run_id', coalesce(refresh.run_id::text, ''), true);
   refresh materialized view concurrently analytics.daily_user_metrics;
   perform set_config('strata.run_id', '', true);
-  select count(*) into written from analytics.daily_user_metrics;
-  perform staging.count_batch(run_id, changed, written, 0, 0, 1);
+  perform staging.count_batch(refresh.run_id, changes.row_count, written, 0, 0, 1);
   return written;
 end
 $$;
 
 comment on function analytics.refresh(boolean, bigint) is 'Brings the daily metrics up to date and returns how many groups were computed; full computes all of them.';
+
+create or replace function analytics.count_wrong_metrics()
+returns bigint
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  with truth as materialized (
+    select date(t.transaction_date) as date, u.country, count(distinct u.user_id) as active_users,
+           sum(t.amount) as total_revenue, avg(t.amount) as avg_transaction
+    from production.users u left join production.transactions t on u.user_id = t.user_id
+    group by date(t.transaction_date), u.country
+  ), kept as materialized (
+    select date, country, active_users, total_revenue, avg_transaction from analytics.daily_user_metrics_live
+  )
+  select count(*) from (
+    (select * from truth except all select * from kept) union all (select * from kept except all select * from truth)
+  ) differences;
+end;
+
+comment on function analytics.count_wrong_metrics() is 'Compares the kept daily metrics, with the logged changes, to the truth, and returns how many groups differ.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- 10. Cleanup
@@ -1687,6 +2004,9 @@ grant select (run_id, step, status, trigger, actor, dataset, arguments, parent_r
 grant execute on function analytics.start_run(text, text, text, jsonb, bigint) to strata_operator;
 grant execute on function analytics.retry_quarantined(bigint[], text, boolean, jsonb), analytics.discard_quarantined(bigint[], text, boolean)
   to strata_operator;
+
+-- The live view reads with the rights of its owner, but calls functions with those of its reader.
+grant execute on function analytics.dirty_days(), analytics.dirty_metrics() to strata_reader;
 
 -- A source system sees why its own pushes failed.
 grant select on analytics.pipeline_runs to strata_ingestor;

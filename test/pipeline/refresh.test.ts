@@ -1,0 +1,172 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { runStep } from "../../src/pipeline/runs.ts";
+import { createDatabase, type TestDatabase } from "../support/database.ts";
+
+let database: TestDatabase;
+
+beforeAll(async () => {
+  database = await createDatabase();
+});
+afterAll(() => database.drop());
+
+const sql = async <T extends object = Record<string, any>>(text: string, values?: unknown[]): Promise<T[]> =>
+  (await database.pool.query<T>(text, values)).rows;
+const refresh = (full = false) => runStep(database.pool, { step: "refresh", trigger: "cli", full });
+
+// The specification's query, with the values as text: equal means equal to the last digit.
+const TRUTH = `
+  select date(t.transaction_date)::text as date, u.country, count(distinct u.user_id)::text as active_users,
+         sum(t.amount)::text as total_revenue, avg(t.amount)::text as avg_transaction
+  from production.users u left join production.transactions t on u.user_id = t.user_id
+  group by date(t.transaction_date), u.country`;
+
+const differences = async (relation: string) => {
+  const kept = `select date::text, country, active_users::text, total_revenue::text, avg_transaction::text from ${relation}`;
+  return sql(`(${TRUTH} except all ${kept}) union all (${kept} except all ${TRUTH})`);
+};
+
+/** Reproducible random numbers. */
+function randomNumbers(seed: number): (below: number) => number {
+  let state = seed;
+  return (below) => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return Math.floor((state / 2 ** 32) * below);
+  };
+}
+
+const COUNTRIES = ["DE", "FR", "", null];
+
+function randomStatement(below: (n: number) => number): [string, unknown[]] {
+  const user = 1 + below(12);
+  const country = COUNTRIES[below(4)];
+  const day = `2024-01-${String(1 + below(20)).padStart(2, "0")} ${String(below(24)).padStart(2, "0")}:00`;
+  const amount = (1 + below(10_000)) / 100;
+  switch (below(9)) {
+    case 0:
+    case 1:
+      return [
+        `insert into production.users (user_id, username, email, country)
+         values ($1::integer, 'user' || $1::integer, 'user' || $1::integer || '@example.org', $2)
+         on conflict (user_id) do update set country = excluded.country`,
+        [user, country],
+      ];
+    case 2:
+    case 3:
+    case 4:
+      return [
+        `insert into production.transactions (user_id, amount, transaction_date)
+         select user_id, $2, $3 from production.users where user_id in ($1, $1 + 1)`,
+        [user, amount, day],
+      ];
+    case 5:
+      return [
+        "update production.transactions set transaction_date = $2, amount = $3 where user_id = $1 and amount < 50",
+        [user, day, amount],
+      ];
+    case 6:
+      return [
+        `update production.transactions set user_id = (select min(user_id) from production.users)
+         where user_id = $1 and exists (select from production.users)`,
+        [user],
+      ];
+    case 7:
+      return [
+        "delete from production.transactions where user_id = $1 and transaction_date < $2",
+        [user, day],
+      ];
+    default:
+      return below(3) === 0
+        ? ["delete from production.users where user_id = $1", [user]]
+        : ["update production.users set country = $2 where user_id = $1", [user, country]];
+  }
+}
+
+test.each([1, 2, 3])("stays exact through random changes (seed %i)", async (seed) => {
+  const below = randomNumbers(seed);
+  for (let round = 0; round < 12; round += 1) {
+    for (let i = below(8); i >= 0; i -= 1) {
+      const [text, values] = randomStatement(below);
+      await sql(text, values);
+    }
+    expect(await differences("analytics.daily_user_metrics_live"), "live view before").toEqual([]);
+    if (below(4) === 0) {
+      await sql("refresh materialized view analytics.daily_user_metrics");
+      expect(await differences("analytics.daily_user_metrics"), "bare refresh").toEqual([]);
+    }
+    if (below(10) === 0) await sql("truncate production.transactions");
+    expect(await refresh(below(6) === 0)).toMatchObject({ status: "succeeded" });
+    expect(await differences("analytics.daily_user_metrics"), "after refresh").toEqual([]);
+    expect(await differences("analytics.daily_user_metrics_live"), "live view after").toEqual([]);
+    expect(await sql("select analytics.count_wrong_metrics()::integer as wrong")).toEqual([{ wrong: 0 }]);
+  }
+});
+
+test("computes the changed days only", async () => {
+  await sql("truncate production.users cascade");
+  await sql(
+    "insert into production.users (user_id, username, email, country) values (1, 'ann', 'ann@example.org', 'DE')",
+  );
+  await sql(
+    `insert into production.transactions (user_id, amount, transaction_date)
+     select 1, 10, d from generate_series(timestamp '2024-01-01', '2024-02-09', '1 day') d`,
+  );
+  await refresh();
+  // If the rollup of another day were computed again, this would be put right.
+  await sql("update analytics.daily_rollup set total_revenue = 999 where date = '2024-01-02'");
+  await sql(
+    "insert into production.transactions (user_id, amount, transaction_date) values (1, 5, '2024-01-31 12:00')",
+  );
+  expect(await refresh()).toMatchObject({ rowsRead: 1, rowsWritten: 1 });
+  expect(
+    await sql("select date::text from analytics.daily_user_metrics where total_revenue = 999"),
+  ).toHaveLength(1);
+  expect(
+    await sql("select total_revenue from analytics.daily_user_metrics where date = '2024-01-31'"),
+  ).toEqual([{ total_revenue: "15.00" }]);
+  expect(await sql("select analytics.count_wrong_metrics()::integer as wrong")).toEqual([{ wrong: 2 }]);
+  await refresh(true);
+  expect(await sql("select analytics.count_wrong_metrics()::integer as wrong")).toEqual([{ wrong: 0 }]);
+});
+
+test("keeps days that have no next day, and the one before the year 2000", async () => {
+  await sql(
+    `insert into production.transactions (user_id, amount, transaction_date)
+     select 1, 10, d from unnest(array['infinity', '-infinity', '1999-12-31 23:59', '294276-12-31']::timestamp[]) d`,
+  );
+  await refresh();
+  expect(await differences("analytics.daily_user_metrics")).toEqual([]);
+  await sql("update production.transactions set amount = 11 where not isfinite(transaction_date)");
+  expect(await differences("analytics.daily_user_metrics_live")).toEqual([]);
+});
+
+test("raises the data version with every refresh, a bare one too", async () => {
+  const version = async () =>
+    Number((await sql("select data_version from analytics.refresh_state"))[0]!.data_version);
+  const before = await version();
+  const { id } = await refresh();
+  expect(await version()).toBe(before + 1);
+  expect(await sql("select run_id from analytics.refresh_state")).toEqual([{ run_id: id }]);
+  await sql("refresh materialized view analytics.daily_user_metrics");
+  expect(await version()).toBe(before + 2);
+  expect(await sql("select run_id from analytics.refresh_state")).toEqual([{ run_id: null }]);
+});
+
+test("sums up quarters by the calendar", async () => {
+  await sql("truncate production.users cascade");
+  await sql(
+    "insert into production.users (user_id, username, email, country) values (1, 'ann', 'ann@example.org', 'DE')",
+  );
+  await sql(
+    `insert into production.transactions (user_id, amount, transaction_date) values
+     (1, 10, '2024-01-06'), (1, 20, '2024-03-29'), (1, 40, '2024-04-01')`,
+  );
+  await refresh();
+  expect(
+    await sql(
+      "select year, quarter, total_revenue, weekend_revenue, active_days from analytics.quarterly_revenue order by 1, 2",
+    ),
+  ).toEqual([
+    { year: 2024, quarter: 1, total_revenue: "30.00", weekend_revenue: "10.00", active_days: "2" },
+    { year: 2024, quarter: 2, total_revenue: "40.00", weekend_revenue: "0", active_days: "1" },
+  ]);
+});
