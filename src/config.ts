@@ -23,6 +23,11 @@ const schema = z.object({
     .string()
     .regex(/^postgres(ql)?:\/\//, "expected postgres://user:password@host:port/database")
     .optional(),
+  // PgBouncer in transaction mode, say, for GraphQL operations; everything else needs sessions of its own.
+  POOLED_DATABASE_URL: z
+    .string()
+    .regex(/^postgres(ql)?:\/\//, "expected postgres://user:password@host:port/database")
+    .optional(),
   DATA_DIR: z.string().default(".data"),
   HOST: z.string().default("127.0.0.1"),
   PORT: integer(0, 65535, 4000),

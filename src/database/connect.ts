@@ -13,19 +13,30 @@ export interface Database {
   close(): Promise<void>;
 }
 
+// Business times are UTC in columns without a zone: a session in another zone would shift them.
+const SESSION_OPTIONS = "-c timezone=UTC";
+
 export function createPool(connection: pg.PoolConfig, options: pg.PoolConfig = {}): pg.Pool {
   const pool = new pg.Pool({
     application_name: "strata",
     connectionTimeoutMillis: 10_000,
+    options: SESSION_OPTIONS,
     ...connection,
     ...options,
-    // Business times are UTC in columns without a zone: a session in another zone would shift them.
-    options: "-c timezone=UTC",
   });
   // A lost idle connection is replaced by the pool; unheard, its error would end the process.
   pool.on("error", () => undefined);
   pool.on("connect", (client) => client.on("error", () => undefined));
   return pool;
+}
+
+/**
+ * Connections for GraphQL operations. A pooler that hands out a connection per transaction knows neither session
+ * options nor, in general, prepared statements; every operation sets its time zone itself.
+ */
+export function createOperationPool({ POOLED_DATABASE_URL: pooled }: Config, database: Database) {
+  const connection = pooled ? { connectionString: pooled, options: undefined } : database.connection;
+  return { pool: createPool(connection, { pipeline: true }), prepare: !pooled };
 }
 
 export async function openDatabase(config: Config): Promise<Database> {

@@ -163,7 +163,11 @@ export async function serveProtocol(db: PGlite, path: string): Promise<Server> {
       if (type === "A") for (const other of connections) other.socket.write(message);
       else if (type === "G" && strip) strip = false;
       else {
-        if (type === "Z") status = String.fromCharCode(message[5]!);
+        if (type === "Z") {
+          // After an error the engine says twice that it is ready: for a pipelining client, an answer too many.
+          if (status !== "") parts.pop();
+          status = String.fromCharCode(message[5]!);
+        }
         parts.push(message);
       }
     }

@@ -34,6 +34,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     authenticator,
     plugins: [createObservationPlugin(observation)],
   });
+  metrics.watchPool("operations", graphql.pool);
   const app = Fastify({
     ...(logger && { loggerInstance: logger }),
     // One line of our own replaces the two of Fastify.
@@ -85,7 +86,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     await graphql.addTo(scope);
   });
   app.addHook("onClose", async () => {
-    await graphql.instance.release();
+    await graphql.release();
     await probes.end();
   });
   try {

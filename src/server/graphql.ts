@@ -8,9 +8,10 @@ import { lexicographicSortSchema, printSchema } from "grafast/graphql";
 import { createPreset } from "../../graphile.config.ts";
 import type { PipelineStepRequest } from "../../plugins/PipelineMutationsPlugin.ts";
 import type { Config } from "../config.ts";
-import type { Database } from "../database/connect.ts";
+import { createOperationPool, type Database } from "../database/connect.ts";
 import { queueStep, runStep } from "../pipeline/runs.ts";
 import type { Authenticator, Claims } from "./auth.ts";
+import { createTransactionsPlugin } from "./transactions.ts";
 
 export interface GraphqlOptions {
   config: Config;
@@ -43,6 +44,7 @@ function stepRunner({ config, database }: GraphqlOptions, { role, subject }: Cla
 
 export function createGraphql(options: GraphqlOptions) {
   const { config, database, authenticator } = options;
+  const operations = createOperationPool(config, database);
   const preset: GraphileConfig.Preset = {
     extends: [
       createPreset({
@@ -51,7 +53,7 @@ export function createGraphql(options: GraphqlOptions) {
         ],
       }),
     ],
-    plugins: options.plugins ?? [],
+    plugins: [createTransactionsPlugin(operations), ...(options.plugins ?? [])],
     grafserv: {
       graphqlPath: "/graphql",
       graphiqlPath: "/graphiql",
@@ -70,9 +72,14 @@ export function createGraphql(options: GraphqlOptions) {
   const instance = postgraphile(preset);
   return {
     instance,
+    pool: operations.pool,
     async printSdl(): Promise<string> {
       const { schema } = await instance.getSchemaResult();
       return `${printSchema(lexicographicSortSchema(schema))}\n`;
+    },
+    async release(): Promise<void> {
+      await instance.release();
+      await operations.pool.end();
     },
     async addTo(app: FastifyInstance): Promise<void> {
       await instance.createServ(grafserv).addTo(app);

@@ -69,6 +69,19 @@ describe.skipIf(isServer)("the embedded engine's protocol server", () => {
     expect(await count()).toBe(before);
   });
 
+  it("answers pipelined statements one by one, also after one that failed", async () => {
+    const client = new pg.Client({ ...database.connection, pipeline: true });
+    await client.connect();
+    const texts = ["select $1::int as n", "select 1 / ($1::int - 2) as n", "select nothing, $1::int as n"];
+    const answers = await Promise.allSettled(
+      [1, 2, 3, 4, 5, 6].map((i) => client.query<{ n: number }>(texts[(i - 1) % 3]!, [i])),
+    );
+    expect(
+      answers.map((answer) => (answer.status === "fulfilled" ? answer.value.rows[0]!.n : "failed")),
+    ).toEqual([1, "failed", "failed", 4, 0, "failed"]);
+    await client.end();
+  });
+
   it("takes COPY FROM STDIN, and a refused COPY leaves the connection usable", async () => {
     await database.pool.query("truncate public.numbers");
     const client = await database.pool.connect();

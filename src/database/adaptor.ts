@@ -1,0 +1,269 @@
+// One transaction per GraphQL operation, in place of PostGraphile's one per SQL statement: an answer shows one
+// state of the database, and BEGIN, role, statement and COMMIT share round trips.
+import type { WithPgClient } from "@dataplan/pg";
+import pg from "pg";
+import { cancel } from "./cancel.ts";
+import { run, type Part, type StatementOptions, type StatementResult } from "./statement.ts";
+
+type Client = Parameters<Parameters<WithPgClient>[1]>[0];
+type Settings = Record<string, string | undefined> | null;
+
+export interface OperationOptions {
+  /** Must be made with `pipeline: true`. */
+  pool: pg.Pool;
+  /** False behind a pooler that gives each transaction another connection. */
+  prepare: boolean;
+  signal?: AbortSignal | undefined;
+}
+
+/** The SQL side of one GraphQL operation. */
+export interface Operation {
+  withPgClient: WithPgClient;
+  /** Says what the operation is before its first statement, and how many there are, if that is known. */
+  describe(kind: "query" | "mutation" | "subscription", statements: number): void;
+  /** Ends the transaction; what still runs is cancelled. */
+  end: () => void;
+  /** Milliseconds in which at least one statement was waited for, and their number. */
+  readonly sql: { milliseconds: number; statements: number };
+}
+
+const BEGIN_READ: Part = { name: "begin_read", text: "begin isolation level repeatable read read only" };
+const BEGIN_WRITE: Part = { name: "begin_write", text: "begin" };
+const COMMIT: Part = { name: "commit", text: "commit" };
+const ROLLBACK: Part = { name: "rollback", text: "rollback" };
+// A statement that fails must not take the operation's others with it: each starts over from here.
+const SAVEPOINT: Part = { name: "savepoint", text: "savepoint opened" };
+const RECOVER: Part = { name: "recover", text: "rollback to savepoint opened" };
+
+const setters = new Map<string, { name: string; text: string }>();
+
+/** The role comes last: it may not be allowed to change the others. */
+function applySettings(settings: Settings, extra: Record<string, string> = {}): Part {
+  const { role, ...others } = { ...settings, ...extra };
+  // Without one the statement would run with the rights of the server's own login.
+  if (!role || role === "none") throw new Error("An operation needs a role");
+  const entries = [...Object.entries(others), ["role", role] as const].filter(([, value]) => value != null);
+  const keys = entries.map(([key]) => key).join();
+  let setter = setters.get(keys);
+  if (!setter) {
+    const calls = entries.map(
+      ([key], i) => `pg_catalog.set_config(${pg.escapeLiteral(key)}, $${i + 1}, true)`,
+    );
+    setter = { name: `settings_${setters.size}`, text: `select ${calls.join(", ")}` };
+    setters.set(keys, setter);
+  }
+  return { ...setter, values: entries.map(([, value]) => value) };
+}
+
+export function createOperation({ pool, prepare, signal }: OperationOptions): Operation {
+  let kind: "query" | "mutation" | "subscription" = "query";
+  let expected = Infinity;
+  let ended = false;
+  let reading: Transaction | undefined;
+  const open = new Set<Transaction>();
+  const sql = { milliseconds: 0, statements: 0 };
+  let waiting = 0;
+  let since = 0;
+
+  const transaction = (settings: Settings, writes: boolean, limit: number): Transaction => {
+    if (ended) throw cancelled();
+    const created = createTransaction({
+      pool,
+      prepare,
+      settings,
+      writes,
+      limit,
+      onClosed: () => open.delete(created),
+    });
+    open.add(created);
+    return created;
+  };
+
+  async function measured(query: () => Promise<StatementResult>): Promise<StatementResult> {
+    sql.statements++;
+    if (waiting++ === 0) since = performance.now();
+    try {
+      return await query();
+    } finally {
+      if (--waiting === 0) sql.milliseconds += performance.now() - since;
+    }
+  }
+
+  const toClient = (current: Transaction): Client => {
+    const client: Client = {
+      rawClient: null,
+      query: ({ text, name, values, arrayMode }) =>
+        measured(() =>
+          current.query(
+            { text, name: prepare ? name : undefined, values },
+            arrayMode ? { rowMode: "array" } : {},
+          ),
+        ),
+      withTransaction: (callback) => callback(client),
+    } as Client;
+    return client;
+  };
+
+  const withPgClient = async <T>(
+    settings: Settings,
+    callback: (client: Client) => T | Promise<T>,
+  ): Promise<T> => {
+    if (kind === "mutation") {
+      const current = transaction(settings, true, Infinity);
+      try {
+        const result = await callback(toClient(current));
+        await current.commit();
+        return result;
+      } catch (error) {
+        current.abandon();
+        throw error;
+      }
+    }
+    const current = (reading ??= transaction(settings, false, expected));
+    try {
+      return await callback(toClient(current));
+    } finally {
+      // An event of a subscription has no end of its own: it is over when its statements are, and nothing that
+      // follows from their answers has asked for more.
+      if (kind === "subscription") setImmediate(closeIdle, current);
+    }
+  };
+
+  function closeIdle(current: Transaction): void {
+    if (current.pending > 0) return;
+    if (reading === current) reading = undefined;
+    current.abandon();
+  }
+
+  function end(): void {
+    ended = true;
+    signal?.removeEventListener("abort", end);
+    for (const current of open) current.abandon();
+  }
+
+  if (signal?.aborted) end();
+  else signal?.addEventListener("abort", end, { once: true });
+  return {
+    withPgClient: withPgClient,
+    describe(given, statements) {
+      kind = given;
+      expected = statements;
+    },
+    end,
+    sql,
+  };
+}
+
+const cancelled = (): Error => new Error("The operation was cancelled");
+
+interface Transaction {
+  pending: number;
+  query(part: Part, options: StatementOptions): Promise<StatementResult>;
+  commit(): Promise<void>;
+  /** Gives the connection back clean; cancels and drops it if something still runs. */
+  abandon(): void;
+}
+
+interface TransactionOptions {
+  pool: pg.Pool;
+  prepare: boolean;
+  settings: Settings;
+  writes: boolean;
+  /** After so many statements the transaction is over, so that its end needs no round trip. */
+  limit: number;
+  onClosed: () => void;
+}
+
+function createTransaction({
+  pool,
+  prepare,
+  settings,
+  writes,
+  limit,
+  onClosed,
+}: TransactionOptions): Transaction {
+  let connecting: Promise<pg.PoolClient> | undefined;
+  let client: pg.PoolClient | undefined;
+  let opening: Promise<unknown> | undefined;
+  let sent = 0;
+  let closed = false;
+
+  const named = (part: Part): Part => (prepare ? part : { ...part, name: undefined });
+  const parts = (...list: (Part | false)[]): Part[] => list.filter((part) => part !== false).map(named);
+
+  /** What precedes and follows the next statement in its batch. */
+  function surroundings(): Pick<StatementOptions, "before" | "after"> {
+    const isLast = ++sent === limit;
+    if (sent > 1) return { before: writes ? [] : parts(RECOVER), after: isLast ? parts(COMMIT) : [] };
+    if (writes) return { before: parts(BEGIN_WRITE, applySettings(settings)) };
+    // A batch up to its Sync is a transaction already, and one statement sees one state of the database.
+    if (isLast) return { before: parts(applySettings(settings, { transaction_read_only: "on" })) };
+    return { before: parts(BEGIN_READ, applySettings(settings), SAVEPOINT) };
+  }
+
+  async function acquire(): Promise<pg.PoolClient> {
+    const acquired = await pool.connect();
+    if (!closed) return (client = acquired);
+    acquired.release();
+    throw cancelled();
+  }
+
+  function release(destroy: boolean): void {
+    if (!client) return;
+    const { connection } = client as unknown as { connection: pg.Connection };
+    client.release(destroy);
+    // Ending it politely would wait for what is still running there.
+    if (destroy) connection.stream.destroy();
+    client = undefined;
+  }
+
+  function close(): boolean {
+    if (closed) return false;
+    closed = true;
+    onClosed();
+    return true;
+  }
+
+  const self: Transaction = {
+    pending: 0,
+    async query(part, options) {
+      if (closed) throw cancelled();
+      self.pending++;
+      try {
+        const current = client ?? (await (connecting ??= acquire()));
+        // Behind an opening that failed, a statement that writes would run outside of its role.
+        if (writes && opening) await opening;
+        if (closed) throw cancelled();
+        const result = run(current, part, { ...options, ...surroundings() });
+        opening ??= result;
+        return await result;
+      } finally {
+        self.pending--;
+        if (sent >= limit && self.pending === 0) self.abandon();
+      }
+    },
+    async commit() {
+      if (!close() || !client) return;
+      try {
+        const { command } = (await run(client, named(COMMIT))) as StatementResult & { command: string };
+        release(false);
+        if (command !== "COMMIT") throw new Error("The transaction was rolled back");
+      } catch (error) {
+        if (client) release(true);
+        throw error;
+      }
+    },
+    abandon() {
+      if (!close() || !client) return;
+      const current = client;
+      if (self.pending > 0) return void cancel(current).then(() => release(true));
+      if ((current as unknown as { getTransactionStatus(): string }).getTransactionStatus() === "I")
+        return release(false);
+      run(current, named(ROLLBACK)).then(
+        () => release(false),
+        () => release(true),
+      );
+    },
+  };
+  return self;
+}

@@ -1,0 +1,37 @@
+import pg from "pg";
+
+/** What pg's Client and Connection have beyond their published types. */
+interface ClientInternals {
+  host: string;
+  port: number;
+  ssl: unknown;
+  processID: number | null;
+  secretKey: number | null;
+}
+interface CancelConnection extends pg.Connection {
+  connect(portOrPath: number | string, host?: string): void;
+  requestSsl(): void;
+  cancel(processId: number, secretKey: number): void;
+}
+
+const CANCEL_TIMEOUT_MS = 5000;
+
+/**
+ * Asks the server to stop what the client's connection is running. PostgreSQL takes the request on a connection
+ * of its own, also when it has no other left, and closes that once the signal is on its way.
+ */
+export function cancel(client: pg.ClientBase): Promise<void> {
+  const { host, port, ssl, processID, secretKey } = client as unknown as ClientInternals;
+  if (!processID || secretKey === null) return Promise.resolve();
+  return new Promise((resolve) => {
+    const connection = new pg.Connection({ ssl } as pg.ConnectionConfig) as CancelConnection;
+    const send = () => connection.cancel(processID, secretKey);
+    const timer = setTimeout(() => connection.stream.destroy(), CANCEL_TIMEOUT_MS);
+    connection.once("connect", () => (ssl ? connection.requestSsl() : send()));
+    connection.once("sslconnect", send);
+    connection.once("error", () => connection.stream.destroy());
+    connection.once("end", () => (clearTimeout(timer), resolve()));
+    if (host.startsWith("/")) connection.connect(`${host}/.s.PGSQL.${port}`);
+    else connection.connect(port, host);
+  });
+}

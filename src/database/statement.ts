@@ -1,0 +1,130 @@
+// One SQL statement with what has to surround it, sent up to a single Sync. After an error PostgreSQL skips
+// everything up to the Sync, so a statement can never run outside the transaction and role meant for it.
+import pg from "pg";
+
+export interface Part {
+  text: string;
+  /** Prepared once per connection under this name; parsed each time without it. */
+  name?: string;
+  values?: readonly unknown[];
+}
+
+export interface StatementResult {
+  rows: any[];
+  rowCount: number | null;
+}
+
+export interface StatementOptions {
+  before?: readonly Part[];
+  after?: readonly Part[];
+  rowMode?: "array";
+}
+
+/** What pg's own Query and Connection offer to a subclass, beyond their published types. */
+interface Connection {
+  stream: { cork(): void; uncork(): void };
+  parse(message: { text: string; name: string }): void;
+  bind(message: {
+    statement: string;
+    values: readonly unknown[];
+    valueMapper: (value: unknown) => unknown;
+  }): void;
+  describe(message: { type: "P"; name: string }): void;
+  execute(message: object): void;
+  close(message: { type: "S"; name: string }): void;
+  sync(): void;
+}
+type Callback = (error: Error | null, result: StatementResult) => void;
+interface QueryInternals {
+  handleDataRow(message: unknown): void;
+  handleCommandComplete(message: unknown, connection: Connection): void;
+  handleError(error: Error, connection: Connection): void;
+}
+const internals = pg as unknown as {
+  Query: new (config: object, values: undefined, callback: Callback) => QueryInternals;
+  utils: { prepareValue: (value: unknown) => unknown };
+};
+
+const PREPARED_PER_CONNECTION = 200;
+const prepared = new WeakMap<Connection, Set<string>>();
+
+/** Names the connection has prepared, the least recently used first. */
+function preparedBy(connection: Connection): Set<string> {
+  let names = prepared.get(connection);
+  if (!names) prepared.set(connection, (names = new Set()));
+  return names;
+}
+
+class Statement extends internals.Query {
+  private readonly parts: readonly Part[];
+  private readonly main: number;
+  private completed = 0;
+
+  constructor(main: Part, { before = [], after = [], rowMode }: StatementOptions, callback: Callback) {
+    super({ text: main.text, rowMode }, undefined, callback);
+    this.parts = [...before, main, ...after];
+    this.main = before.length;
+  }
+
+  submit(connection: Connection): Error | null {
+    // The values are converted before anything is sent: half a batch on the wire could not be taken back.
+    let values: unknown[][];
+    try {
+      values = this.parts.map((part) => (part.values ?? []).map(internals.utils.prepareValue));
+    } catch (error) {
+      return error as Error;
+    }
+    connection.stream.cork();
+    this.parts.forEach((part, i) => this.send(connection, part, values[i]!, i === this.main));
+    connection.sync();
+    connection.stream.uncork();
+    return null;
+  }
+
+  private send(connection: Connection, { text, name = "" }: Part, values: unknown[], isMain: boolean): void {
+    const names = preparedBy(connection);
+    if (!names.delete(name)) {
+      // Closing what does not exist is no error, and one that failed half-way may exist.
+      if (name) connection.close({ type: "S", name });
+      connection.parse({ text, name });
+    }
+    if (name) {
+      names.add(name);
+      if (names.size > PREPARED_PER_CONNECTION) {
+        const [oldest] = names;
+        names.delete(oldest!);
+        connection.close({ type: "S", name: oldest! });
+      }
+    }
+    connection.bind({ statement: name, values, valueMapper: (value) => value });
+    if (isMain) connection.describe({ type: "P", name: "" });
+    connection.execute({});
+  }
+
+  override handleDataRow(message: unknown): void {
+    if (this.completed === this.main) super.handleDataRow(message);
+  }
+
+  override handleCommandComplete(message: unknown, connection: Connection): void {
+    if (this.completed++ === this.main) super.handleCommandComplete(message, connection);
+  }
+
+  override handleError(error: Error, connection: Connection): void {
+    // What was skipped is not prepared, and what the schema has outgrown has to be prepared again.
+    const names = preparedBy(connection);
+    for (const { name } of this.parts) if (name) names.delete(name);
+    super.handleError(error, connection);
+  }
+}
+
+/** The client's pool must have `pipeline: true`: statements are sent without waiting for the one before. */
+export function run(
+  client: pg.ClientBase,
+  main: Part,
+  options: StatementOptions = {},
+): Promise<StatementResult> {
+  return new Promise((resolve, reject) => {
+    const done: Callback = (error, result) => (error ? reject(error) : resolve(result));
+    client.query(new Statement(main, options, done) as unknown as pg.Submittable);
+  });
+}

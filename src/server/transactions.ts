@@ -1,0 +1,131 @@
+// Gives each GraphQL operation its transaction, and ends it with the operation.
+import { PgSelectStep, PgUnionAllStep } from "@dataplan/pg";
+import { AccessStep, isAsyncIterable, isPromiseLike, ObjectStep, type OperationPlan } from "grafast";
+import type pg from "pg";
+import { createOperation, type Operation } from "../database/adaptor.ts";
+
+declare global {
+  namespace Grafast {
+    interface Context {
+      operation: Operation;
+      /** Aborted when nobody waits for the answer any more. */
+      abortSignal?: AbortSignal;
+    }
+  }
+}
+
+interface TransactionsOptions {
+  pool: pg.Pool;
+  prepare: boolean;
+}
+
+export function createTransactionsPlugin({ pool, prepare }: TransactionsOptions): GraphileConfig.Plugin {
+  return {
+    name: "TransactionsPlugin",
+    version: "1.0.0",
+    grafast: {
+      middleware: {
+        async prepareArgs(next, { args }) {
+          const prepared = await next();
+          const context = args.contextValue;
+          context.operation = createOperation({ pool, prepare, signal: context.abortSignal });
+          context.withPgClient = context.operation.withPgClient as typeof context.withPgClient;
+          return prepared;
+        },
+        establishOperationPlan(next, event) {
+          const plan = next();
+          const { operation } = event.context as Grafast.Context;
+          operation?.describe(plan.operation.operation, countStatements(plan));
+          return plan;
+        },
+        execute: (next, { args }) => endAfter(next(), (args.contextValue as Grafast.Context).operation),
+        subscribe: (next, { args }) => endAfter(next(), (args.contextValue as Grafast.Context).operation),
+      },
+    },
+  };
+}
+
+function endAfter<T>(result: T, operation: Operation | undefined): T {
+  const end = (): void => operation?.end();
+  if (isPromiseLike(result)) {
+    return Promise.resolve(result).then(
+      (value) => endAfter(value, operation),
+      (error: unknown) => {
+        end();
+        throw error;
+      },
+    ) as T;
+  }
+  if (!isAsyncIterable(result)) {
+    end();
+    return result;
+  }
+  const iterator = result[Symbol.asyncIterator]();
+  return {
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+    async next() {
+      const item = await iterator.next();
+      if (item.done) end();
+      return item;
+    },
+    async return(value: unknown) {
+      end();
+      return iterator.return?.(value) ?? { done: true, value };
+    },
+    async throw(error: unknown) {
+      end();
+      if (iterator.throw) return iterator.throw(error);
+      throw error;
+    },
+  } as T;
+}
+
+/** What a plan knows of itself, beyond its published types. */
+interface PlannedStep {
+  layerPlan: PlannedLayer;
+  dependents: { step: PlannedStep }[];
+}
+interface PlannedLayer {
+  reason: { type: string; stream?: unknown };
+  parentLayerPlan: PlannedLayer | null;
+}
+
+const counts = new WeakMap<OperationPlan, number>();
+
+/** At most how many SQL statements a query sends; Infinity if its plan does not tell. */
+function countStatements(plan: OperationPlan): number {
+  let count = counts.get(plan);
+  if (count === undefined) counts.set(plan, (count = statementsOf(plan)));
+  return count;
+}
+
+const ONCE = new Set(["root", "nullableBoundary", "listItem"]);
+
+/** Does every layer down to this step run once, with all its items together? */
+function runsOnce({ layerPlan }: PlannedStep): boolean {
+  for (let layer: PlannedLayer | null = layerPlan; layer; layer = layer.parentLayerPlan)
+    if (!ONCE.has(layer.reason.type) || layer.reason.stream) return false;
+  return true;
+}
+
+function statementsOf(plan: OperationPlan): number {
+  const kind: string = plan.operation.operation;
+  if (kind !== "query") return Infinity;
+  const { contextStep } = plan as unknown as { contextStep: PlannedStep };
+  let count = 0;
+  for (const { step } of contextStep.dependents) {
+    if (!(step instanceof AccessStep)) return Infinity;
+    if (step.path[0] !== "withPgClient") continue;
+    for (const { step: executorContext } of (step as unknown as PlannedStep).dependents) {
+      if (!(executorContext instanceof ObjectStep)) return Infinity;
+      for (const { step: user } of (executorContext as unknown as PlannedStep).dependents) {
+        const isSelect = user instanceof PgSelectStep || user instanceof PgUnionAllStep;
+        if (!isSelect || !runsOnce(user)) return Infinity;
+        count++;
+      }
+    }
+  }
+  return count || Infinity;
+}
