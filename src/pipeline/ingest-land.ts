@@ -11,6 +11,7 @@ import {
   type Formatter,
   type Row,
 } from "./ingest-format.ts";
+import { inTransaction } from "./runs.ts";
 
 export interface Source {
   runId: string;
@@ -31,34 +32,24 @@ export async function landBatch(
   rows: Row[],
   progress: number | null,
 ): Promise<Landed> {
-  const client = await pool.connect();
-  let broken: Error | undefined;
-  try {
+  return inTransaction(pool, async (client) => {
+    await client.query("select staging.enter_batch($1)", [source.runId]);
     await resolveDoubts(client, source.dataset, rows);
-    await client.query("begin");
     const rejected = rows.filter((row) => row.faults.length > 0);
-    const copied = rows.filter((row) => row.faults.length === 0);
+    const accepted = rows.filter((row) => row.faults.length === 0);
     await quarantine(client, source, rejected);
-    const refused = await copyRows(client, source, copied);
+    const refused = await copyRows(client, source, accepted);
     await quarantine(client, source, refused);
-    const landed = { written: copied.length - refused.length, rejected: rejected.length + refused.length };
-    // The run's row is the fence: a run that was closed meanwhile writes nothing more.
-    const { rowCount } = await client.query(
-      `update analytics.pipeline_runs
-       set rows_read = rows_read + $2, rows_written = rows_written + $3, rows_rejected = rows_rejected + $4,
-           progress = coalesce($5::real, progress), heartbeat_at = clock_timestamp()
-       where run_id = $1 and status = 'running'`,
-      [source.runId, rows.length, landed.written, landed.rejected, progress],
-    );
-    if (rowCount !== 1) throw new Error(`Run ${source.runId} is no longer running`);
-    await client.query("commit");
+    const landed = { written: accepted.length - refused.length, rejected: rejected.length + refused.length };
+    await client.query("select staging.count_batch($1, $2, $3, $4, progress => $5)", [
+      source.runId,
+      rows.length,
+      landed.written,
+      landed.rejected,
+      progress,
+    ]);
     return landed;
-  } catch (error) {
-    await client.query("rollback").catch((lost: Error) => (broken = lost));
-    throw error;
-  } finally {
-    client.release(broken);
-  }
+  });
 }
 
 /** Asks the database about every value that is not certainly of its type. */
@@ -107,6 +98,7 @@ async function quarantine(client: pg.PoolClient, source: Source, rows: Row[]): P
   );
   const places = new Map(rows.map((row, index) => [row, drawn[index]!.seq]));
   const withoutPayload = new Set<Row>();
+  const payloadOf = ({ text }: Row) => (text.includes("\0") ? null : source.formatter.payload(text));
   const encode = (row: Row): string => {
     const reasons = [...new Set(row.faults.map(({ reason }) => reason))];
     const cells = [
@@ -114,7 +106,7 @@ async function quarantine(client: pg.PoolClient, source: Source, rows: Row[]): P
       "ingest",
       `{${reasons.join(",")}}`,
       withoutNul(row.faults.map(({ detail }) => detail).join(" ")),
-      withoutPayload.has(row) ? null : encodePayload(source.formatter.payload(row.text)),
+      withoutPayload.has(row) ? null : encodePayload(payloadOf(row)),
       withoutNul(row.text),
       places.get(row)!,
       source.sourceSystem,

@@ -20,7 +20,8 @@ import {
   type Format,
   type SourceRecord,
 } from "./ingest-read.ts";
-import { readRun, type Run } from "./runs.ts";
+import { inTransaction, readRun, type Run } from "./runs.ts";
+import { patiently } from "./batch.ts";
 
 export interface IngestProgress {
   /** Of the input as it was sent, compressed if it was. */
@@ -49,7 +50,7 @@ export interface IngestOptions {
 
 const BATCH_ROWS = 20_000;
 const BATCH_CHARACTERS = 4 * 1024 * 1024;
-/** Rows of a slow source land after this time, and its run shows a sign of life. */
+/** Rows of a slow source land after this time. */
 const FLUSH_MS = 2_000;
 
 /** Never throws once rows may have landed: the run says how it ended. Throws a bad input error before that. */
@@ -86,7 +87,9 @@ export async function ingest(
   } finally {
     options.signal?.removeEventListener("abort", abort);
   }
-  await finishRun(pool, runId, failure);
+  await patiently(() =>
+    pool.query("select from analytics.finish_run($1, $2)", [runId, failure?.message ?? null]),
+  );
   if (isBadInput(failure)) throw failure;
   return readRun(pool, runId);
 }
@@ -106,6 +109,7 @@ function startLanding(pool: pg.Pool, source: Omit<Source, "formatter">, options:
   let characters = 0;
   let failure: Error | undefined;
   let landing = Promise.resolve();
+  let idle = true;
 
   const land = async (batch: Row[]): Promise<void> => {
     if (failure) throw failure;
@@ -121,16 +125,18 @@ function startLanding(pool: pg.Pool, source: Omit<Source, "formatter">, options:
     rows = [];
     characters = 0;
     const before = landing;
-    landing = before.then(() => land(batch)).catch((error: unknown) => void (failure ??= error as Error));
+    idle = false;
+    const after = before
+      .then(() => land(batch))
+      .catch((error: unknown) => void (failure ??= error as Error))
+      .then(() => void (idle = landing === after));
+    landing = after;
     return before;
   };
-  // Empty batches are signs of life while the source is silent.
-  let waiting = false;
+  // Rows of a slow source do not wait for a full batch, and a silent source does not look dead.
   const timer = setInterval(() => {
-    if (waiting) return;
-    waiting = true;
-    void flush();
-    void landing.finally(() => (waiting = false));
+    if (rows.length > 0 && idle) void flush();
+    else pool.query("select analytics.heartbeat_run($1)", [source.runId]).catch(() => undefined);
   }, FLUSH_MS);
 
   return {
@@ -144,7 +150,7 @@ function startLanding(pool: pg.Pool, source: Omit<Source, "formatter">, options:
     },
     async finish() {
       clearInterval(timer);
-      void flush();
+      if (rows.length > 0) void flush();
       await landing;
       if (failure) throw failure;
     },
@@ -189,32 +195,16 @@ async function withFormat(
 }
 
 async function startRun(pool: pg.Pool, dataset: Dataset, options: IngestOptions): Promise<string> {
-  const { sourceSystem, sourceName, map, role } = options;
-  const client = await pool.connect();
-  try {
-    await client.query("begin");
-    await client.query("select set_config('role', $1, true)", [role ?? "none"]);
+  const { sourceSystem, sourceName, map, role, trigger, actor } = options;
+  return inTransaction(pool, async (client) => {
+    await client.query("select set_config('role', $1, true), set_config('strata.sub', $2, true)", [
+      role ?? "none",
+      actor ?? "",
+    ]);
     const { rows } = await client.query<{ id: string }>(
       "select analytics.start_ingest_run($1, $2, $3, $4) as id",
-      [dataset, options.trigger, options.actor ?? null, { sourceSystem, sourceName, map }],
+      [dataset, trigger, actor ?? null, { sourceSystem, sourceName, map }],
     );
-    await client.query("commit");
     return rows[0]!.id;
-  } catch (error) {
-    await client.query("rollback");
-    throw error;
-  } finally {
-    client.release();
-  }
-}
-
-async function finishRun(pool: pg.Pool, runId: string, failure: Error | undefined): Promise<void> {
-  await pool.query(
-    `update analytics.pipeline_runs
-     set status = case when $2::text is null then 'succeeded' else 'failed' end, error = $2,
-         progress = case when $2::text is null then 1 else progress end,
-         finished_at = clock_timestamp(), heartbeat_at = clock_timestamp()
-     where run_id = $1 and status = 'running'`,
-    [runId, failure?.message ?? null],
-  );
+  });
 }
