@@ -337,6 +337,7 @@ create table if not exists production.transactions (
 create index if not exists idx_transactions_user_id on production.transactions (user_id);
 create index if not exists idx_user_date on production.transactions (user_id, transaction_date);
 create index if not exists idx_transactions_date on production.transactions (transaction_date);
+create index if not exists idx_transactions_amount on production.transactions (amount);
 create index if not exists idx_transactions_status_date on production.transactions (status, transaction_date);
 
 comment on table production.transactions is 'A payment by a user; one row per transaction.';

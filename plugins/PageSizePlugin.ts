@@ -1,0 +1,73 @@
+import { lambda, SafeError, type ConnectionStep, type FieldArgs, type Step } from "grafast";
+import type {} from "postgraphile";
+
+declare global {
+  namespace GraphileBuild {
+    interface SchemaOptions {
+      /** Rows of a connection that is asked for without `first` or `last`. */
+      defaultPageSize?: number;
+      /** Rows of a connection, or groups, that one request may ask for at most. */
+      maxPageSize?: number;
+    }
+  }
+}
+
+type PageSize = number | null | undefined;
+type Plan = ($parent: Step, args: FieldArgs, info: never) => ConnectionStep<never>;
+
+/** Every connection has a page size: the default one, or the client's own up to a limit. */
+export const PageSizePlugin: GraphileConfig.Plugin = {
+  name: "PageSizePlugin",
+  version: "1.0.0",
+  after: ["PgFirstLastBeforeAfterArgsPlugin"],
+  schema: {
+    hooks: {
+      GraphQLObjectType_fields_field_args(args, build, { scope: { isPgFieldConnection } }) {
+        const { first, last } = args;
+        if (!isPgFieldConnection || !first || !last) return args;
+        const { defaultPageSize = 100, maxPageSize = 1000 } = build.options;
+        const limits = `At most ${maxPageSize}.`;
+        // Set by the field below, which sees both.
+        return {
+          ...args,
+          first: {
+            ...first,
+            description: `Read only the first rows, this many; ${defaultPageSize} without \`first\` or \`last\`. ${limits}`,
+            applyPlan: undefined,
+          },
+          last: {
+            ...last,
+            description: `Read only the last rows, this many. ${limits}`,
+            applyPlan: undefined,
+          },
+        };
+      },
+
+      GraphQLObjectType_fields_field(field, build, { scope: { isPgFieldConnection } }) {
+        const plan = field.plan as Plan | undefined;
+        if (!isPgFieldConnection || !plan) return field;
+        const { defaultPageSize = 100, maxPageSize = 1000 } = build.options;
+
+        const checked = (name: string, size: PageSize): PageSize => {
+          if (size == null || (size >= 0 && size <= maxPageSize)) return size;
+          throw new SafeError(`\`${name}\` must be between 0 and ${maxPageSize}, but is ${size}.`, {
+            code: "PAGE_SIZE_EXCEEDED",
+            limit: maxPageSize,
+          });
+        };
+        const paged: Plan = ($parent, args, info) => {
+          const $connection = plan($parent, args, info);
+          const [$first, $last] = [args.getRaw("first"), args.getRaw("last")];
+          $connection.setFirst(
+            lambda([$first, $last] as const, ([first, last]: readonly unknown[]) =>
+              checked("first", (first as PageSize) ?? (last == null ? defaultPageSize : null)),
+            ) as Step<number>,
+          );
+          $connection.setLast(lambda($last, (last) => checked("last", last as PageSize)) as Step<number>);
+          return $connection;
+        };
+        return { ...field, plan: paged as typeof field.plan };
+      },
+    },
+  },
+};
