@@ -4,7 +4,6 @@ import { makePgService } from "postgraphile/adaptors/pg";
 import { PostGraphileAmberPreset } from "postgraphile/presets/amber";
 import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connection-filter";
 import { AggregatesPlugin } from "./plugins/AggregatesPlugin.ts";
-import { DatetimePlugin } from "./plugins/DatetimePlugin.ts";
 import { maskError } from "./plugins/errors.ts";
 import { JsonFilterPreset } from "./plugins/JsonFilterPlugin.ts";
 import { NamesPlugin } from "./plugins/NamesPlugin.ts";
@@ -12,6 +11,7 @@ import { NullableKeysPlugin } from "./plugins/NullableKeysPlugin.ts";
 import { PageSizePlugin } from "./plugins/PageSizePlugin.ts";
 import { PostgisPlugin, PostgisTypesPlugin } from "./plugins/PostgisPlugin.ts";
 import { PipelineMutationsPlugin } from "./plugins/PipelineMutationsPlugin.ts";
+import { ScalarsPlugin } from "./plugins/ScalarsPlugin.ts";
 import { SmartTagsPlugin } from "./plugins/SmartTagsPlugin.ts";
 
 interface PresetOptions {
@@ -34,7 +34,7 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
       SmartTagsPlugin,
       NamesPlugin,
       NullableKeysPlugin,
-      DatetimePlugin,
+      ScalarsPlugin,
       AggregatesPlugin,
       PageSizePlugin,
       PostgisTypesPlugin,

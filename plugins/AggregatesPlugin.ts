@@ -9,6 +9,12 @@ const times: unknown[] = [TYPES.timestamp, TYPES.timestamptz, TYPES.date];
 const isTime = (codec: unknown) => times.includes(codec);
 const units = ["hour", "day", "week", "month", "quarter", "year"];
 
+/** A group's key is text: a time that says it is UTC. */
+const groupTime: typeof TYPES.timestamp = {
+  ...TYPES.timestamp,
+  castFromPg: (time) => sql`to_char(${time}, 'YYYY-MM-DD"T"HH24:MI:SS"Z"')`,
+};
+
 /** Columns with few values: not what identifies a row, nor a time. */
 function categories({ codec, uniques }: PgResource): [string, PgCodecAttribute][] {
   return Object.entries(codec.attributes as Record<string, PgCodecAttribute>).filter(
@@ -37,7 +43,7 @@ export const AggregatesPlugin: GraphileConfig.Plugin = {
           id: `truncated-to-${unit}`,
           isSuitableType: (codec) => isTime(codec) && !(codec === TYPES.date && /^(hour|day)$/.test(unit)),
           sqlWrap: (expression) => sql`date_trunc(${sql.literal(unit)}, ${expression}::timestamp)`,
-          sqlWrapCodec: () => TYPES.timestamp,
+          sqlWrapCodec: (codec) => (codec === TYPES.date ? TYPES.date : groupTime),
         }));
         return build;
       },
@@ -71,7 +77,12 @@ export const AggregatesPlugin: GraphileConfig.Plugin = {
             };
           }
         }
-        return build.extend(values, added, "AggregatesPlugin");
+        // Nobody groups by microseconds.
+        const untruncated = Object.entries(codec.attributes as Record<string, PgCodecAttribute>)
+          .filter(([, attribute]) => isTime(attribute.codec) && attribute.codec !== TYPES.date)
+          .map(([attributeName]) => inflection.constantCase(attributeName));
+        const kept = Object.entries(values).filter(([name]) => !untruncated.includes(name));
+        return build.extend(Object.fromEntries(kept), added, "AggregatesPlugin");
       },
     },
   },

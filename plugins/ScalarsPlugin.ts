@@ -28,20 +28,41 @@ function toUtc(value: unknown): string {
 /** Times are UTC and say so, whether their column has a time zone or not. */
 const toClient = (value: unknown): string => String(value).replace(/(?:Z|[+-]00(?::?00)?)?$/, "Z");
 
-export const DatetimePlugin: GraphileConfig.Plugin = {
-  name: "DatetimePlugin",
+/** Digits as text, because a JavaScript number would round them; a number is taken as well. */
+function toNumberText(name: string, pattern: RegExp) {
+  return (value: unknown): string => {
+    const text = String(value);
+    if ((typeof value === "string" || typeof value === "number") && pattern.test(text)) return text;
+    throw new SafeError(`${JSON.stringify(value)} is not a ${name}.`, { code: "INVALID_INPUT" });
+  };
+}
+
+const parsers: Record<string, (value: unknown) => string> = {
+  Datetime: toUtc,
+  BigInt: toNumberText("whole number", /^[+-]?\d{1,19}$/),
+  BigFloat: toNumberText("number", /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,4})?$/i),
+};
+const literals: string[] = [Kind.STRING, Kind.INT, Kind.FLOAT];
+
+/** Scalars say at once what is wrong with a value, and lose nothing of it. */
+export const ScalarsPlugin: GraphileConfig.Plugin = {
+  name: "ScalarsPlugin",
   version: "1.0.0",
   schema: {
     hooks: {
-      GraphQLScalarType(config, build) {
-        if (config.name !== build.inflection.builtin("Datetime")) return config;
+      GraphQLScalarType(config) {
+        const parse = parsers[config.name];
+        if (!parse) return config;
+        const isDatetime = config.name === "Datetime";
         return {
           ...config,
-          description: `A point in time (ISO 8601), such as \`${example}\`. Answers are in UTC; a value with another offset is converted, one without is UTC.`,
-          serialize: toClient,
-          parseValue: toUtc,
+          ...(isDatetime && {
+            description: `A point in time (ISO 8601), such as \`${example}\`. Answers are in UTC; a value with another offset is converted, one without is UTC.`,
+            serialize: toClient,
+          }),
+          parseValue: parse,
           parseLiteral(node) {
-            return toUtc(node.kind === Kind.STRING ? node.value : undefined);
+            return parse("value" in node && literals.includes(node.kind) ? node.value : undefined);
           },
         };
       },
