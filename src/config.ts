@@ -8,6 +8,9 @@ export const isRole = (value: unknown): value is Role => ROLES.includes(value as
 /** "reader" and "strata_reader" name the same role. */
 export const toRole = (value: string): string => (value.startsWith("strata_") ? value : `strata_${value}`);
 
+export type Caller = Role | "anonymous";
+const words = (value: string): string[] => value.split(/[\s,]+/).filter(Boolean);
+
 const integer = (min: number, max: number, fallback: number) =>
   z.coerce.number().int().min(min).max(max).default(fallback);
 const cron = (fallback: string) =>
@@ -15,6 +18,34 @@ const cron = (fallback: string) =>
     .string()
     .regex(/^(\S+\s+){4}\S+$/, "expected five cron fields, such as '0 * * * *' (UTC)")
     .default(fallback);
+/** Who may do something; "anonymous" stands for requests without a token, "none" for nobody. */
+const callers = z
+  .string()
+  .default("anonymous,reader,ingestor,operator")
+  .transform((value) =>
+    words(value).flatMap((name) => (name === "none" ? [] : name === "anonymous" ? name : toRole(name))),
+  )
+  .refine((names): names is Caller[] => names.every((name) => name === "anonymous" || isRole(name)), {
+    error: "expected a list of anonymous, reader, ingestor, operator, or none",
+  });
+const perRole = (min: number, max: number, fallback: number) =>
+  z
+    .string()
+    .default(String(fallback))
+    .transform((value, context): Record<Role, number> => {
+      const limits = Object.fromEntries(ROLES.map((role) => [role, fallback])) as Record<Role, number>;
+      for (const word of words(value)) {
+        const [, role, number] = /^(?:(\w+)=)?(\d{1,9})$/.exec(word) ?? [];
+        const roles = role === undefined ? ROLES : ROLES.filter((known) => known === toRole(role));
+        if (roles.length === 0 || number === undefined || Number(number) < min || Number(number) > max)
+          context.addIssue({
+            code: "custom",
+            message: `expected a number from ${min} to ${max}, for all or as reader=5000 operator=60000`,
+          });
+        for (const known of roles) limits[known] = Number(number);
+      }
+      return limits;
+    });
 const url = (protocols: RegExp) =>
   z.string().refine((value) => URL.canParse(value) && protocols.test(value), { error: "expected a URL" });
 
@@ -31,7 +62,14 @@ const schema = z.object({
   DATA_DIR: z.string().default(".data"),
   HOST: z.string().default("127.0.0.1"),
   PORT: integer(0, 65535, 4000),
-  JWT_SECRET: z.string().min(32, "expected at least 32 characters").optional(),
+  JWT_SECRET: z
+    .string()
+    .min(32, "expected at least 32 characters")
+    .refine(
+      (value) => new Set(value).size >= 10,
+      "expected a random value, such as `openssl rand -base64 32` prints",
+    )
+    .optional(),
   JWKS_URL: url(/^https?:/).optional(),
   JWT_AUDIENCE: z.string().optional(),
   JWT_ISSUER: z.string().optional(),
@@ -46,12 +84,18 @@ const schema = z.object({
   CORS_ORIGINS: z
     .string()
     .default("")
-    .transform((value) => value.split(/[\s,]+/).filter(Boolean)),
+    .transform(words)
+    .refine(
+      (origins) => origins.every((origin) => URL.canParse(origin) && new URL(origin).origin === origin),
+      {
+        error: "expected origins such as https://app.example.com, without a path",
+      },
+    ),
   DEFAULT_PAGE_SIZE: integer(1, 1_000_000, 100),
   MAX_PAGE_SIZE: integer(1, 1_000_000, 1000),
   MAX_QUERY_DEPTH: integer(1, 1000, 12),
-  MAX_QUERY_COST: integer(1, 1_000_000_000, 100_000),
-  STATEMENT_TIMEOUT_MS: integer(0, 86_400_000, 10_000),
+  MAX_QUERY_COST: integer(1, 1_000_000_000, 25_000),
+  STATEMENT_TIMEOUT_MS: perRole(0, 86_400_000, 10_000),
   TRANSFORM_CRON: cron("0 * * * *"),
   REFRESH_CRON: cron("15 2 * * *"),
   CLEANUP_CRON: cron("45 3 * * *"),
@@ -60,10 +104,35 @@ const schema = z.object({
   METRICS_TOKEN: z.string().min(16, "expected at least 16 characters").optional(),
   SHUTDOWN_TIMEOUT_MS: integer(100, 3_600_000, 25_000),
   SHUTDOWN_DELAY_MS: integer(0, 600_000, 0),
+  RATE_LIMIT_COST: integer(0, 1_000_000_000_000, 10_000_000),
+  INTROSPECTION_ROLES: callers,
+  GRAPHIQL_ROLES: callers,
+  PERSISTED_OPERATIONS_DIR: z.string().optional(),
+  PERSISTED_OPERATIONS_ONLY: z.stringbool().default(false),
+  TRUSTED_PROXIES: z.string().default("").transform(words),
   LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"]).default("info"),
 });
 
 export type Config = Readonly<z.output<typeof schema> & { ANONYMOUS_ROLE: Role | "none" }>;
+
+const CONTRADICTIONS: [applies: (config: z.output<typeof schema>) => boolean, message: string][] = [
+  [
+    (config) => config.DEFAULT_PAGE_SIZE > config.MAX_PAGE_SIZE,
+    "DEFAULT_PAGE_SIZE must not exceed MAX_PAGE_SIZE",
+  ],
+  [
+    ({ RATE_LIMIT_COST: limit, MAX_QUERY_COST }) => limit > 0 && limit < MAX_QUERY_COST,
+    "RATE_LIMIT_COST is for a minute and must not be less than MAX_QUERY_COST, which is for one operation",
+  ],
+  [
+    ({ JWT_SECRET, JWKS_URL }) => JWT_SECRET !== undefined && JWKS_URL !== undefined,
+    "JWT_SECRET and JWKS_URL are both set; keep the one that tokens are to be checked with",
+  ],
+  [
+    (config) => config.PERSISTED_OPERATIONS_ONLY && config.PERSISTED_OPERATIONS_DIR === undefined,
+    "PERSISTED_OPERATIONS_ONLY needs PERSISTED_OPERATIONS_DIR, the folder of the permitted operations",
+  ],
+];
 
 /** Reads `.env` and the environment (which wins); throws one error that lists every fault. */
 export function loadConfig(environment: NodeJS.ProcessEnv = process.env): Config {
@@ -91,10 +160,8 @@ export function loadConfig(environment: NodeJS.ProcessEnv = process.env): Config
       `The configuration has ${faults.length === 1 ? "a fault" : "faults"}:\n${faults.join("\n")}`,
     );
   }
-  if (result.data.DEFAULT_PAGE_SIZE > result.data.MAX_PAGE_SIZE)
-    throw new Error(
-      `DEFAULT_PAGE_SIZE (${result.data.DEFAULT_PAGE_SIZE}) must not exceed MAX_PAGE_SIZE (${result.data.MAX_PAGE_SIZE})`,
-    );
+  const contradiction = CONTRADICTIONS.find(([applies]) => applies(result.data));
+  if (contradiction) throw new Error(contradiction[1]);
   const { ANONYMOUS_ROLE: anonymous = result.data.DATABASE_URL ? "none" : "strata_reader" } = result.data;
   return { ...result.data, ANONYMOUS_ROLE: anonymous };
 }

@@ -3,9 +3,14 @@ import websocket from "@fastify/websocket";
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from "fastify";
 import type { Config } from "../config.ts";
 import type { Database } from "../database/connect.ts";
-import { AuthenticationError, createAuthenticator } from "./auth.ts";
+import { createAuthenticator, requireRole } from "./auth.ts";
+import { handleError, refusal } from "./errors.ts";
+import { addPageRules, isPage } from "./graphiql.ts";
 import { createGraphql } from "./graphql.ts";
+import { mayIntrospect } from "./guard.ts";
+import { addHeaders } from "./headers.ts";
 import { addHealth, type Check } from "./health.ts";
+import { MAX_BODY_BYTES } from "./limits.ts";
 import { addMetrics, createMetrics } from "./metrics.ts";
 import { addRequestLog, createObservationPlugin, requestId } from "./observe.ts";
 import { addPipelineMetrics } from "./pipeline-metrics.ts";
@@ -40,21 +45,23 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     // One line of our own replaces the two of Fastify.
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: "requestId" }),
     genReqId: requestId,
+    trustProxy: config.TRUSTED_PROXIES.length > 0 && config.TRUSTED_PROXIES,
   });
   addRequestLog(app, observation);
 
   app.decorateRequest("claims");
-  app.setErrorHandler((error: Error & { statusCode?: number; code?: string }, request, reply) => {
-    const status = error.statusCode ?? 500;
-    if (status >= 500) request.log.error(error);
-    const code =
-      error instanceof AuthenticationError ? error.code : (CODES[status] ?? "INTERNAL_SERVER_ERROR");
-    if (status === 401) reply.header("www-authenticate", "Bearer");
-    const message = status >= 500 ? "Internal server error" : error.message;
-    return reply.status(status).send({ errors: [{ message, extensions: { code, requestId: request.id } }] });
+  app.setErrorHandler(handleError);
+  app.setNotFoundHandler((request) => {
+    throw refusal(
+      "NOT_FOUND",
+      `There is no ${request.method} ${request.url.split("?")[0]!.slice(0, 100)} here`,
+    );
   });
+  // A form or plain text can be sent from any page without asking; the other types cannot.
+  app.removeContentTypeParser("text/plain");
+  graphql.addSocketTo(app);
   await app.register(websocket, {
-    options: { maxPayload: 1024 * 1024 },
+    options: { maxPayload: MAX_BODY_BYTES },
     // 1001, going away: clients connect again, to another instance.
     preClose(done) {
       const clients = [...app.websocketServer.clients];
@@ -64,25 +71,23 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     },
   });
 
+  await addHeaders(app, config);
   addHealth(app, { pool: probes, parts: parts ?? {}, stopping: stopping ?? new AbortController().signal });
   addMetrics(app, metrics, config);
 
   // Everything below acts for somebody.
   await app.register(async (scope) => {
     scope.addHook("onRequest", async (request) => {
-      const isUpgrade = request.headers.upgrade !== undefined;
-      const isPage = request.url.startsWith("/graphiql") || request.url.startsWith("/ruru-static/");
-      // A page has no token yet, and a socket brings it in connection_init.
-      if (isUpgrade || isPage) return;
-      request.claims = await authenticator.authenticate(request.headers.authorization);
-      if (request.claims.role === undefined)
-        throw new AuthenticationError(
-          "This server answers only requests with a token: Authorization: Bearer <token>",
-        );
+      // A socket brings its token in connection_init.
+      if (request.ws) return;
+      const claims = await authenticator.authenticate(request.headers.authorization);
+      request.claims = isPage(request.url) ? claims : requireRole(claims);
     });
-    scope.get("/schema.graphql", async (_request, reply) =>
-      reply.type("text/plain; charset=utf-8").send(await graphql.printSdl()),
-    );
+    addPageRules(scope, config);
+    scope.get("/schema.graphql", async (request, reply) => {
+      if (!mayIntrospect(config, request)) throw refusal("FORBIDDEN", "Your role may not read the schema");
+      return reply.type("text/plain; charset=utf-8").send(await graphql.printSdl());
+    });
     await graphql.addTo(scope);
   });
   app.addHook("onClose", async () => {
@@ -101,14 +106,3 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
 
 /** A client that does not answer our goodbye by then is cut off. */
 const CLOSING_MS = 3_000;
-
-const CODES: Record<number, string> = {
-  400: "BAD_REQUEST",
-  401: "UNAUTHENTICATED",
-  403: "FORBIDDEN",
-  404: "NOT_FOUND",
-  413: "PAYLOAD_TOO_LARGE",
-  415: "UNSUPPORTED_MEDIA_TYPE",
-  429: "TOO_MANY_REQUESTS",
-  503: "SERVICE_UNAVAILABLE",
-};

@@ -1,28 +1,33 @@
 // Who is asking: a bearer token becomes a role and a subject, nothing else is trusted.
-import { randomBytes } from "node:crypto";
+import { createSecretKey, randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { createRemoteJWKSet, errors, jwtVerify, SignJWT, type JWTPayload, type JWTVerifyGetKey } from "jose";
+import { createRemoteJWKSet, errors, jwtVerify, SignJWT, type JWTPayload } from "jose";
 import { isRole, toRole, type Config, type Role } from "../config.ts";
+import { refusal } from "./errors.ts";
 
 export interface Claims {
   role: Role | undefined;
   subject: string | undefined;
+  /** Came without a token. */
+  isAnonymous: boolean;
   /** Seconds since 1970; undefined for anonymous requests. */
   expiresAt: number | undefined;
 }
 
-export class AuthenticationError extends Error {
-  readonly statusCode = 401;
-  readonly code = "UNAUTHENTICATED";
+const unauthenticated = (message: string, extensions?: Record<string, unknown>, cause?: unknown): Error =>
+  Object.assign(refusal("UNAUTHENTICATED", message, extensions), { cause });
+
+/** Refuses a caller whose role is not known, which is one without a token where ANONYMOUS_ROLE is empty. */
+export function requireRole(claims: Claims): Claims {
+  if (claims.role !== undefined) return claims;
+  throw unauthenticated("This server answers only requests with a token: Authorization: Bearer <token>");
 }
 
 export interface Authenticator {
-  /** Takes the Authorization header's value; throws AuthenticationError. */
+  /** Takes the Authorization header's value; throws UNAUTHENTICATED, or SERVICE_UNAVAILABLE without the keys. */
   authenticate(authorization: string | undefined): Promise<Claims>;
 }
-
-const encode = (secret: string): Uint8Array => new TextEncoder().encode(secret);
 
 /** JWT_SECRET, or on the embedded default one made on first use and kept in the data folder. */
 export function signingSecret(config: Config): string | undefined {
@@ -51,53 +56,77 @@ export async function createToken(
     .setExpirationTime(options.ttl ?? "1h");
   if (config.JWT_AUDIENCE) token.setAudience(config.JWT_AUDIENCE);
   if (config.JWT_ISSUER) token.setIssuer(config.JWT_ISSUER);
-  return token.sign(encode(secret));
+  return token.sign(createSecretKey(secret, "utf8"));
 }
 
 export function createAuthenticator(config: Config): Authenticator {
-  const secret = signingSecret(config);
-  if (!secret && !config.JWKS_URL)
-    throw new Error("Neither JWT_SECRET nor JWKS_URL is set; set one, tokens cannot be checked without it");
-  const expectations = { audience: config.JWT_AUDIENCE, issuer: config.JWT_ISSUER };
-  const remote: JWTVerifyGetKey | undefined = config.JWKS_URL
-    ? createRemoteJWKSet(new URL(config.JWKS_URL))
-    : undefined;
-
-  // The key decides the algorithm, never the token: no HS256 with a public key, no "none".
-  const verify = async (token: string): Promise<JWTPayload> =>
-    remote
-      ? (await jwtVerify(token, remote, { ...expectations, algorithms: ["RS256", "ES256"] })).payload
-      : (await jwtVerify(token, encode(secret!), { ...expectations, algorithms: ["HS256"] })).payload;
+  const verify = createVerifier(config);
+  const known = new Map<string, { claims: Claims; until: number }>();
 
   return {
     async authenticate(authorization) {
       if (authorization === undefined || authorization === "") {
         const role = config.ANONYMOUS_ROLE === "none" ? undefined : config.ANONYMOUS_ROLE;
-        return { role, subject: undefined, expiresAt: undefined };
+        return { role, subject: undefined, isAnonymous: true, expiresAt: undefined };
       }
       const token = /^Bearer ([\w-]+\.[\w-]+\.[\w-]+)$/i.exec(authorization)?.[1];
       if (!token)
-        throw new AuthenticationError("The Authorization header is not of the form: Bearer <JSON Web Token>");
-      let payload: JWTPayload;
-      try {
-        payload = await verify(token);
-      } catch (error) {
-        throw new AuthenticationError(describe(error), { cause: error });
-      }
-      const role = typeof payload.role === "string" ? toRole(payload.role) : payload.role;
-      if (!isRole(role))
-        throw new AuthenticationError('The token\'s claim "role" must be reader, ingestor or operator');
-      return { role, subject: payload.sub, expiresAt: payload.exp };
+        throw unauthenticated("The Authorization header is not of the form: Bearer <JSON Web Token>");
+      const cached = known.get(token);
+      if (cached && cached.until > Date.now()) return cached.claims;
+      const claims = toClaims(await verify(token).catch(explain));
+      if (known.size >= MAX_KNOWN) known.clear();
+      known.set(token, { claims, until: Math.min(claims.expiresAt! * 1000, Date.now() + KNOWN_MS) });
+      return claims;
     },
   };
 }
 
-function describe(error: unknown): string {
-  if (error instanceof errors.JWTExpired) return "The token has expired";
-  if (error instanceof errors.JWTClaimValidationFailed)
-    return `The token's claim "${error.claim}" is missing or not what is expected here`;
-  if (error instanceof errors.JOSEAlgNotAllowed)
-    return "The token is signed with an algorithm not accepted here";
-  if (error instanceof errors.JWKSTimeout) return "The token cannot be checked: the key set does not answer";
-  return "The token is malformed or its signature does not match";
+/** A token is checked once; a withdrawn key is noticed after this time. */
+const KNOWN_MS = 60_000;
+const MAX_KNOWN = 1_000;
+
+/** The key decides the algorithm, never the token: no HS256 with a public key, no "none". */
+function createVerifier(config: Config): (token: string) => Promise<JWTPayload> {
+  const expectations = {
+    audience: config.JWT_AUDIENCE,
+    issuer: config.JWT_ISSUER,
+    requiredClaims: ["exp"],
+  };
+  if (config.JWKS_URL) {
+    const keys = createRemoteJWKSet(new URL(config.JWKS_URL));
+    const options = { ...expectations, algorithms: ["RS256", "ES256"] };
+    return async (token) => (await jwtVerify(token, keys, options)).payload;
+  }
+  const secret = signingSecret(config);
+  if (!secret)
+    throw new Error("Neither JWT_SECRET nor JWKS_URL is set; set one, tokens cannot be checked without it");
+  const key = createSecretKey(secret, "utf8");
+  const options = { ...expectations, algorithms: ["HS256"] };
+  return async (token) => (await jwtVerify(token, key, options)).payload;
 }
+
+function toClaims({ role: given, sub, exp }: JWTPayload): Claims {
+  const role = typeof given === "string" ? toRole(given) : given;
+  if (!isRole(role)) throw unauthenticated('The token\'s claim "role" must be reader, ingestor or operator');
+  return { role, subject: sub, isAnonymous: false, expiresAt: exp };
+}
+
+function explain(error: unknown): never {
+  if (error instanceof errors.JWTExpired)
+    throw unauthenticated("The token has expired", { reason: "expired" }, error);
+  if (error instanceof errors.JWTClaimValidationFailed)
+    throw unauthenticated(`The token's claim "${error.claim}" is missing or not what is expected here`);
+  if (error instanceof errors.JOSEAlgNotAllowed)
+    throw unauthenticated("The token is signed with an algorithm not accepted here");
+  if (error instanceof errors.JOSEError && FAULTS_OF_TOKEN.test(error.code))
+    throw unauthenticated("The token is malformed or its signature does not match", undefined, error);
+  throw Object.assign(
+    refusal("SERVICE_UNAVAILABLE", "The token cannot be checked: the key set (JWKS_URL) does not answer"),
+    { cause: error },
+  );
+}
+
+/** Other faults are the key set's. */
+const FAULTS_OF_TOKEN =
+  /^ERR_(JWT_|JWS_|JWKS_NO_MATCHING_KEY|JWKS_MULTIPLE_MATCHING_KEYS|JOSE_NOT_SUPPORTED)/;

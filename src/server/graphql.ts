@@ -11,7 +11,15 @@ import type { Config } from "../config.ts";
 import { createOperationPool, type Database } from "../database/connect.ts";
 import { queueStep, runStep } from "../pipeline/runs.ts";
 import type { Authenticator, Claims } from "./auth.ts";
+import { finishGraphqlAnswer } from "./errors.ts";
+import { GRAPHIQL_PATH, GraphiqlPlugin } from "./graphiql.ts";
+import { abortSignalOf, createGuardPlugin, requestOf } from "./guard.ts";
+import { MAX_BODY_BYTES } from "./limits.ts";
+import { createPersistedPreset } from "./persisted.ts";
 import { createTransactionsPlugin } from "./transactions.ts";
+import { createSocketHandler } from "./websocket.ts";
+
+const GRAPHQL_PATH = "/graphql";
 
 export interface GraphqlOptions {
   config: Config;
@@ -26,7 +34,7 @@ const settings = (config: Config, { role, subject }: Claims): Record<string, str
   role: role ?? "none",
   "strata.sub": subject ?? "",
   timezone: "UTC",
-  statement_timeout: String(config.STATEMENT_TIMEOUT_MS),
+  statement_timeout: String(role === undefined ? 1 : config.STATEMENT_TIMEOUT_MS[role]),
 });
 
 function stepRunner({ config, database }: GraphqlOptions, { role, subject }: Claims) {
@@ -51,30 +59,47 @@ export function createGraphql(options: GraphqlOptions) {
         pgServices: [
           makePgService({ pool: database.pool, schemas: ["production", "analytics"], pubsub: true }),
         ],
-        defaultPageSize: config.DEFAULT_PAGE_SIZE,
-        maxPageSize: config.MAX_PAGE_SIZE,
       }),
+      createPersistedPreset(config, requestOf),
     ],
-    plugins: [createTransactionsPlugin(operations), ...(options.plugins ?? [])],
+    plugins: [
+      ...(options.plugins ?? []),
+      createTransactionsPlugin(operations),
+      createGuardPlugin(config),
+      GraphiqlPlugin,
+    ],
     grafserv: {
-      graphqlPath: "/graphql",
-      graphiqlPath: "/graphiql",
+      graphqlPath: GRAPHQL_PATH,
+      graphiqlPath: GRAPHIQL_PATH,
+      graphiql: config.GRAPHIQL_ROLES.length > 0,
+      maxRequestLength: MAX_BODY_BYTES,
       graphiqlOnGraphQLGET: false,
       websockets: true,
     },
     grafast: {
-      async context({ fastifyv5, ws }: Partial<Grafast.RequestContext>) {
-        const claims = fastifyv5
-          ? fastifyv5.request.claims
-          : await authenticator.authenticate(authorizationOf(ws?.normalizedConnectionParams));
-        return { pgSettings: settings(config, claims), claims, runPipelineStep: stepRunner(options, claims) };
+      context(context: Partial<Grafast.RequestContext>) {
+        const { claims } = requestOf(context);
+        return {
+          pgSettings: settings(config, claims),
+          claims,
+          abortSignal: abortSignalOf(context),
+          runPipelineStep: stepRunner(options, claims),
+        };
       },
     },
   };
   const instance = postgraphile(preset);
+  const serv = instance.createServ(grafserv);
   return {
     instance,
     pool: operations.pool,
+    /** Puts our handler in the place of grafserv's, which checks no token; to be called before the plugin that uses it. */
+    addSocketTo(app: FastifyInstance): void {
+      const wsHandler = createSocketHandler(serv, authenticator);
+      app.addHook("onRoute", (route) => {
+        if (route.url === GRAPHQL_PATH && route.wsHandler) route.wsHandler = wsHandler;
+      });
+    },
     async printSdl(): Promise<string> {
       const { schema } = await instance.getSchemaResult();
       return `${printSchema(lexicographicSortSchema(schema))}\n`;
@@ -84,14 +109,17 @@ export function createGraphql(options: GraphqlOptions) {
       await operations.pool.end();
     },
     async addTo(app: FastifyInstance): Promise<void> {
-      await instance.createServ(grafserv).addTo(app);
+      // Said by the specification for clients that do not say what they take.
+      app.addHook("onRequest", ({ headers }, _reply, done) => {
+        if (headers.accept === undefined || headers.accept === "*/*") headers.accept = "application/json";
+        done();
+      });
+      app.addHook("preSerialization", async (request, reply, payload) =>
+        finishGraphqlAnswer(request, reply, payload),
+      );
+      await serv.addTo(app);
     },
   };
-}
-
-function authorizationOf(parameters: Record<string, unknown> | undefined): string | undefined {
-  const value = parameters?.authorization;
-  return typeof value === "string" ? value : undefined;
 }
 
 declare global {

@@ -1,0 +1,176 @@
+// What a client learns of a fault: a stable code and a sentence. The log gets the rest, under the same request id.
+import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from "fastify";
+import { isSafeError, SafeError } from "grafast";
+import { GraphQLError } from "grafast/graphql";
+import { isUnavailable } from "../database/unavailable.ts";
+import { RETRY_AFTER_S } from "./health.ts";
+
+/** Codes of refused requests, which have no `data`, and the status that HTTP has for them. */
+const STATUS: Record<string, number> = {
+  UNAUTHENTICATED: 401,
+  FORBIDDEN: 403,
+  OPERATION_NOT_PERSISTED: 403,
+  NOT_FOUND: 404,
+  METHOD_NOT_ALLOWED: 405,
+  NOT_ACCEPTABLE: 406,
+  PAYLOAD_TOO_LARGE: 413,
+  UNSUPPORTED_MEDIA_TYPE: 415,
+  RATE_LIMITED: 429,
+  INTERNAL_SERVER_ERROR: 500,
+  SERVICE_UNAVAILABLE: 503,
+};
+const CODE = Object.fromEntries(Object.entries(STATUS).map(([code, status]) => [status, code]));
+CODE[403] = "FORBIDDEN";
+
+export const statusOf = (code: unknown): number => STATUS[String(code)] ?? 400;
+const codeOf = (status: number): string =>
+  CODE[status] ?? (status < 500 ? "BAD_REQUEST" : "INTERNAL_SERVER_ERROR");
+
+/** An error whose words are meant for the client, whichever layer sees it first. */
+export function refusal(code: string, message: string, extensions: Record<string, unknown> = {}): SafeError {
+  const statusCode = statusOf(code);
+  return Object.assign(new SafeError(message, { ...extensions, code, statusCode }), { statusCode });
+}
+
+interface Explanation {
+  code: string;
+  message: string;
+  [extension: string]: unknown;
+}
+
+const UNAVAILABLE = { code: "SERVICE_UNAVAILABLE", message: "The database does not answer; try again" };
+const INTERNAL = { code: "INTERNAL_SERVER_ERROR", message: "Internal server error" };
+
+/** By SQLSTATE, longest prefix first. A message of the database is passed on only where it quotes the input alone. */
+const DATABASE: [prefix: string, code: string, message?: string][] = [
+  ["42501", "FORBIDDEN", "Your role may not do this"],
+  ["57014", "TIMEOUT", "The statement took too long and was cancelled; nothing of it was saved"],
+  ["40", "CONFLICT", "Another transaction changed the same rows; try again"],
+  ["55P03", "CONFLICT", "Another transaction holds the same rows; try again"],
+  ["23505", "UNIQUE_VIOLATION", "Another row has the same value"],
+  [
+    "23503",
+    "FOREIGN_KEY_VIOLATION",
+    "A row that this one refers to, or that refers to it, stands in the way",
+  ],
+  ["23514", "CHECK_VIOLATION", "A value breaks a rule of its column"],
+  ["23502", "NOT_NULL_VIOLATION", "A value is missing"],
+  ["22023", "BAD_USER_INPUT"],
+  ["22P02", "BAD_USER_INPUT"],
+  ["22003", "BAD_USER_INPUT"],
+  ["22007", "BAD_USER_INPUT"],
+  ["22008", "BAD_USER_INPUT"],
+  ["22", "BAD_USER_INPUT", "A value does not fit its type"],
+  ["54", "BAD_USER_INPUT", "The operation is too large for the database"],
+];
+
+export function explainDatabaseError(error: unknown): Explanation | undefined {
+  if (isUnavailable(error)) return UNAVAILABLE;
+  const { code: state, message = "" } = error as { code?: unknown; message?: string };
+  const row =
+    typeof state === "string" &&
+    /^[0-9A-Z]{5}$/.test(state) &&
+    DATABASE.find(([prefix]) => state.startsWith(prefix));
+  return row ? { code: row[1], message: row[2] ?? message } : undefined;
+}
+
+/** GraphQL's own errors carry no code: what they are about shows in where they come from. */
+const explainGraphqlError = ({ message, extensions, path }: GraphQLError): Explanation => ({
+  code: path === undefined || message.startsWith("Variable ") ? "BAD_USER_INPUT" : "INTERNAL_SERVER_ERROR",
+  ...extensions,
+  message,
+});
+
+function explain(error: GraphQLError): Explanation {
+  let cause: unknown = error;
+  while (cause instanceof GraphQLError && cause.originalError) cause = cause.originalError;
+  // Coercion wraps what a scalar threw, and says it in words about the client's own variable.
+  if (cause instanceof GraphQLError || error.message.startsWith('Variable "$'))
+    return explainGraphqlError(error);
+  if (isSafeError(cause as Error)) {
+    const { statusCode: _, ...extensions } =
+      (cause as SafeError<Record<string, unknown> | undefined>).extensions ?? {};
+    return { code: "BAD_USER_INPUT", ...extensions, message: (cause as Error).message };
+  }
+  return explainDatabaseError(cause) ?? INTERNAL;
+}
+
+interface Asker {
+  id: string;
+  log: FastifyBaseLogger;
+}
+
+/** The error for the client; told apart from others by its request id, so that doing it again changes nothing. */
+export function presentError(error: GraphQLError, asker: Asker): GraphQLError {
+  if (error.extensions?.requestId !== undefined) return error;
+  const { message, ...extensions } = explain(error);
+  logFault(error.originalError ?? error, extensions.code, asker.log);
+  const { nodes, source, positions, path } = error;
+  return new GraphQLError(message, {
+    nodes,
+    source,
+    positions,
+    path,
+    extensions: { ...extensions, requestId: asker.id },
+  });
+}
+
+function logFault(error: unknown, code: string, log: FastifyBaseLogger): void {
+  if (code === "INTERNAL_SERVER_ERROR") log.error({ error, code }, "operation failed");
+  else if (code === "SERVICE_UNAVAILABLE") log.warn({ error, code }, "the database does not answer");
+  else log.debug({ code }, "operation refused");
+}
+
+/** For faults outside GraphQL: bodies that cannot be read, tokens, unknown paths, and what nobody foresaw. */
+export function handleError(error: ThrownError, request: FastifyRequest, reply: FastifyReply) {
+  const isForClient =
+    isSafeError(error as Error) || (error.statusCode !== undefined && error.statusCode < 500);
+  const explanation: Explanation = isForClient
+    ? { code: codeOf(error.statusCode ?? 400), ...error.extensions, message: error.message }
+    : (explainDatabaseError(error) ?? INTERNAL);
+  const { message, statusCode: _, ...extensions } = explanation;
+  const status = (isForClient && error.statusCode) || statusOf(extensions.code);
+  logFault(error, extensions.code, request.log);
+  return reply
+    .status(status)
+    .headers(headersOf(status, extensions.retryAfter))
+    .type("application/json; charset=utf-8")
+    .send({ errors: [{ message, extensions: { ...extensions, requestId: request.id } }] });
+}
+
+interface ThrownError {
+  message: string;
+  statusCode?: number;
+  extensions?: Record<string, unknown>;
+}
+
+function headersOf(status: number, retryAfter: unknown): Record<string, string> {
+  if (status === 401) return { "www-authenticate": "Bearer" };
+  if (status === 429 || status === 503) return { "retry-after": String(Number(retryAfter ?? RETRY_AFTER_S)) };
+  return {};
+}
+
+interface GraphqlPayload {
+  data?: unknown;
+  errors?: { message: string; extensions?: Record<string, unknown> }[];
+}
+
+/** Last look at an answer of grafserv: every error has a code and the request id, and HTTP says the same as GraphQL. */
+export function finishGraphqlAnswer(request: FastifyRequest, reply: FastifyReply, payload: unknown): unknown {
+  const { errors, data } = payload as GraphqlPayload;
+  if (!Array.isArray(errors) || errors.length === 0) return payload;
+  for (const error of errors) {
+    const { statusCode: _, ...extensions } = error.extensions ?? {};
+    error.extensions = { code: codeOf(reply.statusCode), ...extensions, requestId: request.id };
+  }
+  const { code, retryAfter } = errors[0]!.extensions!;
+  const status = statusOf(code);
+  const isLegacy = !String(reply.getHeader("content-type")).startsWith("application/graphql-response+json");
+  // By the specification application/json answers 200 to a well-formed request, whatever becomes of it; what has
+  // to do with who, how often or whether at all is said before that, by HTTP.
+  if (data === undefined && reply.statusCode < 500 && (!isLegacy || [401, 403, 429, 503].includes(status)))
+    reply.status(reply.statusCode === 200 || reply.statusCode === 400 ? status : reply.statusCode);
+  if (code === "SERVICE_UNAVAILABLE") reply.status(503);
+  reply.headers(headersOf(reply.statusCode, retryAfter));
+  return payload;
+}

@@ -1,0 +1,52 @@
+// The GraphiQL page: who may open it, and the policy that lets its scripts run and no others.
+import { randomBytes } from "node:crypto";
+import type { FastifyInstance } from "fastify";
+import type {} from "grafserv/fastify/v5";
+import type { Config } from "../config.ts";
+import { refusal } from "./errors.ts";
+
+export const GRAPHIQL_PATH = "/graphiql";
+const ASSETS = "/ruru-static/";
+
+// Monaco styles its editor inline; workers and chunks are assets of ours.
+const policy = (scripts: string): string =>
+  [
+    "default-src 'none'",
+    `script-src ${scripts}`,
+    "style-src 'self' 'unsafe-inline'",
+    "font-src 'self' data:",
+    "img-src 'self' data:",
+    "worker-src 'self' blob:",
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+  ].join(";");
+
+export const isPage = (url: string): boolean =>
+  url === GRAPHIQL_PATH || url.startsWith(`${GRAPHIQL_PATH}?`) || url.startsWith(ASSETS);
+
+export function addPageRules(app: FastifyInstance, { GRAPHIQL_ROLES }: Config): void {
+  app.addHook("preHandler", ({ url, claims }, reply, done) => {
+    if (!isPage(url)) return done();
+    if (!GRAPHIQL_ROLES.includes(claims.isAnonymous ? "anonymous" : claims.role!))
+      return done(refusal("FORBIDDEN", "GraphiQL is not offered to you here"));
+    void reply.header("content-security-policy", policy("'self'"));
+    done();
+  });
+}
+
+export const GraphiqlPlugin: GraphileConfig.Plugin = {
+  name: "GraphiqlPlugin",
+  version: "1.0.0",
+  grafserv: {
+    middleware: {
+      async ruruHTML(next, { request }) {
+        const nonce = randomBytes(16).toString("base64");
+        const { reply } = (request.requestContext as Grafast.RequestContext).fastifyv5;
+        void reply.header("content-security-policy", policy(`'self' 'nonce-${nonce}'`));
+        return (await next()).replaceAll("<script", `<script nonce="${nonce}"`);
+      },
+    },
+  },
+};

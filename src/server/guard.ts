@@ -1,0 +1,142 @@
+// What every operation passes, over HTTP and WebSocket, before it is planned; and its errors afterwards.
+import type { FastifyRequest } from "fastify";
+import { isAsyncIterable, type SafeError } from "grafast";
+import { GraphQLError, type ExecutionResult, type GraphQLSchema } from "grafast/graphql";
+import type {} from "grafserv";
+import type { WebSocket } from "ws";
+import type { Config } from "../config.ts";
+import { costOf, findOperation } from "./cost.ts";
+import { presentError, refusal } from "./errors.ts";
+import { checkVariables, createDocumentCheck, type CheckedDocument } from "./limits.ts";
+import { createRateLimit } from "./rate-limit.ts";
+
+type Result = ExecutionResult | AsyncGenerator<ExecutionResult>;
+interface ExecuteEvent {
+  args: Grafast.ExecutionArgs;
+}
+type RequestContext = Partial<Grafast.RequestContext>;
+
+/** The HTTP request, or the one that opened the socket. */
+export const requestOf = ({ fastifyv5, ws }: RequestContext): FastifyRequest =>
+  fastifyv5?.request ?? (ws!.request as unknown as FastifyRequest);
+
+/** Aborted when the client goes away before it has its answer. */
+export function abortSignalOf({ fastifyv5, ws }: RequestContext): AbortSignal {
+  const controller = new AbortController();
+  const response = fastifyv5?.reply?.raw;
+  response?.once("close", () => {
+    if (!response.writableFinished) controller.abort();
+  });
+  return ws ? signalOfSocket(ws.socket as unknown as WebSocket) : controller.signal;
+}
+
+const socketSignals = new WeakMap<WebSocket, AbortSignal>();
+
+function signalOfSocket(socket: WebSocket): AbortSignal {
+  let signal = socketSignals.get(socket);
+  if (!signal) {
+    const controller = new AbortController();
+    socket.once("close", () => controller.abort());
+    socketSignals.set(socket, (signal = controller.signal));
+  }
+  return signal;
+}
+
+export function mayIntrospect({ INTROSPECTION_ROLES }: Config, { claims }: FastifyRequest): boolean {
+  return INTROSPECTION_ROLES.includes(claims.isAnonymous ? "anonymous" : claims.role!);
+}
+
+export function createGuardPlugin(config: Config): GraphileConfig.Plugin {
+  const limits = { maxDepth: config.MAX_QUERY_DEPTH };
+  const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
+  const spend = createRateLimit(config.RATE_LIMIT_COST);
+  const checks = new WeakMap<GraphQLSchema, (query: string) => CheckedDocument>();
+
+  const checkDocument = (schema: GraphQLSchema, query: string, request: FastifyRequest): CheckedDocument => {
+    let check = checks.get(schema);
+    if (!check) checks.set(schema, (check = createDocumentCheck(schema, limits)));
+    const checked = check(query);
+    if (mayIntrospect(config, request)) return checked;
+    if (checked.introspects)
+      return {
+        errors: [toGraphqlError(refusal("FORBIDDEN", "Your role may not read the schema (introspection)"))],
+      };
+    return checked.errors ? { errors: checked.errors.map(withoutSuggestion) } : checked;
+  };
+
+  const admit = async (args: Grafast.ExecutionArgs, request: FastifyRequest): Promise<void> => {
+    const { schema, document, operationName } = args;
+    const variables = args.variableValues ?? {};
+    // A socket outlives the check of its token.
+    if (request.claims.expiresAt !== undefined && request.claims.expiresAt * 1000 <= Date.now())
+      throw refusal("UNAUTHENTICATED", "The token has expired");
+    const tooDeep = checkVariables(variables);
+    if (tooDeep) throw tooDeep;
+    const operation = findOperation(document, operationName);
+    if (!operation) return;
+    const cost = costOf(schema, document, operation, variables, sizes);
+    if (cost > config.MAX_QUERY_COST)
+      throw refusal(
+        "QUERY_TOO_EXPENSIVE",
+        `The operation may cost ${cost} (objects in its answer, and 50 for a computation over many rows); ` +
+          `at most ${config.MAX_QUERY_COST} is allowed: ask for smaller pages or fewer levels`,
+        { limit: config.MAX_QUERY_COST, given: cost },
+      );
+    await spend(request, cost);
+  };
+
+  const guard = async (next: () => Result | Promise<Result>, { args }: ExecuteEvent): Promise<Result> => {
+    const request = requestOf(args.requestContext!);
+    try {
+      await admit(args, request);
+    } catch (error) {
+      return { errors: [presentError(toGraphqlError(error), request)] };
+    }
+    return withErrorsPresented(await next(), request);
+  };
+
+  return {
+    name: "GuardPlugin",
+    version: "1.0.0",
+    grafserv: {
+      middleware: {
+        setPreset(next, options) {
+          const { getExecutionConfig } = options;
+          options.getExecutionConfig = async function (context) {
+            const execution = await getExecutionConfig.call(this, context);
+            const { schema } = execution;
+            const parseAndValidate = (query: string) => checkDocument(schema, query, requestOf(context));
+            return { ...execution, parseAndValidate: parseAndValidate as typeof execution.parseAndValidate };
+          };
+          return next();
+        },
+      },
+    },
+    grafast: { middleware: { execute: guard as never, subscribe: guard as never } },
+  };
+}
+
+function toGraphqlError(error: unknown): GraphQLError {
+  if (error instanceof GraphQLError) return error;
+  const { message, extensions } = error as SafeError<Record<string, unknown>>;
+  return new GraphQLError(message, { originalError: error as Error, extensions });
+}
+
+/** "Did you mean …?" names fields of a schema that the caller may not read. */
+const withoutSuggestion = ({ message, source, positions, extensions }: GraphQLError): GraphQLError =>
+  new GraphQLError(message.replace(/ Did you mean [^]*$/, ""), { source, positions, extensions });
+
+function withErrorsPresented(result: Result, request: FastifyRequest): Result {
+  const present = <T extends { errors?: readonly GraphQLError[] }>(answer: T): T => {
+    if (answer.errors) answer.errors = answer.errors.map((error) => presentError(error, request));
+    return answer;
+  };
+  if (!isAsyncIterable(result)) return present(result);
+  const next = result.next.bind(result);
+  result.next = async () => {
+    const item = await next();
+    if (!item.done) present(item.value);
+    return item;
+  };
+  return result;
+}

@@ -1,0 +1,137 @@
+// Who are you, on a socket: connection_init carries the token, and the socket ends with it.
+import { once } from "node:events";
+import type { AddressInfo } from "node:net";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { WebSocket } from "ws";
+import { createToken } from "../../src/server/auth.ts";
+import { createTestApp, type TestApp } from "../support/app.ts";
+
+let server: TestApp;
+
+beforeAll(async () => {
+  server = await createTestApp({ CORS_ORIGINS: "https://app.example" });
+  await server.app.listen({ port: 0, host: "127.0.0.1" });
+});
+afterAll(() => server.close());
+
+const port = () => (server.app.server.address() as AddressInfo).port;
+const token = (ttl = "1h") => createToken(server.database.config, { role: "strata_reader", ttl });
+
+function open(headers: Record<string, string> = {}) {
+  const socket = new WebSocket(`ws://127.0.0.1:${port()}/graphql`, "graphql-transport-ws", { headers });
+  const messages: any[] = [];
+  socket.on("message", (data: Buffer) => messages.push(JSON.parse(data.toString())));
+  const closed = once(socket, "close").then(([code, reason]) => ({
+    code: Number(code),
+    reason: String(reason),
+  }));
+  const send = (message: unknown) => socket.send(JSON.stringify(message));
+  const next = async (type: string) => {
+    const isIt = (message: any) => message.type === type;
+    while (!messages.some(isIt))
+      await Promise.race([
+        once(socket, "message"),
+        closed.then((end) => Promise.reject(new Error(`closed with ${end.code} ${end.reason}`))),
+      ]);
+    return messages.find(isIt);
+  };
+  return { socket, closed, send, next };
+}
+
+async function initialise(payload: unknown, headers?: Record<string, string>) {
+  const connection = open(headers);
+  await once(connection.socket, "open");
+  connection.send({ type: "connection_init", payload });
+  return connection;
+}
+
+test("a good token is acknowledged, and the socket acts under its role", async () => {
+  const connection = await initialise({ Authorization: `Bearer ${await token()}` });
+  await connection.next("connection_ack");
+  connection.send({ type: "subscribe", id: "1", payload: { query: "{ users { totalCount } }" } });
+  expect((await connection.next("next")).payload.data).toEqual({ users: { totalCount: 0 } });
+  connection.socket.close();
+});
+
+test("errors on a socket have a code and the id of its request", async () => {
+  const connection = await initialise({ authorization: `Bearer ${await token()}` });
+  await connection.next("connection_ack");
+  connection.send({ type: "subscribe", id: "1", payload: { query: "{ users { nodes { email } } }" } });
+  expect((await connection.next("next")).payload.errors[0].extensions).toEqual({
+    code: "FORBIDDEN",
+    requestId: expect.any(String),
+  });
+  connection.send({ type: "subscribe", id: "2", payload: { query: "{ nothing }" } });
+  expect((await connection.next("error")).payload[0].extensions).toEqual({
+    code: "GRAPHQL_VALIDATION_FAILED",
+    requestId: expect.any(String),
+  });
+  connection.socket.close();
+});
+
+test("a token may come with the upgrade, for clients that are no browsers", async () => {
+  const connection = await initialise(undefined, { authorization: `Bearer ${await token()}` });
+  await connection.next("connection_ack");
+  connection.socket.close();
+});
+
+test.each([
+  ["no token", undefined],
+  ["a wrong token", { authorization: "Bearer a.b.c" }],
+  ["a token in a list", { authorization: ["Bearer a.b.c"] }],
+])("%s closes with 4401", async (_name, payload) => {
+  const connection = await initialise(payload);
+  expect(await connection.closed).toMatchObject({ code: 4401 });
+});
+
+test("an expired token closes with 4403, after which clients come back with a new one", async () => {
+  const connection = await initialise({ authorization: `Bearer ${await token("-1s")}` });
+  expect(await connection.closed).toEqual({ code: 4403, reason: "The token has expired" });
+});
+
+test("the socket is closed when its token expires", async () => {
+  const connection = await initialise({ authorization: `Bearer ${await token("2s")}` });
+  await connection.next("connection_ack");
+  expect(await connection.closed).toEqual({ code: 4403, reason: "The token has expired" });
+});
+
+test("subscribing before connection_init closes with 4401", async () => {
+  const connection = open();
+  await once(connection.socket, "open");
+  connection.send({ type: "subscribe", id: "1", payload: { query: "{ __typename }" } });
+  expect(await connection.closed).toMatchObject({ code: 4401 });
+});
+
+test("what is not the protocol closes the socket, and the server goes on", async () => {
+  for (const message of ["{", "[]", '{"type":"subscribe"}', "x".repeat(200_000)]) {
+    const connection = open();
+    await once(connection.socket, "open");
+    connection.socket.send(message);
+    expect((await connection.closed).code, message.slice(0, 20)).toBeGreaterThan(1000);
+  }
+  expect((await server.ask("reader", "{ __typename }")).status).toBe(200);
+});
+
+test("pages of other origins may not open sockets, those of CORS_ORIGINS may", async () => {
+  const refused = open({ origin: "https://evil.example" });
+  const [, response] = (await once(refused.socket, "unexpected-response")) as [
+    unknown,
+    { statusCode: number },
+  ];
+  expect(response.statusCode).toBe(403);
+  for (const origin of ["https://app.example", `http://127.0.0.1:${port()}`]) {
+    const connection = await initialise({ authorization: `Bearer ${await token()}` }, { origin });
+    await connection.next("connection_ack");
+    connection.socket.close();
+  }
+});
+
+test("a request that only pretends to be a socket is not let in without a token", async () => {
+  const response = await server.inject({
+    method: "POST",
+    url: "/graphql",
+    headers: { upgrade: "websocket", connection: "upgrade" },
+    payload: { query: "{ users { totalCount } }" },
+  });
+  expect(response.statusCode).toBe(401);
+});
