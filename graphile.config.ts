@@ -4,36 +4,49 @@ import { makePgService } from "postgraphile/adaptors/pg";
 import { PostGraphileAmberPreset } from "postgraphile/presets/amber";
 import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connection-filter";
 import { AggregatesPlugin } from "./plugins/AggregatesPlugin.ts";
+import { maskError } from "./plugins/errors.ts";
+import { JsonFilterPreset } from "./plugins/JsonFilterPlugin.ts";
 import { NamesPlugin } from "./plugins/NamesPlugin.ts";
+import { NullableKeysPlugin } from "./plugins/NullableKeysPlugin.ts";
+import { PageSizePlugin } from "./plugins/PageSizePlugin.ts";
 import { PostgisPlugin, PostgisTypesPlugin } from "./plugins/PostgisPlugin.ts";
 import { PipelineMutationsPlugin } from "./plugins/PipelineMutationsPlugin.ts";
+import { ScalarsPlugin } from "./plugins/ScalarsPlugin.ts";
 import { SmartTagsPlugin } from "./plugins/SmartTagsPlugin.ts";
 
 interface PresetOptions {
   pgServices: GraphileConfig.PgServiceConfiguration[];
+  defaultPageSize?: number;
+  maxPageSize?: number;
 }
 
 /** The GraphQL schema's configuration; the server adds what belongs to the process (port, context, limits). */
-export function createPreset({ pgServices }: PresetOptions): GraphileConfig.Preset {
+export function createPreset({ pgServices, ...limits }: PresetOptions): GraphileConfig.Preset {
   return {
     extends: [
       PostGraphileAmberPreset,
       PgSimplifyInflectionPreset,
       PgAggregatesPreset,
       PostGraphileConnectionFilterPreset,
+      JsonFilterPreset,
     ],
     plugins: [
       SmartTagsPlugin,
       NamesPlugin,
+      NullableKeysPlugin,
+      ScalarsPlugin,
       AggregatesPlugin,
+      PageSizePlugin,
       PostgisTypesPlugin,
       PostgisPlugin,
       PipelineMutationsPlugin,
     ],
     disablePlugins: ["PgConditionArgumentPlugin", "PgConditionCustomFieldsPlugin", "NodeAccessorPlugin"],
     pgServices,
+    grafserv: { maskError },
     gather: { pgStrictFunctions: true },
     schema: {
+      ...limits,
       defaultBehavior: "-list -nodeId:resource:update -nodeId:resource:delete",
       dontSwallowErrors: true,
       pgForbidSetofFunctionsToReturnNull: true,

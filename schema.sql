@@ -337,6 +337,7 @@ create table if not exists production.transactions (
 create index if not exists idx_transactions_user_id on production.transactions (user_id);
 create index if not exists idx_user_date on production.transactions (user_id, transaction_date);
 create index if not exists idx_transactions_date on production.transactions (transaction_date);
+create index if not exists idx_transactions_amount on production.transactions (amount);
 create index if not exists idx_transactions_status_date on production.transactions (status, transaction_date);
 
 comment on table production.transactions is 'A payment by a user; one row per transaction.';
@@ -584,17 +585,6 @@ execute function analytics.notify_run();
 
 comment on trigger notify_run_queued on analytics.pipeline_runs is 'Announces a new run.';
 comment on trigger notify_run_changed on analytics.pipeline_runs is 'Announces progress and the end of a run.';
-
--- Ingests may overlap: each one only adds rows.
-create or replace function analytics.start_ingest_run(dataset text, run_trigger text, actor text, arguments jsonb default '{}')
-returns bigint
-language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
-  insert into analytics.pipeline_runs (step, status, trigger, actor, dataset, arguments, started_at, heartbeat_at)
-  values ('ingest', 'running', run_trigger, actor, dataset, arguments, clock_timestamp(), clock_timestamp())
-  returning run_id
-$$;
-
-comment on function analytics.start_ingest_run(text, text, text, jsonb) is 'Starts a run that brings rows of a dataset into staging, and returns its number.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- 5. Analytics: daily metrics
@@ -1043,6 +1033,25 @@ end
 $$;
 
 comment on function analytics.start_run(text, text, text, jsonb, bigint) is 'Asks for a run of a step; joins the one that is running or waiting.';
+
+-- Ingests may overlap: each one only adds rows.
+create or replace function analytics.start_ingest_run(dataset text, run_trigger text, actor text, arguments jsonb default '{}')
+returns bigint
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  started bigint;
+begin
+  perform analytics.close_dead_runs();
+  insert into analytics.pipeline_runs (step, status, trigger, actor, dataset, arguments, started_at, heartbeat_at)
+  values ('ingest', 'running', start_ingest_run.run_trigger,
+          coalesce(nullif(current_setting('strata.sub', true), ''), start_ingest_run.actor, session_user),
+          start_ingest_run.dataset, start_ingest_run.arguments, clock_timestamp(), clock_timestamp())
+  returning run_id into started;
+  return started;
+end
+$$;
+
+comment on function analytics.start_ingest_run(text, text, text, jsonb) is 'Starts a run that brings rows of a dataset into staging, and returns its number.';
 
 create or replace function analytics.claim_run(run_id bigint)
 returns setof analytics.pipeline_runs

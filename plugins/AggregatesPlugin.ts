@@ -1,5 +1,6 @@
-import { TYPES } from "@dataplan/pg";
+import { TYPES, type PgCodecAttribute, type PgResource, type PgSelectQueryBuilder } from "@dataplan/pg";
 import type {} from "@graphile/pg-aggregates";
+import type { GraphQLEnumValueConfigMap } from "grafast/graphql";
 import { sql } from "pg-sql2";
 import type {} from "postgraphile";
 
@@ -7,6 +8,21 @@ const offered = new Set(["sum", "distinctCount", "min", "max", "average"]);
 const times: unknown[] = [TYPES.timestamp, TYPES.timestamptz, TYPES.date];
 const isTime = (codec: unknown) => times.includes(codec);
 const units = ["hour", "day", "week", "month", "quarter", "year"];
+
+/** A group's key is text: a time that says it is UTC. */
+const groupTime: typeof TYPES.timestamp = {
+  ...TYPES.timestamp,
+  castFromPg: (time) => sql`to_char(${time}, 'YYYY-MM-DD"T"HH24:MI:SS"Z"')`,
+};
+
+/** Columns with few values: not what identifies a row, nor a time. */
+function categories({ codec, uniques }: PgResource): [string, PgCodecAttribute][] {
+  return Object.entries(codec.attributes as Record<string, PgCodecAttribute>).filter(
+    ([name, attribute]) =>
+      [TYPES.varchar, TYPES.boolean, TYPES.int].some((type) => type === attribute.codec) &&
+      !uniques.some(({ attributes }) => attributes.includes(name)),
+  );
+}
 
 /** Minimum and maximum of dates and times, and grouping by every unit a report asks for. */
 export const AggregatesPlugin: GraphileConfig.Plugin = {
@@ -27,9 +43,46 @@ export const AggregatesPlugin: GraphileConfig.Plugin = {
           id: `truncated-to-${unit}`,
           isSuitableType: (codec) => isTime(codec) && !(codec === TYPES.date && /^(hour|day)$/.test(unit)),
           sqlWrap: (expression) => sql`date_trunc(${sql.literal(unit)}, ${expression}::timestamp)`,
-          sqlWrapCodec: () => TYPES.timestamp,
+          sqlWrapCodec: (codec) => (codec === TYPES.date ? TYPES.date : groupTime),
         }));
         return build;
+      },
+
+      // By what a row's user or calendar day is, for example by quarter and weekend: one join, no index needed.
+      GraphQLEnumType_values(values, build, { scope: { isPgAggregateGroupEnum, pgTypeResource } }) {
+        if (!isPgAggregateGroupEnum || !pgTypeResource) return values;
+        const { inflection } = build;
+        const registry = build.input.pgRegistry;
+        const { codec } = pgTypeResource;
+        const relations = Object.entries(registry.pgRelations[codec.name] ?? {});
+        const added: GraphQLEnumValueConfigMap = {};
+        for (const [relationName, { isReferencee, isUnique, remoteResource }] of relations) {
+          if (isReferencee || !isUnique) continue;
+          const relation = inflection.singleRelation({ registry, codec, relationName });
+          for (const [attributeName, attribute] of categories(remoteResource)) {
+            const field = inflection.attribute({ codec: remoteResource.codec, attributeName });
+            added[inflection.constantCase(`${relation}-${field}`)] = {
+              description: `By \`${field}\` of \`${relation}\`.`,
+              extensions: {
+                grafast: {
+                  apply(rows: PgSelectQueryBuilder) {
+                    const other = rows.singleRelation(relationName);
+                    rows.groupBy({
+                      fragment: sql`${other}.${sql.identifier(attributeName)}`,
+                      codec: attribute.codec,
+                    });
+                  },
+                },
+              },
+            };
+          }
+        }
+        // Nobody groups by microseconds.
+        const untruncated = Object.entries(codec.attributes as Record<string, PgCodecAttribute>)
+          .filter(([, attribute]) => isTime(attribute.codec) && attribute.codec !== TYPES.date)
+          .map(([attributeName]) => inflection.constantCase(attributeName));
+        const kept = Object.entries(values).filter(([name]) => !untruncated.includes(name));
+        return build.extend(Object.fromEntries(kept), added, "AggregatesPlugin");
       },
     },
   },

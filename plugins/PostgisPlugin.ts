@@ -1,8 +1,8 @@
 import { PgSelectSingleStep, TYPES } from "@dataplan/pg";
 import type { PgCodec, PgCodecAttribute, PgSelectQueryBuilder, PgSelectStep } from "@dataplan/pg";
-import { access, lambda, type FieldArg } from "grafast";
+import { access, lambda, type FieldArg, type Step } from "grafast";
 import { gatherConfig } from "graphile-build";
-import { sql } from "pg-sql2";
+import { sql, type SQL } from "pg-sql2";
 import type {} from "postgraphile";
 import type {} from "postgraphile-plugin-connection-filter";
 import { extendSchema, gql } from "postgraphile/utils";
@@ -47,6 +47,32 @@ function selected($row: PgSelectSingleStep): PgSelectSingleStep {
   return resource.get(
     Object.fromEntries(key.map((column) => [column, ($row as PgSelectSingleStep).get(column)])),
   );
+}
+
+/**
+ * An index tells the nearest rows by distance alone, and before PostgreSQL 17 the planner does not use it for
+ * an order by distance and key, which stable cursors need. Reading from an ordered subquery makes it.
+ */
+function orderByDistance($rows: PgSelectStep, column: string, $from: Step): void {
+  const from = toGeography($rows.placeholder($from, geoPoint));
+  const nearest = sql.identifier("nearest");
+  // Private, and without another way to it.
+  const source = $rows as unknown as { from: SQL };
+  const table = source.from;
+  source.from = sql`(
+    select *, ${toGeography(sql.identifier(column))} operator(public.<->) ${from} as ${nearest}
+    from ${table}
+    order by ${nearest}
+  )`;
+  $rows.orderBy({
+    fragment: sql`${$rows.alias}.${nearest}`,
+    codec: TYPES.float,
+    direction: "ASC",
+    nullable: true,
+  });
+  // Counting needs no order.
+  const clone = $rows.clone.bind($rows);
+  $rows.clone = (mode) => Object.assign(clone(mode), mode === "aggregate" ? { from: table } : {});
 }
 
 /** The types of positions and of what is asked about them. */
@@ -229,15 +255,7 @@ export const PostgisPlugin: GraphileConfig.Plugin = {
             "Order by distance from this position, nearest first; `orderBy` decides between equals.",
           // Planned, not applied: what is applied would come after the default of orderBy.
           applyPlan(_$parent: unknown, $connection: { getSubplan(): PgSelectStep }, arg: FieldArg) {
-            const $rows = $connection.getSubplan();
-            const position = toGeography(sql`${$rows.alias}.${sql.identifier(column)}`);
-            const from = toGeography($rows.placeholder(arg.getRaw(), geoPoint));
-            $rows.orderBy({
-              fragment: sql`(${position} operator(public.<->) ${from})`,
-              codec: TYPES.float,
-              direction: "ASC",
-              nullable: true,
-            });
+            orderByDistance($connection.getSubplan(), column, arg.getRaw());
           },
         };
         return build.extend(args, { nearestTo }, "PostgisPlugin");

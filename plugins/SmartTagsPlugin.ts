@@ -2,10 +2,13 @@ import { pgSmartTags } from "postgraphile/utils";
 
 const readOnly = "-insert -update -delete";
 const noBackwardFields = "@backwardBehavior -* -filterBy -aggregates";
+const countOnly =
+  "-attribute:aggregate -attribute:aggregate:orderBy -attribute:aggregate:filterBy +distinctCount:attribute:aggregate";
 const toDimDate = (column: string) =>
   `(${column}) references production.dim_date (full_date)|@fieldName dimDate\n${noBackwardFields}`;
 const metrics = {
   primaryKey: "date,country",
+  nullableKey: "true",
   foreignKey: toDimDate("date"),
   // Its key may be NULL, which arguments cannot say: read such a row by node id or filter.
   behavior: `${readOnly} -query:resource:single`,
@@ -34,6 +37,24 @@ const tables: Record<string, Record<string, string>> = {
 /** Bounded by days, countries or runs: any column may filter and order, index or not. */
 const smallTables = new Set(["dim_date", "daily_user_metrics", "pipeline_runs"]);
 
+/** What PostgreSQL does not know of the columns of a view. */
+const notNull = new Set([
+  "daily_user_metrics.active_users",
+  "daily_user_metrics_live.active_users",
+  "quarterly_revenue.total_revenue",
+  "quarterly_revenue.weekend_revenue",
+  "quarterly_revenue.active_days",
+  "freshness.rows_behind",
+  "freshness.lag_seconds",
+  "quarantine.dataset",
+  "quarantine.stage",
+  "quarantine.reasons",
+  "quarantine.waiting",
+  "quarantine.attempts",
+  "quarantine.quarantined_at",
+  "quarantine.last_attempt_at",
+]);
+
 /** Columns of the machinery, of no meaning to a client. */
 const internalColumns = new Set(["source_seq", "ingest_seq", "raw_id"]);
 
@@ -51,6 +72,11 @@ export const SmartTagsPlugin = pgSmartTags([
   },
   {
     kind: "attribute",
+    match: (column) => notNull.has(`${column.getClass()?.relname}.${column.attname}`),
+    tags: { notNull: true },
+  },
+  {
+    kind: "attribute",
     match: (column) => smallTables.has(column.getClass()?.relname ?? ""),
     tags: { isIndexed: true },
   },
@@ -58,13 +84,16 @@ export const SmartTagsPlugin = pgSmartTags([
   ...["position", "event_data"].map((column) => ({
     kind: "attribute" as const,
     match: `production.events.${column}`,
-    tags: { behavior: "+attribute:filterBy" },
+    tags: {
+      behavior:
+        "+attribute:filterBy -groupBy -aggregate -attribute:aggregate:orderBy -attribute:aggregate:filterBy",
+    },
   })),
-  // Adding identifiers up or averaging them says nothing.
+  // Of identifiers, only how many there are says something.
   {
     kind: "attribute",
     match: (column) => /_id$/.test(column.attname) && !internalColumns.has(column.attname),
-    tags: { behavior: "-sum:attribute:aggregate -average:attribute:aggregate" },
+    tags: { behavior: countOnly },
   },
   {
     kind: "constraint",

@@ -171,7 +171,7 @@ async function startRun(client: PoolClient, request: RunRequest): Promise<{ id: 
   return rows[0]!;
 }
 
-async function inTransaction<T>(pool: Pool, work: (client: PoolClient) => Promise<T>): Promise<T> {
+export async function inTransaction<T>(pool: Pool, work: (client: PoolClient) => Promise<T>): Promise<T> {
   const client = await pool.connect();
   let broken: Error | undefined;
   try {

@@ -59,6 +59,8 @@ export function createGraphql(options: GraphqlOptions) {
         pgServices: [
           makePgService({ pool: database.pool, schemas: ["production", "analytics"], pubsub: true }),
         ],
+        defaultPageSize: config.DEFAULT_PAGE_SIZE,
+        maxPageSize: config.MAX_PAGE_SIZE,
       }),
       createPersistedPreset(config, requestOf),
     ],

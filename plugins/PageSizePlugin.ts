@@ -1,0 +1,119 @@
+import type { PgSelectStep } from "@dataplan/pg";
+import {
+  constant,
+  lambda,
+  listTransform,
+  SafeError,
+  type ConnectionStep,
+  type FieldArgs,
+  type Step,
+} from "grafast";
+import type {} from "postgraphile";
+
+declare global {
+  namespace GraphileBuild {
+    interface SchemaOptions {
+      /** Rows of a connection that is asked for without `first` or `last`. */
+      defaultPageSize?: number;
+      /** Rows of a connection, or groups, that one request may ask for at most. */
+      maxPageSize?: number;
+    }
+  }
+}
+
+type PageSize = number | null | undefined;
+type Plan = ($parent: Step, args: FieldArgs, info: never) => ConnectionStep<never>;
+
+type GroupsPlan = ($parent: Step, args: FieldArgs, info: never) => Step;
+
+const exceeded = (message: string, limit: number) =>
+  new SafeError(message, { code: "PAGE_SIZE_EXCEEDED", limit });
+
+/** Groups have no pages: more than the limit of them is an error, not a silent cut. */
+function atMost(limit: number, $groups: PgSelectStep): Step {
+  $groups.setFirst(constant(limit + 1));
+  return listTransform({
+    listStep: $groups,
+    // It has to depend on the item, or the planner drops the item.
+    itemPlanCallback: ($group) => lambda($group, () => true, true),
+    initialState: (): unknown[] => [],
+    reduceCallback(groups, group) {
+      groups.push(group);
+      return groups;
+    },
+    finalizeCallback(groups) {
+      if (groups.length <= limit) return groups;
+      throw exceeded(`These are more than ${limit} groups; narrow them by \`filter\` or \`having\`.`, limit);
+    },
+    listItem: ($group) => $groups.listItem($group as never),
+  });
+}
+
+/** Every connection has a page size: the default one, or the client's own up to a limit. */
+export const PageSizePlugin: GraphileConfig.Plugin = {
+  name: "PageSizePlugin",
+  version: "1.0.0",
+  after: ["PgFirstLastBeforeAfterArgsPlugin"],
+  schema: {
+    hooks: {
+      GraphQLObjectType_fields_field_args(args, build, { scope: { isPgFieldConnection } }) {
+        const { first, last } = args;
+        if (!isPgFieldConnection || !first || !last) return args;
+        const { defaultPageSize = 100, maxPageSize = 1000 } = build.options;
+        const limits = `At most ${maxPageSize}.`;
+        // Set by the field below, which sees both.
+        return {
+          ...args,
+          first: {
+            ...first,
+            description: `Read only the first rows, this many; ${defaultPageSize} without \`first\` or \`last\`. ${limits}`,
+            applyPlan: undefined,
+          },
+          last: {
+            ...last,
+            description: `Read only the last rows, this many. ${limits}`,
+            applyPlan: undefined,
+          },
+        };
+      },
+
+      GraphQLObjectType_fields_field(
+        field,
+        build,
+        { scope: { isPgFieldConnection, isConnectionType, fieldName } },
+      ) {
+        const { defaultPageSize = 100, maxPageSize = 1000 } = build.options;
+        if (isConnectionType && fieldName === "groupedAggregates") {
+          const plan = field.plan as unknown as GroupsPlan;
+          const bounded: GroupsPlan = ($parent, args, info) => {
+            const $groups = plan($parent, args, info) as PgSelectStep;
+            args.autoApply($groups);
+            return atMost(maxPageSize, $groups);
+          };
+          return { ...field, plan: bounded as typeof field.plan };
+        }
+        const plan = field.plan as Plan | undefined;
+        if (!isPgFieldConnection || !plan) return field;
+
+        const checked = (name: string, size: PageSize): PageSize => {
+          if (size == null || (size >= 0 && size <= maxPageSize)) return size;
+          throw exceeded(`\`${name}\` must be between 0 and ${maxPageSize}, but is ${size}.`, maxPageSize);
+        };
+        const paged: Plan = ($parent, args, info) => {
+          const $connection = plan($parent, args, info);
+          const [$first, $last] = [args.getRaw("first"), args.getRaw("last")];
+          // On the rows themselves: told of a size, the connection would fetch a page for its count alone.
+          const $rows = $connection.getSubplan() as unknown as PgSelectStep;
+          $rows.setFirst(
+            lambda([$first, $last] as const, ([first, last]: readonly unknown[]) =>
+              checked("first", (first as PageSize) ?? (last == null ? defaultPageSize : null)),
+            ) as Step<number>,
+          );
+          $rows.setLast(lambda($last, (last) => checked("last", last as PageSize)) as Step<number>);
+          return $connection;
+        };
+        return { ...field, plan: paged as typeof field.plan };
+      },
+    },
+  },
+};

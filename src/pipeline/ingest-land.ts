@@ -1,0 +1,182 @@
+// A batch of rows into staging: COPY for the good ones, quarantine for the others, counts on the run, all in
+// one transaction.
+import { pipeline } from "node:stream/promises";
+import type pg from "pg";
+import { from as copyFrom } from "pg-copy-streams";
+import {
+  encodeCopy,
+  encodePayload,
+  FIELDS,
+  type Dataset,
+  type Formatter,
+  type Row,
+} from "./ingest-format.ts";
+import { inTransaction } from "./runs.ts";
+
+export interface Source {
+  runId: string;
+  dataset: Dataset;
+  sourceSystem: string;
+  sourceName: string | null;
+  formatter: Formatter;
+}
+
+export interface Landed {
+  written: number;
+  rejected: number;
+}
+
+export async function landBatch(
+  pool: pg.Pool,
+  source: Source,
+  rows: Row[],
+  progress: number | null,
+): Promise<Landed> {
+  return inTransaction(pool, async (client) => {
+    await client.query("select staging.enter_batch($1)", [source.runId]);
+    await resolveDoubts(client, source.dataset, rows);
+    const rejected = rows.filter((row) => row.faults.length > 0);
+    const accepted = rows.filter((row) => row.faults.length === 0);
+    await quarantine(client, source, rejected);
+    const refused = await copyRows(client, source, accepted);
+    await quarantine(client, source, refused);
+    const landed = { written: accepted.length - refused.length, rejected: rejected.length + refused.length };
+    await client.query("select staging.count_batch($1, $2, $3, $4, progress => $5)", [
+      source.runId,
+      rows.length,
+      landed.written,
+      landed.rejected,
+      progress,
+    ]);
+    return landed;
+  });
+}
+
+/** Asks the database about every value that is not certainly of its type. */
+async function resolveDoubts(client: pg.PoolClient, dataset: Dataset, rows: Row[]): Promise<void> {
+  const known = Object.entries(FIELDS[dataset]);
+  const asked = rows.flatMap((row) => row.doubts?.indexes.map((index) => ({ row, index })) ?? []);
+  if (asked.length === 0) return;
+  const { rows: answers } = await client.query<{ value: string; reason: string | null; problem: string }>(
+    "select value, reason, problem from staging.typed_values($1::text[], $2::text[])",
+    [
+      asked.map(({ index }) => String(known[index]![1])),
+      asked.map(({ row, index }) => row.doubts!.cells[index]),
+    ],
+  );
+  for (const [i, { row, index }] of asked.entries()) {
+    const { value, reason, problem } = answers[i]!;
+    if (reason === null) row.doubts!.cells[index] = value;
+    else row.faults = [...row.faults, { reason, detail: `${known[index]![0]}: ${problem}.` }];
+  }
+  for (const { row } of asked) if (row.faults.length === 0) row.copy = encodeCopy(row.doubts!.cells);
+}
+
+/** Copies the rows and gives back those that the database refused, with the reason. */
+async function copyRows(client: pg.PoolClient, source: Source, rows: Row[]): Promise<Row[]> {
+  const columns = [...Object.keys(FIELDS[source.dataset]), "source_system"].join(", ");
+  const tail = `\t${encodeCopy([source.sourceSystem])}\n`;
+  return copyWithout(
+    client,
+    `copy staging.raw_${source.dataset} (${columns}) from stdin`,
+    rows,
+    (row) => row.copy + tail,
+    (row, problem) =>
+      (row.faults = [{ reason: "invalid_value", detail: `The database refused it: ${problem}.` }]),
+  );
+}
+
+const QUARANTINE_COLUMNS =
+  "dataset, stage, reasons, detail, payload, raw_text, ingest_seq, source_system, source_name, source_line, run_id";
+
+/** Before the good rows of a batch, so that one retried later never overwrites a newer row. */
+async function quarantine(client: pg.PoolClient, source: Source, rows: Row[]): Promise<void> {
+  if (rows.length === 0) return;
+  const { rows: drawn } = await client.query<{ seq: string }>(
+    `select nextval(pg_get_serial_sequence($1, 'ingest_seq')) as seq from generate_series(1, $2::integer)`,
+    [`staging.raw_${source.dataset}`, rows.length],
+  );
+  const places = new Map(rows.map((row, index) => [row, drawn[index]!.seq]));
+  const withoutPayload = new Set<Row>();
+  const payloadOf = ({ text }: Row) => (text.includes("\0") ? null : source.formatter.payload(text));
+  const encode = (row: Row): string => {
+    const reasons = [...new Set(row.faults.map(({ reason }) => reason))];
+    const cells = [
+      source.dataset,
+      "ingest",
+      `{${reasons.join(",")}}`,
+      withoutNul(row.faults.map(({ detail }) => detail).join(" ")),
+      withoutPayload.has(row) ? null : encodePayload(payloadOf(row)),
+      withoutNul(row.text),
+      places.get(row)!,
+      source.sourceSystem,
+      source.sourceName,
+      String(row.line),
+      source.runId,
+    ];
+    return encodeCopy(cells) + "\n";
+  };
+  const statement = `copy staging.quarantine (${QUARANTINE_COLUMNS}) from stdin`;
+  // Numbers too large for jsonb, for example: the text is kept all the same.
+  const refused = await copyWithout(client, statement, rows, encode, (row) => withoutPayload.add(row));
+  if (refused.length > 0) await copy(client, statement, refused, encode);
+}
+
+/** Should the database refuse rows in spite of all checks, it says at which line: the others still land. */
+async function copyWithout(
+  client: pg.PoolClient,
+  statement: string,
+  rows: Row[],
+  encode: (row: Row) => string,
+  onRefused: (row: Row, problem: string) => void,
+): Promise<Row[]> {
+  const refused: Row[] = [];
+  const pending = rows.length === 0 ? [] : [rows];
+  for (let part = pending.pop(); part !== undefined; part = pending.pop()) {
+    await client.query("savepoint landing");
+    try {
+      await copy(client, statement, part, encode);
+    } catch (error) {
+      if (!isDataError(error)) throw error;
+      await client.query("rollback to savepoint landing");
+      const named = Number(/, line (\d+)/.exec(error.where ?? "")?.[1] ?? 0) - 1;
+      // Without a line, or with one that is not in the batch, halving finds the row.
+      const at = named >= 0 && named < part.length ? named : part.length >> 1;
+      const culprit = part.length === 1 || at === named ? part[at] : undefined;
+      if (culprit) {
+        refused.push(culprit);
+        onRefused(culprit, error.message);
+      }
+      const parts = [part.slice(0, at), part.slice(culprit ? at + 1 : at)];
+      pending.push(...parts.filter((rest) => rest.length > 0).reverse());
+    }
+    await client.query("release savepoint landing");
+  }
+  return refused;
+}
+
+const PIECE = 500;
+
+/** In pieces, so that PostgreSQL works on the first rows while the others are encoded. */
+function copy(
+  client: pg.PoolClient,
+  statement: string,
+  rows: Row[],
+  encode: (row: Row) => string,
+): Promise<void> {
+  const stream = client.query(copyFrom(statement));
+  const lines = function* () {
+    for (let at = 0; at < rows.length; at += PIECE) {
+      let piece = "";
+      for (const row of rows.slice(at, at + PIECE)) piece += encode(row);
+      yield Buffer.from(piece);
+    }
+  };
+  return pipeline(lines, stream);
+}
+
+/** Data exceptions, broken constraints, limits; anything else is not the row's fault. */
+const isDataError = (error: unknown): error is Error & { where?: string } =>
+  error instanceof Error && /^(22|23|54)/.test(String((error as { code?: unknown }).code));
+
+const withoutNul = (text: string): string => text.replaceAll("\0", "\uFFFD");

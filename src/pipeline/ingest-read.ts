@@ -1,0 +1,241 @@
+// Bytes to records: gunzip, UTF-8, then CSV (RFC 4180) or NDJSON. Each record keeps its own text and line.
+//
+// csv-parse is what the tests compare this reader with, but not what runs: asked for the position of each record
+// it takes longer than PostgreSQL takes to store it, and after an unclosed quote it cannot go on at the next line.
+import { isUtf8 } from "node:buffer";
+import { pipeline, Readable } from "node:stream";
+import { createGunzip } from "node:zlib";
+
+export type Format = "csv" | "ndjson";
+
+export interface SourceRecord {
+  line: number;
+  text: string;
+  /** CSV fields in file order; undefined for NDJSON and for a record that is broken. */
+  fields?: string[];
+  /** Why the record cannot be read at all. */
+  broken?: { reason: string; detail: string };
+}
+
+/** Longest record. A quote that is not closed within it is taken for a stray one. */
+export const MAX_RECORD = 1024 * 1024;
+const SHOWN_OF_TOO_LONG = 8192;
+/** Marks bytes that are not UTF-8, as PostgreSQL takes no NUL anyway. */
+const BAD = "\0";
+const CUT = `${BAD}[cut]`;
+const NEWLINE = 0x0a;
+
+/** The bytes as sent, or as compressed before: gzip is known by its first two bytes. */
+export async function* plainBytes(input: Readable, onBytes: (count: number) => void): AsyncGenerator<Buffer> {
+  const blocks = counted(input, onBytes);
+  let head: Buffer = Buffer.alloc(0);
+  for await (const block of { [Symbol.asyncIterator]: () => ({ next: () => blocks.next() }) }) {
+    head = head.length === 0 ? block : Buffer.concat([head, block]);
+    if (head.length >= 2) break;
+  }
+  const rest = startingWith(head, blocks);
+  if (head[0] !== 0x1f || head[1] !== 0x8b) return yield* rest;
+  const gunzip = createGunzip();
+  // Errors of either side reach the loop below through the destroyed gunzip.
+  pipeline(Readable.from(rest), gunzip, () => undefined);
+  yield* gunzip as AsyncIterable<Buffer>;
+}
+
+async function* counted(input: Readable, onBytes: (count: number) => void): AsyncGenerator<Buffer> {
+  for await (const block of input as AsyncIterable<Buffer | string>) {
+    const bytes = typeof block === "string" ? Buffer.from(block) : block;
+    onBytes(bytes.length);
+    yield bytes;
+  }
+}
+
+async function* startingWith(head: Buffer, rest: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  if (head.length > 0) yield head;
+  yield* rest;
+}
+
+/** Text in pieces of whole lines, the last one perhaps without its newline; lines beyond the limit are cut. */
+export async function* textOfLines(blocks: AsyncIterable<Buffer>): AsyncGenerator<string> {
+  let carry: Buffer[] = [];
+  let carried = 0;
+  let cutting = false;
+  let first = true;
+  for await (let block of blocks) {
+    const end = block.lastIndexOf(NEWLINE) + 1;
+    if (end > 0) {
+      let whole = block.subarray(0, end);
+      if (cutting) whole = whole.subarray(whole.indexOf(NEWLINE));
+      cutting = false;
+      const text = decode(carry.length === 0 ? whole : Buffer.concat([...carry, whole]));
+      yield first ? withoutMark(text) : text;
+      first = false;
+      carry = [];
+      carried = 0;
+      block = block.subarray(end);
+    }
+    if (block.length === 0 || cutting) continue;
+    carry.push(block);
+    carried += block.length;
+    if (carried > MAX_RECORD) {
+      carry = [Buffer.concat(carry).subarray(0, SHOWN_OF_TOO_LONG), Buffer.from(CUT)];
+      cutting = true;
+    }
+  }
+  if (carry.length > 0) {
+    const text = decode(Buffer.concat(carry));
+    yield first ? withoutMark(text) : text;
+  }
+}
+
+const withoutMark = (text: string): string => (text.startsWith("\uFEFF") ? text.slice(1) : text);
+
+/** Lines with bytes that are not UTF-8 get BAD in their place; the others are untouched. */
+function decode(bytes: Buffer): string {
+  if (isUtf8(bytes)) return bytes.toString("utf8");
+  let text = "";
+  for (let start = 0; start < bytes.length;) {
+    const newline = bytes.indexOf(NEWLINE, start);
+    const end = newline === -1 ? bytes.length : newline + 1;
+    const line = bytes.subarray(start, end);
+    text += isUtf8(line) ? line.toString("utf8") : line.toString("utf8").replaceAll("\uFFFD", BAD);
+    start = end;
+  }
+  return text;
+}
+
+function brokenText(text: string): SourceRecord["broken"] {
+  if (text.endsWith(CUT))
+    return { reason: "too_long", detail: `The record is longer than ${MAX_RECORD} bytes.` };
+  return {
+    reason: "invalid_encoding",
+    detail: "The record holds a NUL character or bytes that are not UTF-8.",
+  };
+}
+
+export async function* readNdjson(texts: AsyncIterable<string>): AsyncGenerator<SourceRecord> {
+  let line = 0;
+  for await (const text of texts) {
+    for (let start = 0; start < text.length;) {
+      const newline = text.indexOf("\n", start);
+      const end = newline === -1 ? text.length : newline;
+      const record: SourceRecord = { line: ++line, text: text.slice(start, lineEnd(text, start, end)) };
+      start = end + 1;
+      if (record.text.includes(BAD)) record.broken = brokenText(record.text);
+      if (record.text.trim() !== "") yield record;
+    }
+  }
+}
+
+/** Records of as many fields as the first one has; empty lines are skipped. */
+export async function* readCsv(texts: AsyncIterable<string>): AsyncGenerator<SourceRecord> {
+  let line = 1;
+  let width = 0;
+  let text = "";
+  const pieces = texts[Symbol.asyncIterator]();
+  for (let done = false; !done;) {
+    const piece = await pieces.next();
+    done = piece.done === true;
+    if (!done) text = text === "" ? (piece.value as string) : text + piece.value;
+    let start = 0;
+    let quote = text.indexOf('"');
+    while (start < text.length) {
+      const newline = text.indexOf("\n", start);
+      // A piece ends with a whole line, so this is the last line of all; it may lack its newline.
+      const end = newline === -1 ? text.length : newline;
+      if (quote !== -1 && quote < start) quote = text.indexOf('"', start);
+      const last = lineEnd(text, start, end);
+      let record: SourceRecord = { line, text: text.slice(start, last) };
+      let next = end + 1;
+      let lines = 1;
+      if (record.text.includes(BAD)) record.broken = brokenText(record.text);
+      else if (quote === -1 || quote > end) record.fields = record.text.split(",");
+      else {
+        const parsed = parseQuoted(text, start);
+        if (parsed === "open" && !done && text.length - start < MAX_RECORD) break;
+        if (typeof parsed === "string" || parsed.text.includes(BAD)) {
+          const detail =
+            parsed === "open"
+              ? `A quote is not closed${done ? "" : ` within ${MAX_RECORD} bytes`}.`
+              : "A quote stands inside an unquoted field, or text follows a closing quote.";
+          record.broken = { reason: "unparseable", detail };
+        } else if (parsed.lines === 1 || width === 0 || parsed.fields.length === width) {
+          record = { line, text: parsed.text, fields: parsed.fields };
+          ({ next, lines } = parsed);
+        } else {
+          // A stray quote swallows lines: give up its own line only and look at the others afresh.
+          record.broken = wrongWidth(parsed.fields.length, width);
+        }
+      }
+      start = next;
+      line += lines;
+      if (record.text === "") continue;
+      if (width === 0) width = record.fields?.length ?? 0;
+      else if (record.fields && record.fields.length !== width) {
+        record.broken = wrongWidth(record.fields.length, width);
+        delete record.fields;
+      }
+      yield record;
+    }
+    text = text.slice(start);
+  }
+}
+
+const wrongWidth = (found: number, expected: number): SourceRecord["broken"] => ({
+  reason: "wrong_field_count",
+  detail: `The record has ${found} fields; the header has ${expected}.`,
+});
+
+/** A record may end with CR LF or LF. */
+const lineEnd = (text: string, start: number, end: number): number =>
+  end > start && text.charCodeAt(end - 1) === 13 ? end - 1 : end;
+
+/** The fields of one record's text. */
+export function fieldsOf(text: string): string[] | undefined {
+  if (!text.includes('"')) return text.split(",");
+  const parsed = parseQuoted(text, 0);
+  return typeof parsed === "string" ? undefined : parsed.fields;
+}
+
+interface QuotedRecord {
+  fields: string[];
+  text: string;
+  next: number;
+  lines: number;
+}
+
+function parseQuoted(text: string, start: number): QuotedRecord | "open" | "stray" {
+  const fields: string[] = [];
+  let lines = 1;
+  for (let at = start; ;) {
+    let end: number;
+    if (text[at] === '"') {
+      let close = text.indexOf('"', at + 1);
+      let doubled = false;
+      while (close !== -1 && text[close + 1] === '"') {
+        doubled = true;
+        close = text.indexOf('"', close + 2);
+      }
+      if (close === -1) return "open";
+      const value = text.slice(at + 1, close);
+      fields.push(doubled ? value.replaceAll('""', '"') : value);
+      for (let newline = value.indexOf("\n"); newline !== -1; newline = value.indexOf("\n", newline + 1))
+        lines++;
+      end = close + 1;
+    } else {
+      const comma = text.indexOf(",", at);
+      const newline = text.indexOf("\n", at);
+      end = Math.min(comma === -1 ? text.length : comma, newline === -1 ? text.length : newline);
+      if (text[end] !== ",") end = lineEnd(text, at, end);
+      const value = text.slice(at, end);
+      if (value.includes('"')) return "stray";
+      fields.push(value);
+    }
+    if (text[end] === ",") {
+      at = end + 1;
+      continue;
+    }
+    const stop = text[end] === "\r" && (text[end + 1] === "\n" || end + 1 === text.length) ? end + 1 : end;
+    if (stop < text.length && text[stop] !== "\n") return "stray";
+    return { fields, text: text.slice(start, end), next: stop + 1, lines };
+  }
+}

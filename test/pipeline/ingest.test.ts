@@ -1,0 +1,411 @@
+// What arrives, lands: good rows in staging, the others in quarantine, nothing in between.
+import { PassThrough, Readable } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
+import { gzipSync } from "node:zlib";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { ingest, type IngestOptions } from "../../src/pipeline/ingest.ts";
+import { FIELDS, type Dataset } from "../../src/pipeline/ingest-format.ts";
+import type { Run } from "../../src/pipeline/runs.ts";
+import { createDatabase, type TestDatabase } from "../support/database.ts";
+
+let database: TestDatabase;
+beforeAll(async () => {
+  database = await createDatabase();
+});
+afterAll(() => database.drop());
+beforeEach(() =>
+  database.pool.query(
+    "truncate staging.raw_users, staging.raw_transactions, staging.raw_events, staging.quarantine",
+  ),
+);
+
+const send = (
+  dataset: Dataset,
+  content: string | Buffer | Buffer[],
+  options: Partial<IngestOptions> = {},
+): Promise<Run> =>
+  ingest(database.pool, dataset, Readable.from([content].flat(), { objectMode: false }), {
+    trigger: "cli",
+    ...options,
+  });
+
+async function rows<T = Record<string, unknown>>(text: string): Promise<T[]> {
+  return (await database.pool.query(text)).rows as T[];
+}
+const landed = (dataset: Dataset) =>
+  rows(
+    `select ${Object.keys(FIELDS[dataset])
+      .map((field) => `${field}::text`)
+      .join(", ")}, source_system from staging.raw_${dataset} order by ingest_seq`,
+  );
+const quarantined = () =>
+  rows<{ reasons: string[]; source_line: string; raw_text: string; payload: unknown; detail: string }>(
+    `select reasons, source_line::int, raw_text, payload, detail, source_name, stage
+     from staging.quarantine order by source_line`,
+  );
+
+describe("formats", () => {
+  const good = [
+    {
+      user_id: "1",
+      username: "anna, the first",
+      email: "anna@example.org",
+      created_at: "2025-01-31 10:00:00",
+      country: "Österreich",
+      source_system: "crm",
+    },
+    {
+      user_id: "2",
+      username: 'a "quoted"\nname\twith \\ signs',
+      email: null,
+      created_at: null,
+      country: null,
+      source_system: "crm",
+    },
+  ];
+  const csv =
+    "\uFEFFcountry,user_id,username,email,created_at\r\n" +
+    'Österreich,1,"anna, the first",anna@example.org,2025-01-31 10:00:00\r\n' +
+    ',2,"a ""quoted""\nname\twith \\ signs","",\r\n';
+  const ndjson = good
+    .map(({ source_system: _, ...user }) => JSON.stringify({ ...user, user_id: Number(user.user_id) }))
+    .join("\n");
+
+  it.each([
+    ["CSV with byte order mark, CR LF, any order of columns", csv],
+    ["CSV without the last line's end", csv.trimEnd()],
+    ["gzipped CSV", gzipSync(csv)],
+    ["CSV that arrives byte by byte", [...Buffer.from(csv)].map((byte) => Buffer.from([byte]))],
+    ["NDJSON", ndjson],
+    [
+      "gzipped NDJSON in two members",
+      Buffer.concat([gzipSync(ndjson.slice(0, 40)), gzipSync(ndjson.slice(40))]),
+    ],
+    ["NDJSON with empty lines and CR LF", `\n${ndjson.replace("\n", "\r\n\r\n")}\r\n`],
+  ])("%s", async (_name, content) => {
+    const run = await send("users", content, { sourceSystem: "crm" });
+    expect(run).toMatchObject({
+      step: "ingest",
+      status: "succeeded",
+      rowsRead: 2,
+      rowsWritten: 2,
+      error: null,
+    });
+    expect(await landed("users")).toEqual(good);
+  });
+
+  it("renames and leaves out columns", async () => {
+    const map = ["customer=user_id", "note="];
+    await send("users", "customer,note,username\n5,x,five\n", { map });
+    await send("users", '{"customer": 6, "note": "x", "username": "six"}', { map });
+    expect(await landed("users")).toMatchObject([
+      { user_id: "5", username: "five" },
+      { user_id: "6", username: "six" },
+    ]);
+  });
+
+  it("puts fields without a column into event_data", async () => {
+    await send(
+      "events",
+      'event_id,page,event_data,latitude\n1,/home,"{""n"": 12345678901234567890.10}",48.2\n2,,,\n',
+    );
+    await send(
+      "events",
+      '{"event_id": 9007199254740993, "device": {"os": "x"}, "__proto__": 1, "event_data": [1]}',
+    );
+    const events = await rows(
+      "select event_id::text, event_data::text, latitude from staging.raw_events order by ingest_seq",
+    );
+    expect(events).toEqual([
+      { event_id: "1", event_data: '{"n": 12345678901234567890.10, "page": "/home"}', latitude: 48.2 },
+      { event_id: "2", event_data: null, latitude: null },
+      {
+        event_id: "9007199254740993",
+        event_data: '{"device": {"os": "x"}, "__proto__": 1, "event_data": [1]}',
+        latitude: null,
+      },
+    ]);
+  });
+});
+
+describe("values", () => {
+  it("converts times to UTC and never cuts their offset off", async () => {
+    const times = {
+      "2025-06-01T12:00:00+02:00": "2025-06-01 10:00:00",
+      "2025-06-01 00:30:00.123456-0530": "2025-06-01 06:00:00.123456",
+      "2025-01-01T00:00+14": "2024-12-31 10:00:00",
+      "2025-06-01T12:00:00Z": "2025-06-01 12:00:00",
+      "2025-06-01 12:00": "2025-06-01 12:00:00",
+      "2024-02-29": "2024-02-29 00:00:00",
+      "June 1, 2025 12:00 PST": "2025-06-01 20:00:00",
+      "2025-06-01 12:00:00 Europe/Vienna": "2025-06-01 10:00:00",
+    };
+    await send(
+      "users",
+      Object.keys(times)
+        .map((time, i) => JSON.stringify({ user_id: i, created_at: time }))
+        .join("\n"),
+    );
+    expect((await landed("users")).map((user) => user.created_at)).toEqual(Object.values(times));
+  });
+
+  it("quarantines what cannot be typed, with every reason, text, line and fields", async () => {
+    const lines = [
+      "transaction_id,user_id,amount,status,transaction_date",
+      "1,1,10.50,completed,2025-01-01 00:00:00",
+      "x,1,ten,completed,2025-01-01",
+      "2,1,1e3,completed,2025-02-30 00:00:00",
+      `3,1,1,${"s".repeat(51)},2025-01-01`,
+      "99999999999,1,1,completed,yesterdayish",
+      ",1,1,completed,2025-01-01",
+      "4,1,1",
+      '5,1,1,"comp"leted,2025-01-01',
+      "6,1,.5,completed,2025-01-01",
+    ];
+    const run = await send("transactions", lines.join("\n"), { sourceName: "may.csv" });
+    expect(run).toMatchObject({ status: "succeeded", rowsRead: 9, rowsWritten: 2, rowsRejected: 7 });
+    expect((await landed("transactions")).map((row) => [row.transaction_id, row.amount])).toEqual([
+      ["1", "10.50"],
+      ["6", "0.5"],
+    ]);
+    const bad = await quarantined();
+    expect(bad.map(({ source_line, reasons }) => [source_line, reasons])).toEqual([
+      [3, ["invalid_integer", "invalid_number"]],
+      [4, ["impossible_date"]],
+      [5, ["too_long"]],
+      [6, ["out_of_range", "invalid_timestamp"]],
+      [7, ["missing_key"]],
+      [8, ["wrong_field_count"]],
+      [9, ["unparseable"]],
+    ]);
+    expect(bad[0]).toMatchObject({
+      raw_text: lines[2],
+      payload: {
+        transaction_id: "x",
+        user_id: "1",
+        amount: "ten",
+        status: "completed",
+        transaction_date: "2025-01-01",
+      },
+      detail:
+        'transaction_id: invalid input syntax for type integer: "x". amount: invalid input syntax for type numeric: "ten".',
+      source_name: "may.csv",
+      stage: "ingest",
+    });
+    expect(bad.at(-1)).toMatchObject({ raw_text: lines[8], payload: null });
+  });
+
+  it("quarantines NDJSON lines that are no rows", async () => {
+    const lines = [
+      '{"user_id": 1}',
+      "{nonsense",
+      "[1, 2]",
+      '{"user_id": 2, "colour": "red"}',
+      '{"user_id": 3, "username": {"first": "a"}}',
+      '{"user_id": 4, "username": "a\\u0000b"}',
+      '{"user_id": 5, "username": "\\ud800"}',
+      '{"user_id": true}',
+      '{"user_id": "6", "username": 7}',
+    ];
+    await send("users", lines.join("\n"));
+    expect((await landed("users")).map((user) => [user.user_id, user.username])).toEqual([
+      ["1", null],
+      ["6", "7"],
+    ]);
+    expect((await quarantined()).map(({ source_line, reasons }) => [source_line, reasons[0]])).toEqual([
+      [2, "unparseable"],
+      [3, "unparseable"],
+      [4, "unknown_field"],
+      [5, "invalid_text"],
+      [6, "invalid_encoding"],
+      [7, "invalid_encoding"],
+      [8, "invalid_integer"],
+    ]);
+  });
+
+  it("keeps events whose data jsonb does not take out of staging", async () => {
+    const deep = "[".repeat(20_000) + "]".repeat(20_000);
+    const lines = [
+      '{"event_id": 1, "a": "\\u0000"}',
+      '{"event_id": 2, "a": "\\udc00"}',
+      '{"event_id": 3, "a": 1e999999}',
+      `{"event_id": 4, "a": ${deep}}`,
+      '{"event_id": 5, "a": "tab\\t and \\u0001"}',
+      '{"event_id": 6, "a": 1e400}',
+    ];
+    const run = await send("events", lines.join("\n"));
+    expect(run).toMatchObject({ status: "succeeded", rowsWritten: 2, rowsRejected: 4 });
+    expect((await quarantined()).map(({ source_line, reasons }) => [source_line, ...reasons])).toEqual([
+      [1, "invalid_json"],
+      [2, "invalid_json"],
+      [3, "invalid_json"],
+      [4, "unparseable"],
+    ]);
+  });
+
+  it("quarantines bytes that are not UTF-8 and NUL characters, and nothing else with them", async () => {
+    const content = Buffer.concat([
+      Buffer.from("user_id,username\n1,\uFFFD é\n2,a"),
+      Buffer.from([0xff, 0xfe]),
+      Buffer.from("\n3,a\0b\n4,ok\n5,cut "),
+      Buffer.from([0xe2, 0x82]),
+    ]);
+    await send("users", content);
+    expect((await landed("users")).map((user) => user.username)).toEqual(["\uFFFD é", "ok"]);
+    expect(await quarantined()).toMatchObject([
+      { source_line: 3, reasons: ["invalid_encoding"], raw_text: "2,a\uFFFD\uFFFD" },
+      { source_line: 4, reasons: ["invalid_encoding"], raw_text: "3,a\uFFFDb" },
+      { source_line: 6, reasons: ["invalid_encoding"], raw_text: "5,cut \uFFFD" },
+    ]);
+  });
+
+  it("loses no line to a quote that is not closed, nor to one that closes a later one", async () => {
+    await send("users", 'user_id,username\n1,"open\n2,two\n3,"three"\n4,"four\n5,five\n');
+    expect((await landed("users")).map((user) => user.user_id)).toEqual(["2", "3", "5"]);
+    expect((await quarantined()).map(({ source_line }) => source_line)).toEqual([2, 5]);
+  });
+
+  it("cuts records beyond the limit", async () => {
+    const long = "x".repeat(3_000_000);
+    await send(
+      "users",
+      [..."ab"].map((end) => Buffer.from(end === "a" ? `user_id,username\n1,${long}` : `${long}\n2,b\n`)),
+    );
+    expect((await landed("users")).map((user) => user.user_id)).toEqual(["2"]);
+    const [entry] = await quarantined();
+    expect(entry).toMatchObject({ reasons: ["too_long"], source_line: 2, payload: null });
+    expect(entry!.raw_text.length).toBeLessThan(10_000);
+  });
+
+  it("finds the row that the database refuses in spite of all checks", async () => {
+    await database.pool.query(
+      "alter table staging.raw_users add constraint no_seven check (user_id % 7 <> 0), add constraint no_odd_name check (username <> 'n22')",
+    );
+    try {
+      const content = Array.from({ length: 50 }, (_, i) => `${i},n${i}`).join("\n");
+      const run = await send("users", `user_id,username\n${content}`);
+      expect(run).toMatchObject({ status: "succeeded", rowsRead: 50, rowsWritten: 41, rowsRejected: 9 });
+      expect(await quarantined()).toMatchObject(
+        [0, 7, 14, 21, 22, 28, 35, 42, 49].map((i) => ({
+          source_line: i + 2,
+          reasons: ["invalid_value"],
+          payload: { user_id: String(i) },
+        })),
+      );
+    } finally {
+      await database.pool.query(
+        "alter table staging.raw_users drop constraint no_seven, drop constraint no_odd_name",
+      );
+    }
+  });
+});
+
+describe("refusals before the first row", () => {
+  it.each([
+    [
+      "users",
+      "user_id,colour\n1,red\n",
+      {},
+      /Unknown column "colour"; allowed for users: "user_id", "username"/,
+    ],
+    ["users", '{"user_id": 1, "colour": 2}', {}, /Unknown column "colour"/],
+    ["transactions", "user_id,amount\n1,2\n", {}, /No column for "transaction_id"/],
+    ["users", "user_id,user_id\n1,2\n", {}, /More than one column for "user_id"/],
+    ["users", "user_id;username\n1;2\n", {}, /Unknown column "user_id;username"/],
+    ["users", "", {}, /The input is empty/],
+    ["users", "id\n1", { map: ["id"] }, /not of the form column=field/],
+    ["users", "id\n1", { map: ["id=usr"] }, /unknown field of users/],
+    ["users", "id\n1", { map: ["key=user_id"] }, /no column "key" to map; it has: "id"/],
+    ["users", "user_id\n1", { sourceSystem: "s".repeat(51) }, /allowed: 1 to 50/],
+  ] as const)("%s %j %j", async (dataset, content, options, message) => {
+    const attempt = send(dataset, content, {
+      ...options,
+      map: "map" in options ? [...options.map] : undefined,
+    });
+    await expect(attempt).rejects.toThrow(message);
+    await expect(attempt).rejects.toMatchObject({ code: "BAD_INPUT" });
+    expect(await landed(dataset)).toEqual([]);
+    expect(await rows("select from analytics.pipeline_runs where status = 'running'")).toEqual([]);
+  });
+});
+
+describe("runs", () => {
+  it("keeps the whole rows that came before a stream broke, and says so", async () => {
+    const input = new PassThrough();
+    const attempt = ingest(database.pool, "users", input, { trigger: "api", actor: "crm" });
+    input.write("user_id,username\n1,one\n2,two\n3,cut of");
+    await sleep(100);
+    input.destroy(new Error("The client went away"));
+    const run = await attempt;
+    expect(run).toMatchObject({
+      status: "failed",
+      rowsWritten: 2,
+      error: "The client went away",
+      trigger: "api",
+    });
+    expect(await landed("users")).toHaveLength(2);
+  });
+
+  it("fails on a damaged gzip", async () => {
+    const content = gzipSync(Array.from({ length: 9999 }, (_, i) => `${i},${Math.random()}`).join("\n"));
+    const whole = Buffer.concat([gzipSync("user_id,username\n"), content]);
+    const run = await send("users", whole.subarray(0, whole.length - 2000));
+    expect(run.status).toBe("failed");
+    expect(run.rowsWritten).toBeGreaterThan(0);
+    expect(await landed("users")).toHaveLength(run.rowsWritten);
+  });
+
+  it("is stopped by a signal", async () => {
+    const stop = new AbortController();
+    const input = new PassThrough();
+    const attempt = ingest(database.pool, "users", input, { trigger: "cli", signal: stop.signal });
+    input.write("user_id\n1\n");
+    setTimeout(() => stop.abort(), 200);
+    expect(await attempt).toMatchObject({ status: "failed", error: "The ingest was cancelled" });
+  });
+
+  it("lands rows of a slow source while it goes on, and shows them in the run", async () => {
+    const input = new PassThrough();
+    const attempt = ingest(database.pool, "users", input, { trigger: "cli" });
+    input.write("user_id\n1\n");
+    await expect
+      .poll(
+        () => rows("select rows_written::int as n from analytics.pipeline_runs where status = 'running'"),
+        {
+          timeout: 15_000,
+        },
+      )
+      .toEqual([{ n: 1 }]);
+    input.end("2\n");
+    expect(await attempt).toMatchObject({ status: "succeeded", rowsWritten: 2 });
+  });
+
+  it("writes nothing more once its run was closed", async () => {
+    const input = new PassThrough();
+    const attempt = ingest(database.pool, "users", input, { trigger: "cli" });
+    input.write("user_id\n1\n");
+    await expect.poll(() => landed("users"), { timeout: 15_000 }).toHaveLength(1);
+    await database.pool.query(
+      "update analytics.pipeline_runs set status = 'failed', error = 'closed', finished_at = now() where status = 'running'",
+    );
+    input.end("2\n");
+    expect(await attempt).toMatchObject({ status: "failed", error: "closed", rowsWritten: 1 });
+    expect(await landed("users")).toHaveLength(1);
+  });
+
+  it("starts under a role: a reader may not", async () => {
+    await expect(send("users", "user_id\n1\n", { role: "strata_reader" })).rejects.toMatchObject({
+      code: "42501",
+    });
+    expect(await send("users", "user_id\n1\n", { role: "strata_ingestor" })).toMatchObject({
+      rowsWritten: 1,
+    });
+  });
+
+  it("knows the same fields as the database", async () => {
+    for (const [dataset, fields] of Object.entries(FIELDS))
+      expect(await rows(`select field, kind from staging.raw_fields('${dataset}')`)).toEqual(
+        Object.entries(fields).map(([field, kind]) => ({ field, kind: String(kind) })),
+      );
+  });
+});
