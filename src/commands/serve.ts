@@ -85,7 +85,7 @@ async function open(
       await migrateWorker(database.pool);
       await ensureSampleData(database.pool, say);
     }
-    const app = await createApp({ config, database, logger, parts, stopping: lifecycle.stopping });
+    const app = await createApp({ config, database, logger, parts, lifecycle });
     return { app, database };
   } catch (error) {
     await database.close();
