@@ -1,5 +1,5 @@
 // The worker thread of the embedded engine: PGlite gets an event loop, and a core, of its own.
-import { mkdirSync, rmSync } from "node:fs";
+import { chmodSync, mkdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { parentPort, workerData } from "node:worker_threads";
@@ -43,6 +43,8 @@ async function main(): Promise<void> {
   mkdirSync(dirname(socketPath), { recursive: true, mode: 0o700 });
   rmSync(socketPath, { force: true });
   const server = await serveProtocol(db, socketPath);
+  // Whoever reaches the socket is a superuser of the engine.
+  chmodSync(socketPath, 0o600);
   parentPort!.once("message", () => {
     server.close();
     void db.close().finally(() => {

@@ -3,7 +3,6 @@ import websocket from "@fastify/websocket";
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from "fastify";
 import type { Config } from "../config.ts";
 import type { Database } from "../database/connect.ts";
-import type { Lifecycle } from "../lifecycle.ts";
 import { createAuthenticator, requireRole } from "./auth.ts";
 import { handleError, refusal } from "./errors.ts";
 import { addPageRules, isPage } from "./graphiql.ts";
@@ -23,11 +22,11 @@ export interface AppOptions {
   logger?: FastifyBaseLogger;
   /** What readiness depends on beside the database. */
   parts?: Record<string, () => Check>;
-  lifecycle?: Pick<Lifecycle, "stopping" | "hurry">;
+  stopping?: AbortSignal;
 }
 
 export async function createApp(options: AppOptions): Promise<FastifyInstance> {
-  const { config, database, logger, parts, lifecycle } = options;
+  const { config, database, logger, parts, stopping } = options;
   const authenticator = createAuthenticator(config);
   const probes = createProbePool(database);
   const metrics = createMetrics();
@@ -38,7 +37,6 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     config,
     database,
     authenticator,
-    hurry: lifecycle?.hurry,
     plugins: [createObservationPlugin(observation)],
   });
   metrics.watchPool("operations", graphql.pool);
@@ -50,11 +48,6 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     trustProxy: config.TRUSTED_PROXIES.length > 0 && config.TRUSTED_PROXIES,
   });
   addRequestLog(app, observation);
-  // An idle connection that is kept would keep the process, too; and its client would miss the next instance.
-  app.addHook("onSend", (_request, reply, _payload, done) => {
-    if (lifecycle?.stopping.aborted) reply.header("connection", "close");
-    done();
-  });
 
   app.decorateRequest("claims");
   app.setErrorHandler(handleError);
@@ -79,7 +72,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   });
 
   await addHeaders(app, config);
-  addHealth(app, { pool: probes, parts: parts ?? {}, stopping: lifecycle?.stopping });
+  addHealth(app, { pool: probes, parts: parts ?? {}, stopping: stopping ?? new AbortController().signal });
   addMetrics(app, metrics, config);
 
   // Everything below acts for somebody.

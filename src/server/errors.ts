@@ -2,7 +2,6 @@
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from "fastify";
 import { isSafeError, SafeError } from "grafast";
 import { GraphQLError } from "grafast/graphql";
-import { explainDataError } from "../../plugins/errors.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import { RETRY_AFTER_S } from "./health.ts";
 
@@ -93,7 +92,7 @@ function explain(error: GraphQLError): Explanation {
       (cause as SafeError<Record<string, unknown> | undefined>).extensions ?? {};
     return { code: "BAD_USER_INPUT", ...extensions, message: (cause as Error).message };
   }
-  return explainDataError(cause as Error) ?? explainDatabaseError(cause) ?? INTERNAL;
+  return explainDatabaseError(cause) ?? INTERNAL;
 }
 
 interface Asker {

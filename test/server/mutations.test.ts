@@ -1,0 +1,119 @@
+// The pipeline's mutations over HTTP, as the people who call them see them.
+import type { FastifyInstance } from "fastify";
+import request from "supertest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { createApp } from "../../src/server/app.ts";
+import { createToken } from "../../src/server/auth.ts";
+import type { Role } from "../../src/config.ts";
+import { createDatabase, type TestDatabase } from "../support/database.ts";
+
+describe("pipeline mutations", () => {
+  let database: TestDatabase;
+  let app: FastifyInstance;
+
+  beforeAll(async () => {
+    database = await createDatabase();
+    app = await createApp({ config: database.config, database });
+    await app.ready();
+    await database.pool.query(
+      `insert into staging.raw_users (user_id, username, email, country)
+       values (1, 'ann', 'ann@example.com', 'Norway'), (2, 'bob', 'nobody', 'Chile')`,
+    );
+    await database.pool.query(
+      `insert into staging.raw_transactions (transaction_id, user_id, amount, status, transaction_date)
+       values (1, 1, 10.50, 'completed', '2026-03-01 10:00')`,
+    );
+  });
+  afterAll(async () => {
+    await app.close();
+    await database.drop();
+  });
+
+  async function ask(query: string, role?: Role) {
+    const post = request(app.server).post("/graphql").set("content-type", "application/json");
+    if (role)
+      post.set("authorization", `Bearer ${await createToken(database.config, { role, subject: "tester" })}`);
+    return post.send({ query });
+  }
+
+  it("refuses who has no token with 401, and says what to send", async () => {
+    const response = await ask("mutation { refreshAnalytics { run { status } } }");
+    expect(response.status).toBe(401);
+    expect(response.headers["www-authenticate"]).toMatch(/^Bearer/);
+    expect(response.body.errors[0].extensions.code).toBe("UNAUTHENTICATED");
+    expect(response.body.errors[0].message).toMatch(/Authorization: Bearer/);
+  });
+
+  it.each(["transformStaging", "refreshAnalytics", "runPipeline", "cleanupOldData"])(
+    "refuses %s to readers and ingestors with FORBIDDEN, and leaves no run",
+    async (field) => {
+      for (const role of ["strata_reader", "strata_ingestor"] as const) {
+        const response = await ask(`mutation { ${field} { run { status } } }`, role);
+        expect(response.body.errors[0].extensions.code).toBe("FORBIDDEN");
+        expect(response.body.errors[0].message).not.toMatch(/select|analytics\.start_run\(/);
+      }
+      const { rows } = await database.pool.query("select count(*)::int as runs from analytics.pipeline_runs");
+      expect(rows[0].runs).toBe(0);
+    },
+  );
+
+  it("moves rows through the layers and answers with the finished run and the fresh figures", async () => {
+    const response = await ask(
+      `mutation { runPipeline(input: { clientMutationId: "x" }) {
+         clientMutationId
+         run { step status trigger actor rowsRejected }
+         query { dailyUserMetrics(filter: { date: { isNull: false } }) { nodes { date country totalRevenue } } }
+       } }`,
+      "strata_operator",
+    );
+    expect(response.body).toEqual({
+      data: {
+        runPipeline: {
+          clientMutationId: "x",
+          run: { step: "pipeline", status: "succeeded", trigger: "api", actor: "tester", rowsRejected: "1" },
+          query: {
+            dailyUserMetrics: { nodes: [{ date: "2026-03-01", country: "Norway", totalRevenue: "10.50" }] },
+          },
+        },
+      },
+    });
+  });
+
+  it("cleans up only what is older than asked, and says how much", async () => {
+    await database.pool.query(
+      "update staging.raw_users set ingested_at = now() - interval '10 days' where user_id = 1",
+    );
+    const keep = await ask(
+      "mutation { cleanupOldData(input: { daysToKeep: 30 }) { rowsDeleted } }",
+      "strata_operator",
+    );
+    expect(keep.body.data.cleanupOldData.rowsDeleted).toBe(0);
+    const drop = await ask(
+      "mutation { cleanupOldData(input: { daysToKeep: 7 }) { rowsDeleted run { step rowsDeleted } } }",
+      "strata_operator",
+    );
+    expect(drop.body.data.cleanupOldData).toEqual({
+      rowsDeleted: 1,
+      run: { step: "cleanup", rowsDeleted: "1" },
+    });
+  });
+
+  it("says which retention is allowed, and deletes nothing", async () => {
+    const response = await ask(
+      "mutation { cleanupOldData(input: { daysToKeep: -1 }) { rowsDeleted } }",
+      "strata_operator",
+    );
+    expect(response.body.errors[0].message).toMatch(/-1/);
+    expect(["INVALID_INPUT", "BAD_USER_INPUT"]).toContain(response.body.errors[0].extensions.code);
+  });
+
+  it("leaves work in the background queued and returns at once", async () => {
+    const response = await ask(
+      "mutation { refreshAnalytics(input: { background: true, full: true }) { run { status step } } }",
+      "strata_operator",
+    );
+    expect(response.body.data.refreshAnalytics.run).toEqual({ status: "queued", step: "refresh" });
+    const { rows } = await database.pool.query("select task_identifier from graphile_worker.jobs");
+    expect(rows).toEqual([{ task_identifier: "run_step" }]);
+  });
+});
