@@ -960,7 +960,7 @@ comment on column analytics.quarantine.last_attempt_at is 'When the record was t
 
 create or replace function analytics.schema_version()
 returns integer
-language sql immutable parallel safe as 'select 1';
+language sql immutable parallel safe as 'select 2';
 
 comment on function analytics.schema_version() is 'Version of this schema; the server refuses to run on an older one.';
 
@@ -1273,6 +1273,36 @@ $$;
 
 comment on function staging.cover_dates(timestamp, timestamp) is 'Extends dim_date to the years of the given times.';
 
+-- A dump that was restored into a younger cluster brings transaction numbers that this cluster has yet to
+-- reach: the window would stay shut for what came with it, and the watermark would hide what came since. Rows
+-- that were certainly taken stay so; the others are read again, which changes nothing if they had been.
+create or replace function staging.renumber_restored()
+returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  first_unused xid8 := greatest(pg_snapshot_xmax(pg_current_snapshot()), (pg_current_xact_id()::text::bigint + 1)::text::xid8);
+  mark staging.watermarks;
+begin
+  if not exists (select from staging.watermarks w where w.xid >= first_unused)
+     and not exists (select from staging.raw_users r where r.ingest_xid >= first_unused)
+     and not exists (select from staging.raw_transactions r where r.ingest_xid >= first_unused)
+     and not exists (select from staging.raw_events r where r.ingest_xid >= first_unused) then
+    return false;
+  end if;
+  for mark in select * from staging.watermarks order by dataset for update loop
+    execute format($sql$
+      update staging.%I
+      set ingest_xid = case when ingest_xid >= $1 and (ingest_xid, ingest_seq) <= ($2, $3) then '3' else pg_current_xact_id() end
+    $sql$, 'raw_' || mark.dataset)
+    using first_unused, mark.xid, mark.seq;
+    update staging.watermarks w set xid = '3', seq = 9223372036854775807 where w.dataset = mark.dataset;
+  end loop;
+  return true;
+end
+$$;
+
+comment on function staging.renumber_restored() is 'Repairs the order of arrival after a dump was restored into a younger cluster; says whether that was necessary.';
+
 -- The end of the window that a transform may read: below it every transaction has ended, so no row can still
 -- appear. A highest number or ingestion time would pass over rows whose transaction commits late.
 create or replace function staging.transform_window(out upper_xid xid8, out users bigint, out transactions bigint, out events bigint)
@@ -1290,11 +1320,12 @@ $$;
 
 comment on function staging.transform_window() is 'Where a transform that starts now has to stop, and how many rows of each dataset lie before that.';
 
--- A batch: the rows between two places in the order of arrival, cleaned and judged. The limit changes nothing
--- but tells the planner how few rows there are.
+-- A batch: the rows between two places in the order of arrival, cleaned and judged. The limit changes nothing,
+-- but makes the planner take the index. From outside it has to see the number of rows: statistics know of no
+-- transaction that has just arrived, and with an estimate of one row, joins of batches become quadratic.
 create or replace function staging.judged_users(from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer)
 returns table (id uuid, user_id integer, username text, email text, country text, created_at timestamp, ingested_at timestamp, ingest_seq bigint, reasons text[])
-language sql stable as $$
+language sql stable rows 20000 set search_path = pg_catalog, pg_temp as $$
   select r.id, r.user_id, btrim(r.username), btrim(r.email), nullif(btrim(r.country), ''), r.created_at, r.ingested_at, r.ingest_seq,
          staging.user_reasons(btrim(r.username), btrim(r.email), r.created_at)
   from (
@@ -1306,9 +1337,9 @@ $$;
 
 comment on function staging.judged_users(xid8, bigint, xid8, bigint, integer) is 'A batch of raw users, cleaned, each with the reasons against it.';
 
-create or replace function staging.judged_transactions(from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer)
+create or replace function staging.judged_transactions(from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer, users integer[])
 returns table (id uuid, transaction_id integer, user_id integer, amount numeric, status text, transaction_date timestamp, ingest_seq bigint, reasons text[])
-language sql stable as $$
+language sql stable rows 20000 set search_path = pg_catalog, pg_temp as $$
   select r.id, r.transaction_id, r.user_id, r.amount, r.status, r.transaction_date, r.ingest_seq,
          staging.transaction_reasons(r.user_id, u.user_id is not null, r.amount, r.status, r.transaction_date)
   from (
@@ -1318,14 +1349,14 @@ language sql stable as $$
     where (t.ingest_xid, t.ingest_seq) > (from_xid, from_seq) and (t.ingest_xid, t.ingest_seq) <= (to_xid, to_seq)
     order by t.ingest_xid, t.ingest_seq limit batch_size
   ) r
-  left join production.users u on u.user_id = r.user_id
+  left join unnest(users) u (user_id) on u.user_id = r.user_id
 $$;
 
-comment on function staging.judged_transactions(xid8, bigint, xid8, bigint, integer) is 'A batch of raw transactions, cleaned, each with the reasons against it.';
+comment on function staging.judged_transactions(xid8, bigint, xid8, bigint, integer, integer[]) is 'A batch of raw transactions, cleaned, each with the reasons against it.';
 
-create or replace function staging.judged_events(from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer)
+create or replace function staging.judged_events(from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer, users integer[])
 returns table (id uuid, event_id bigint, user_id integer, event_type text, event_data jsonb, event_time timestamp, latitude double precision, longitude double precision, ingest_seq bigint, reasons text[])
-language sql stable as $$
+language sql stable rows 20000 set search_path = pg_catalog, pg_temp as $$
   select r.id, r.event_id, r.user_id, btrim(r.event_type), coalesce(r.event_data, '{}'), r.event_time, r.latitude, r.longitude, r.ingest_seq,
          staging.event_reasons(r.user_id, u.user_id is not null, btrim(r.event_type), r.event_time, r.latitude, r.longitude)
   from (
@@ -1333,10 +1364,10 @@ language sql stable as $$
     where (e.ingest_xid, e.ingest_seq) > (from_xid, from_seq) and (e.ingest_xid, e.ingest_seq) <= (to_xid, to_seq)
     order by e.ingest_xid, e.ingest_seq limit batch_size
   ) r
-  left join production.users u on u.user_id = r.user_id
+  left join unnest(users) u (user_id) on u.user_id = r.user_id
 $$;
 
-comment on function staging.judged_events(xid8, bigint, xid8, bigint, integer) is 'A batch of raw events, cleaned, each with the reasons against it.';
+comment on function staging.judged_events(xid8, bigint, xid8, bigint, integer, integer[]) is 'A batch of raw events, cleaned, each with the reasons against it.';
 
 -- A record that comes back from quarantine keeps its entry, with what is known about its source.
 create or replace function staging.reject(dataset text, run_id bigint, id uuid, ingest_seq bigint, reasons text[], raw jsonb)
@@ -1400,24 +1431,25 @@ begin
   ), compared as materialized (
     select l.user_id, l.username, l.email, l.country, l.ingest_seq,
            coalesce(l.created_at, u.created_at, l.ingested_at, current_timestamp at time zone 'UTC') as created_at,
+           u.user_id is null as is_new,
            (u.username, u.email, u.country, u.created_at)
              is distinct from (l.username, l.email, l.country, coalesce(l.created_at, u.created_at)) as changed
     from latest l left join production.users u on u.user_id = l.user_id
     where u.source_seq is null or u.source_seq < l.ingest_seq
+  ), inserted as (
+    insert into production.users (user_id, username, email, created_at, country, source_seq)
+    select c.user_id, c.username, c.email, c.created_at, c.country, c.ingest_seq from compared c where c.is_new
+    returning user_id
+  ), updated as (
+    update production.users u
+    set username = c.username, email = c.email, created_at = c.created_at, country = c.country, source_seq = c.ingest_seq
+    from compared c
+    where not c.is_new and u.user_id = c.user_id and (u.source_seq is null or u.source_seq < c.ingest_seq)
+    returning u.user_id, c.changed
   ), written as (
-    insert into production.users as u (user_id, username, email, created_at, country, source_seq)
-    select c.user_id, c.username, c.email, c.created_at, c.country, c.ingest_seq
-    from compared c where c.changed order by c.user_id
-    on conflict (user_id) do update
-    set username = excluded.username, email = excluded.email, created_at = excluded.created_at, country = excluded.country,
-        source_seq = excluded.source_seq
-    where u.source_seq is null or u.source_seq < excluded.source_seq
-    returning u.user_id
-  ), seen_again as (
-    update production.users u set source_seq = c.ingest_seq
-    from compared c where not c.changed and u.user_id = c.user_id
+    select user_id, true as changed from inserted union all select user_id, changed from updated
   )
-  select (select count(*) from batch), (select count(*) from rejected), count(*), max(w.user_id)
+  select (select count(*) from batch), (select count(*) from rejected), count(*) filter (where w.changed), max(w.user_id)
   into rows_read, rows_rejected, rows_written, highest
   from written w;
 
@@ -1460,17 +1492,23 @@ create or replace function staging.transform_transactions(
 )
 language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
+  users integer[];
   highest integer;
   earliest timestamp;
   newest timestamp;
 begin
-  perform from production.users u
-  where u.user_id = any (array(
-    select b.user_id from staging.judged_transactions(from_xid, from_seq, to_xid, to_seq, batch_size) b))
-  order by u.user_id for key share;
+  users := array(
+    select u.user_id from production.users u
+    where u.user_id = any (array(
+      select r.user_id from staging.raw_transactions r
+      where (r.ingest_xid, r.ingest_seq) > (from_xid, from_seq) and (r.ingest_xid, r.ingest_seq) <= (to_xid, to_seq)
+      order by r.ingest_xid, r.ingest_seq limit batch_size
+    ))
+    order by u.user_id for key share
+  );
 
   with batch as materialized (
-    select * from staging.judged_transactions(from_xid, from_seq, to_xid, to_seq, batch_size)
+    select * from staging.judged_transactions(from_xid, from_seq, to_xid, to_seq, batch_size, users)
   ), rejected as materialized (
     select staging.reject('transactions', transform_transactions.run_id, b.id, b.ingest_seq, b.reasons, to_jsonb(raw))
     from batch b join staging.raw_transactions raw on raw.id = b.id where b.reasons <> '{}'
@@ -1478,25 +1516,28 @@ begin
     select distinct on (b.transaction_id) b.*
     from batch b where b.reasons = '{}' order by b.transaction_id, b.ingest_seq desc
   ), compared as materialized (
-    select l.*, (t.user_id, t.amount, t.status, t.transaction_date)
-                  is distinct from (l.user_id, l.amount, l.status, l.transaction_date) as changed
+    select l.*, t.transaction_id is null as is_new,
+           (t.user_id, t.amount, t.status, t.transaction_date)
+             is distinct from (l.user_id, l.amount, l.status, l.transaction_date) as changed
     from latest l left join production.transactions t on t.transaction_id = l.transaction_id
     where t.source_seq is null or t.source_seq < l.ingest_seq
+  ), inserted as (
+    insert into production.transactions (transaction_id, user_id, amount, status, transaction_date, source_seq)
+    select c.transaction_id, c.user_id, c.amount, c.status, c.transaction_date, c.ingest_seq from compared c where c.is_new
+    returning transaction_id, transaction_date
+  ), updated as (
+    update production.transactions t
+    set user_id = c.user_id, amount = c.amount, status = c.status, transaction_date = c.transaction_date, source_seq = c.ingest_seq
+    from compared c
+    where not c.is_new and t.transaction_id = c.transaction_id and (t.source_seq is null or t.source_seq < c.ingest_seq)
+    returning t.transaction_id, t.transaction_date, c.changed
   ), written as (
-    insert into production.transactions as t (transaction_id, user_id, amount, status, transaction_date, source_seq)
-    select c.transaction_id, c.user_id, c.amount, c.status, c.transaction_date, c.ingest_seq
-    from compared c where c.changed order by c.transaction_id
-    on conflict (transaction_id) do update
-    set user_id = excluded.user_id, amount = excluded.amount, status = excluded.status, transaction_date = excluded.transaction_date,
-        source_seq = excluded.source_seq
-    where t.source_seq is null or t.source_seq < excluded.source_seq
-    returning t.transaction_id, t.transaction_date
-  ), seen_again as (
-    update production.transactions t set source_seq = c.ingest_seq
-    from compared c where not c.changed and t.transaction_id = c.transaction_id
+    select transaction_id, transaction_date, true as changed from inserted
+    union all
+    select transaction_id, transaction_date, changed from updated
   )
-  select (select count(*) from batch), (select count(*) from rejected), count(*), max(w.transaction_id),
-         min(w.transaction_date), max(w.transaction_date)
+  select (select count(*) from batch), (select count(*) from rejected), count(*) filter (where w.changed),
+         max(w.transaction_id), min(w.transaction_date), max(w.transaction_date)
   into rows_read, rows_rejected, rows_written, highest, earliest, newest
   from written w;
 
@@ -1513,17 +1554,23 @@ create or replace function staging.transform_events(
 )
 language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
+  users integer[];
   highest bigint;
   earliest timestamp;
   newest timestamp;
 begin
-  perform from production.users u
-  where u.user_id = any (array(
-    select b.user_id from staging.judged_events(from_xid, from_seq, to_xid, to_seq, batch_size) b))
-  order by u.user_id for key share;
+  users := array(
+    select u.user_id from production.users u
+    where u.user_id = any (array(
+      select r.user_id from staging.raw_events r
+      where (r.ingest_xid, r.ingest_seq) > (from_xid, from_seq) and (r.ingest_xid, r.ingest_seq) <= (to_xid, to_seq)
+      order by r.ingest_xid, r.ingest_seq limit batch_size
+    ))
+    order by u.user_id for key share
+  );
 
   with batch as materialized (
-    select * from staging.judged_events(from_xid, from_seq, to_xid, to_seq, batch_size)
+    select * from staging.judged_events(from_xid, from_seq, to_xid, to_seq, batch_size, users)
   ), rejected as materialized (
     select staging.reject('events', transform_events.run_id, b.id, b.ingest_seq, b.reasons, to_jsonb(raw))
     from batch b join staging.raw_events raw on raw.id = b.id where b.reasons <> '{}'
@@ -1531,24 +1578,29 @@ begin
     select distinct on (b.event_id) b.*, public.st_setsrid(public.st_makepoint(b.longitude, b.latitude), 4326) as position
     from batch b where b.reasons = '{}' order by b.event_id, b.ingest_seq desc
   ), compared as materialized (
-    select l.*, (e.user_id, e.event_type, e.event_data, e.event_time) is distinct from (l.user_id, l.event_type, l.event_data, l.event_time)
-                or public.st_asewkb(e.position) is distinct from public.st_asewkb(l.position) as changed
+    select l.*, e.event_id is null as is_new,
+           (e.user_id, e.event_type, e.event_data, e.event_time) is distinct from (l.user_id, l.event_type, l.event_data, l.event_time)
+             or public.st_asewkb(e.position) is distinct from public.st_asewkb(l.position) as changed
     from latest l left join production.events e on e.event_id = l.event_id
     where e.source_seq is null or e.source_seq < l.ingest_seq
+  ), inserted as (
+    insert into production.events (event_id, user_id, event_type, event_data, event_time, position, source_seq)
+    select c.event_id, c.user_id, c.event_type, c.event_data, c.event_time, c.position, c.ingest_seq from compared c where c.is_new
+    returning event_id, event_time
+  ), updated as (
+    update production.events e
+    set user_id = c.user_id, event_type = c.event_type, event_data = c.event_data, event_time = c.event_time, position = c.position,
+        source_seq = c.ingest_seq
+    from compared c
+    where not c.is_new and e.event_id = c.event_id and (e.source_seq is null or e.source_seq < c.ingest_seq)
+    returning e.event_id, e.event_time, c.changed
   ), written as (
-    insert into production.events as e (event_id, user_id, event_type, event_data, event_time, position, source_seq)
-    select c.event_id, c.user_id, c.event_type, c.event_data, c.event_time, c.position, c.ingest_seq
-    from compared c where c.changed order by c.event_id
-    on conflict (event_id) do update
-    set user_id = excluded.user_id, event_type = excluded.event_type, event_data = excluded.event_data, event_time = excluded.event_time,
-        position = excluded.position, source_seq = excluded.source_seq
-    where e.source_seq is null or e.source_seq < excluded.source_seq
-    returning e.event_id, e.event_time
-  ), seen_again as (
-    update production.events e set source_seq = c.ingest_seq
-    from compared c where not c.changed and e.event_id = c.event_id
+    select event_id, event_time, true as changed from inserted
+    union all
+    select event_id, event_time, changed from updated
   )
-  select (select count(*) from batch), (select count(*) from rejected), count(*), max(w.event_id), min(w.event_time), max(w.event_time)
+  select (select count(*) from batch), (select count(*) from rejected), count(*) filter (where w.changed),
+         max(w.event_id), min(w.event_time), max(w.event_time)
   into rows_read, rows_rejected, rows_written, highest, earliest, newest
   from written w;
 

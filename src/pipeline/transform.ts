@@ -29,6 +29,7 @@ export async function transform({ pool, runId, afterBatch }: Work): Promise<void
     } while (read === BATCH_ROWS);
   };
 
+  await pool.query("select staging.renumber_restored()");
   await take("users", await openWindow(["users", "transactions", "events"]));
   await requeueWaiting();
   // Opened again, because those have just arrived.

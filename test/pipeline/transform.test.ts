@@ -1,35 +1,16 @@
-import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
-import { runStep } from "../../src/pipeline/runs.ts";
-import { createDatabase, type TestDatabase } from "../support/database.ts";
+import { describe, expect, test } from "vitest";
+import { isServer } from "../support/database.ts";
+import { usePipeline } from "./fixture.ts";
 
-let database: TestDatabase;
-
-beforeAll(async () => {
-  database = await createDatabase();
-});
-afterAll(() => database.drop());
-
-const sql = async <T extends object = Record<string, any>>(text: string, values?: unknown[]): Promise<T[]> =>
-  (await database.pool.query<T>(text, values)).rows;
-const transform = () => runStep(database.pool, { step: "transform", trigger: "cli", actor: "test" });
-
-beforeEach(async () => {
-  await sql("truncate production.users cascade");
-  await sql("truncate staging.raw_users, staging.raw_transactions, staging.raw_events, staging.quarantine");
-});
+const { pool, sql, run, rawUsers, rawTransactions, rawEvents, quarantine } = usePipeline();
+const transform = () => run("transform");
 
 test("takes over users, transactions and events, and says how many", async () => {
-  await sql(
-    "insert into staging.raw_users (user_id, username, email, country) values (1, ' ann ', 'ann@example.org', '')",
-  );
-  await sql(
-    "insert into staging.raw_transactions (transaction_id, user_id, amount, status, transaction_date) values (7, 1, 9.5, 'Completed', '2024-05-01 10:00')",
-  );
-  await sql(
-    "insert into staging.raw_events (event_id, user_id, event_type, event_time, latitude, longitude) values (3, 1, 'login', '2024-05-01', 50, 8)",
-  );
-  const run = await transform();
-  expect(run).toMatchObject({
+  await rawUsers({ user_id: 1, username: " ann ", email: "ann@example.org", country: "" });
+  await rawTransactions({ transaction_id: 7, amount: 9.5, status: "Completed" });
+  await rawEvents({ event_id: 3, event_data: { page: "/" } });
+  const done = await transform();
+  expect(done).toMatchObject({
     step: "transform",
     status: "succeeded",
     trigger: "cli",
@@ -38,15 +19,340 @@ test("takes over users, transactions and events, and says how many", async () =>
     rowsRejected: 0,
     error: null,
   });
-  expect(run.durationMs).toBeGreaterThan(0);
+  expect(done.durationMs).toBeGreaterThanOrEqual(0);
   expect(await sql("select username, email, country from production.users")).toEqual([
     { username: "ann", email: "ann@example.org", country: null },
   ]);
   expect(await sql("select transaction_id, amount, status from production.transactions")).toEqual([
     { transaction_id: 7, amount: "9.50", status: "completed" },
   ]);
-  expect(await sql("select event_id, public.st_y(position) as latitude from production.events")).toEqual([
-    { event_id: "3", latitude: 50 },
-  ]);
+  expect(
+    await sql("select event_id, event_data, public.st_y(position) as latitude from production.events"),
+  ).toEqual([{ event_id: "3", event_data: { page: "/" }, latitude: 50 }]);
   expect(await transform()).toMatchObject({ rowsRead: 0, rowsWritten: 0 });
+});
+
+test("moves through windows larger than a batch", async () => {
+  await sql(
+    `insert into staging.raw_users (user_id, username, email)
+     select i, 'user' || i, 'user' || i || '@example.org' from generate_series(1, 45000) i`,
+  );
+  expect(await transform()).toMatchObject({ rowsRead: 45_000, rowsWritten: 45_000, rowsRejected: 0 });
+  expect(await sql("select count(*)::integer as users from production.users")).toEqual([{ users: 45_000 }]);
+}, 60_000);
+
+describe("rejects", () => {
+  test.each([
+    [{ username: null }, ["missing_username"], "The username is missing."],
+    [{ username: "  " }, ["missing_username"], "The username is missing."],
+    [{ email: null }, ["missing_email"], "The e-mail address is missing."],
+    [{ email: "bad@" }, ["invalid_email"], '"bad@" is not an e-mail address.'],
+    [{ username: null, email: "bad" }, ["missing_username", "invalid_email"], /missing.*not an e-mail/],
+    [{ created_at: "1823-01-01" }, ["impossible_date"], /1823.*is not between 1900 and tomorrow/],
+  ])("the user %j", async (fields, reasons, detail) => {
+    await rawUsers({ user_id: 5, ...fields });
+    expect(await transform()).toMatchObject({
+      status: "succeeded",
+      rowsRead: 1,
+      rowsWritten: 0,
+      rowsRejected: 1,
+    });
+    expect(await quarantine()).toMatchObject([
+      {
+        dataset: "users",
+        stage: "transform",
+        reasons,
+        waiting: false,
+        payload: { user_id: 5 },
+        detail: expect.stringMatching(detail) as string,
+      },
+    ]);
+    expect(await sql("select from production.users")).toEqual([]);
+  });
+
+  test.each([
+    [{ user_id: null }, ["missing_user"], false],
+    [{ user_id: 404 }, ["unknown_user"], true],
+    [{ amount: null }, ["missing_amount"], false],
+    [{ amount: 0 }, ["amount_not_positive"], false],
+    [{ amount: 0.004 }, ["amount_not_positive"], false],
+    [{ amount: -3 }, ["amount_not_positive"], false],
+    [{ amount: "100000000" }, ["amount_out_of_range"], false],
+    [{ amount: "99999999.995" }, ["amount_out_of_range"], false],
+    [{ amount: "NaN" }, ["amount_out_of_range"], false],
+    [{ amount: "Infinity" }, ["amount_out_of_range"], false],
+    [{ status: "paid" }, ["unknown_status"], false],
+    [{ transaction_date: null }, ["missing_date"], false],
+    [{ transaction_date: "infinity" }, ["impossible_date"], false],
+    [{ transaction_date: "9999-01-01" }, ["impossible_date"], false],
+    [
+      { user_id: 404, amount: -1, status: "paid", transaction_date: null },
+      ["unknown_user", "amount_not_positive", "unknown_status", "missing_date"],
+      false,
+    ],
+  ])("the transaction %j", async (fields, reasons, waiting) => {
+    await rawUsers({ user_id: 1 });
+    await rawTransactions({ transaction_id: 1, ...fields }, { transaction_id: 2 });
+    expect(await transform()).toMatchObject({
+      status: "succeeded",
+      rowsRead: 3,
+      rowsWritten: 2,
+      rowsRejected: 1,
+    });
+    expect(await quarantine()).toMatchObject([{ dataset: "transactions", reasons, waiting }]);
+    expect(await sql("select transaction_id from production.transactions")).toEqual([{ transaction_id: 2 }]);
+  });
+
+  test.each([
+    [{ user_id: 404 }, ["unknown_user"], true],
+    [{ event_type: " " }, ["missing_event_type"], false],
+    [{ event_time: null }, ["missing_date"], false],
+    [{ event_time: "-infinity" }, ["impossible_date"], false],
+    [{ latitude: 91 }, ["invalid_position"], false],
+    [{ longitude: -181 }, ["invalid_position"], false],
+    [{ longitude: "NaN" }, ["invalid_position"], false],
+    [{ latitude: null }, ["invalid_position"], false],
+  ])("the event %j", async (fields, reasons, waiting) => {
+    await rawUsers({ user_id: 1 });
+    await rawEvents(
+      { event_id: 1, ...fields },
+      { event_id: 2, user_id: null, latitude: null, longitude: null },
+    );
+    expect(await transform()).toMatchObject({
+      status: "succeeded",
+      rowsRead: 3,
+      rowsWritten: 2,
+      rowsRejected: 1,
+    });
+    expect(await quarantine()).toMatchObject([{ dataset: "events", reasons, waiting }]);
+    expect(await sql("select event_id, position from production.events")).toEqual([
+      { event_id: "2", position: null },
+    ]);
+  });
+});
+
+describe("last write wins", () => {
+  test("within a batch and across batches", async () => {
+    await rawUsers({ user_id: 1, country: "DE" }, { user_id: 1, country: "FR" });
+    await transform();
+    expect(await sql("select country from production.users")).toEqual([{ country: "FR" }]);
+    await rawUsers({ user_id: 1, country: "IT" }, { user_id: 1, country: "ES", email: "broken" });
+    expect(await transform()).toMatchObject({ rowsWritten: 1, rowsRejected: 1 });
+    expect(await sql("select country from production.users")).toEqual([{ country: "IT" }]);
+  });
+
+  test("a retried old row does not overwrite a newer one", async () => {
+    await rawUsers({ user_id: 1 });
+    await rawTransactions({ transaction_id: 1, amount: 1, status: "typo" }, { transaction_id: 1, amount: 2 });
+    await transform();
+    await sql(`select analytics.retry_quarantined(everything => true, patch => '{"status": "pending"}')`);
+    expect(await transform()).toMatchObject({ rowsRead: 1, rowsWritten: 0, rowsRejected: 0 });
+    expect(await sql("select amount from production.transactions")).toEqual([{ amount: "2.00" }]);
+    expect(await quarantine()).toEqual([]);
+  });
+
+  test("also when the newer one brought the same values again", async () => {
+    await rawUsers({ user_id: 1 });
+    await rawTransactions({ transaction_id: 1, amount: 1 });
+    await transform();
+    await rawTransactions({ transaction_id: 1, amount: 5, status: "typo" }, { transaction_id: 1, amount: 1 });
+    await transform();
+    await sql(`select analytics.retry_quarantined(everything => true, patch => '{"status": "completed"}')`);
+    await transform();
+    expect(await sql("select amount from production.transactions")).toEqual([{ amount: "1.00" }]);
+  });
+
+  test("a row created through the API gives way to the first record about it", async () => {
+    await sql("insert into production.users (user_id, username, email) values (1, 'api', 'api@example.org')");
+    await rawUsers({ user_id: 1, username: "source" });
+    await transform();
+    expect(await sql("select username, email from production.users")).toEqual([
+      { username: "source", email: "user1@example.org" },
+    ]);
+  });
+
+  test("the same records again change nothing", async () => {
+    const load = async () => {
+      await rawUsers({ user_id: 1 }, { user_id: 2, created_at: null });
+      await rawTransactions({ transaction_id: 1 });
+      await rawEvents({ event_id: 1 });
+      return transform();
+    };
+    const state = () =>
+      sql(
+        `select to_jsonb(u) - 'source_seq' as row from production.users u union all
+         select to_jsonb(t) - 'source_seq' from production.transactions t union all
+         select to_jsonb(e) - 'source_seq' from production.events e order by 1`,
+      );
+    expect(await load()).toMatchObject({ rowsWritten: 4 });
+    const before = await state();
+    await run("refresh");
+    expect(await load()).toMatchObject({ rowsRead: 4, rowsWritten: 0, rowsRejected: 0 });
+    expect(await state()).toEqual(before);
+    expect(await sql("select from analytics.change_log")).toEqual([]);
+  });
+});
+
+describe("unique names and addresses", () => {
+  const names = () => sql("select user_id, username, email from production.users order by user_id");
+
+  test("the first of a batch keeps a contested address, all others land", async () => {
+    await rawUsers(
+      { user_id: 1, email: "same@example.org" },
+      { user_id: 2, email: "same@example.org" },
+      { user_id: 3 },
+    );
+    expect(await transform()).toMatchObject({ rowsWritten: 2, rowsRejected: 1 });
+    expect((await names()).map(({ user_id }) => user_id as number)).toEqual([1, 3]);
+    expect(await quarantine()).toMatchObject([{ reasons: ["email_taken"], payload: { user_id: 2 } }]);
+  });
+
+  test("what another user holds already is taken", async () => {
+    await sql("insert into production.users (user_id, username, email) values (1, 'ann', 'ann@example.org')");
+    await rawUsers({ user_id: 2, username: "ann", email: "ann@example.org" });
+    await transform();
+    expect(await quarantine()).toMatchObject([
+      {
+        reasons: ["username_taken", "email_taken"],
+        detail:
+          'The username "ann" belongs to another user. The e-mail address "ann@example.org" belongs to another user.',
+      },
+    ]);
+  });
+
+  test("an address that its holder gives up first passes on", async () => {
+    await rawUsers({ user_id: 1, email: "old@example.org" });
+    await transform();
+    await rawUsers({ user_id: 1, email: "new@example.org" }, { user_id: 2, email: "old@example.org" });
+    expect(await transform()).toMatchObject({ rowsWritten: 2, rowsRejected: 0 });
+    expect(await names()).toMatchObject([{ email: "new@example.org" }, { email: "old@example.org" }]);
+  });
+
+  test("in the other order it is taken still", async () => {
+    await rawUsers({ user_id: 1, email: "old@example.org" });
+    await transform();
+    await rawUsers({ user_id: 2, email: "old@example.org" }, { user_id: 1, email: "new@example.org" });
+    expect(await transform()).toMatchObject({ rowsWritten: 1, rowsRejected: 1 });
+    await sql("select analytics.retry_quarantined(reason => 'email_taken')");
+    expect(await transform()).toMatchObject({ rowsWritten: 1, rowsRejected: 0 });
+    expect(await names()).toMatchObject([{ email: "new@example.org" }, { email: "old@example.org" }]);
+  });
+
+  test("two users cannot swap", async () => {
+    await rawUsers({ user_id: 1, email: "a@example.org" }, { user_id: 2, email: "b@example.org" });
+    await transform();
+    await rawUsers({ user_id: 1, email: "b@example.org" }, { user_id: 2, email: "a@example.org" });
+    expect(await transform()).toMatchObject({ status: "succeeded", rowsRejected: 2 });
+    expect(await names()).toMatchObject([{ email: "a@example.org" }, { email: "b@example.org" }]);
+  });
+});
+
+test("a row that waits for its user comes along when the user does", async () => {
+  await rawTransactions({ transaction_id: 1 });
+  await rawEvents({ event_id: 1 });
+  expect(await transform()).toMatchObject({ rowsRejected: 2 });
+  expect(await transform()).toMatchObject({ rowsRead: 0 });
+  expect(await quarantine()).toMatchObject([{ waiting: true, attempts: 1 }, { waiting: true }]);
+  await rawUsers({ user_id: 1 });
+  expect(await transform()).toMatchObject({ rowsRead: 3, rowsWritten: 3, rowsRejected: 0 });
+  expect(await quarantine()).toEqual([]);
+});
+
+test("the next created row gets a free id", async () => {
+  await sql(
+    "select setval('production.users_user_id_seq', 1, false), setval('production.transactions_transaction_id_seq', 1, false)",
+  );
+  await rawUsers({ user_id: 1 }, { user_id: 30 });
+  await rawTransactions({ transaction_id: 123_456 });
+  await transform();
+  expect(
+    await sql(
+      "insert into production.users (username, email) values ('new', 'new@example.org') returning user_id",
+    ),
+  ).toEqual([{ user_id: 31 }]);
+  expect(
+    await sql("insert into production.transactions (user_id, amount) values (1, 1) returning transaction_id"),
+  ).toEqual([{ transaction_id: 123_457 }]);
+});
+
+test("the calendar grows with the data", async () => {
+  await rawUsers({ user_id: 1 });
+  await rawTransactions({ transaction_id: 1, transaction_date: "2009-07-01" });
+  await transform();
+  expect(await sql("select min(full_date)::text as first from production.dim_date")).toEqual([
+    { first: "2009-01-01" },
+  ]);
+  expect(
+    await sql(
+      "select count(*)::integer as days, max(full_date) - min(full_date) + 1 as span from production.dim_date",
+    ),
+  ).toEqual([{ days: 9861, span: 9861 }]);
+});
+
+test("rows restored from the dump of an older cluster are taken once", async () => {
+  await rawUsers({ user_id: 1 });
+  await rawTransactions({ transaction_id: 1 });
+  await transform();
+  await rawTransactions({ transaction_id: 2 });
+  // As if this cluster had just been made and the dump came from one that had used many more transactions.
+  await sql("update staging.raw_transactions set ingest_xid = '900000000000'");
+  await sql(
+    "update staging.watermarks set xid = '900000000000', seq = (select min(ingest_seq) from staging.raw_transactions) where dataset = 'transactions'",
+  );
+  await rawTransactions({ transaction_id: 3 });
+  await sql("delete from production.transactions where transaction_id = 1");
+  expect(await transform()).toMatchObject({ status: "succeeded", rowsWritten: 2 });
+  expect(await sql("select transaction_id from production.transactions order by 1")).toEqual([
+    { transaction_id: 2 },
+    { transaction_id: 3 },
+  ]);
+  await rawTransactions({ transaction_id: 4 });
+  expect(await transform()).toMatchObject({ rowsRead: 1, rowsWritten: 1 });
+});
+
+describe.runIf(isServer)("with other sessions", () => {
+  test("a row that commits late is not passed over", async () => {
+    await rawUsers({ user_id: 1 });
+    const late = await pool().connect();
+    try {
+      await late.query("begin");
+      await late.query(
+        "insert into staging.raw_transactions (transaction_id, user_id, amount, transaction_date) values (1, 1, 1, '2024-05-01')",
+      );
+      await rawTransactions({ transaction_id: 2 });
+      await transform();
+      await late.query("commit");
+    } finally {
+      late.release();
+    }
+    await transform();
+    expect(await sql("select transaction_id from production.transactions order by 1")).toEqual([
+      { transaction_id: 1 },
+      { transaction_id: 2 },
+    ]);
+  });
+
+  test("a user who is deleted meanwhile makes the row wait, not the batch fail", async () => {
+    await rawUsers({ user_id: 1 }, { user_id: 2 });
+    await transform();
+    await rawTransactions({ transaction_id: 1, user_id: 1 }, { transaction_id: 2, user_id: 2 });
+    const other = await pool().connect();
+    try {
+      await other.query("begin");
+      await other.query("delete from production.users where user_id = 1");
+      const running = transform();
+      await expect
+        .poll(() =>
+          sql(
+            "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%transform_batch%'",
+          ),
+        )
+        .toHaveLength(1);
+      await other.query("commit");
+      expect(await running).toMatchObject({ status: "succeeded", rowsWritten: 1, rowsRejected: 1 });
+    } finally {
+      other.release();
+    }
+    expect(await quarantine()).toMatchObject([{ reasons: ["unknown_user"], waiting: true }]);
+  });
 });
