@@ -6,6 +6,7 @@ import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connecti
 import { AggregatesPlugin } from "./plugins/AggregatesPlugin.ts";
 import { maskError } from "./plugins/errors.ts";
 import { JsonFilterPreset } from "./plugins/JsonFilterPlugin.ts";
+import { IngestMutationsPlugin } from "./plugins/IngestMutationsPlugin.ts";
 import { NamesPlugin } from "./plugins/NamesPlugin.ts";
 import { NullableKeysPlugin } from "./plugins/NullableKeysPlugin.ts";
 import { PageSizePlugin } from "./plugins/PageSizePlugin.ts";
@@ -40,6 +41,7 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
       PostgisTypesPlugin,
       PostgisPlugin,
       PipelineMutationsPlugin,
+      IngestMutationsPlugin,
     ],
     disablePlugins: ["PgConditionArgumentPlugin", "PgConditionCustomFieldsPlugin", "NodeAccessorPlugin"],
     pgServices,

@@ -44,6 +44,7 @@ export interface IngestOptions {
   actor?: string;
   /** Role under which the run is started: the database refuses those who may not. */
   role?: string;
+  onStart?: (runId: string) => void;
   onProgress?: (progress: IngestProgress) => void;
   signal?: AbortSignal;
 }
@@ -53,46 +54,69 @@ const BATCH_CHARACTERS = 4 * 1024 * 1024;
 /** Rows of a slow source land after this time. */
 const FLUSH_MS = 2_000;
 
-/** Never throws once rows may have landed: the run says how it ended. Throws a bad input error before that. */
+export interface Ingested {
+  run: Run;
+  /** Whose fault it is that the run failed. */
+  failedBy?: "source" | "database";
+}
+
+/** Resolves once rows may have landed, whatever happens then: the run says how it ended. Throws before that. */
 export async function ingest(
   pool: pg.Pool,
   dataset: Dataset,
   input: Readable,
   options: IngestOptions,
 ): Promise<Run> {
+  return (await receive(pool, dataset, input, options)).run;
+}
+
+export async function receive(
+  pool: pg.Pool,
+  dataset: Dataset,
+  input: Readable,
+  options: IngestOptions,
+): Promise<Ingested> {
   const sourceSystem = options.sourceSystem ?? "api";
-  if (sourceSystem === "" || sourceSystem.length > 50)
+  if (sourceSystem === "" || sourceSystem.length > 50 || sourceSystem.includes("\0"))
     throw badInput(
       `The source system "${sourceSystem}" has ${sourceSystem.length} characters; allowed: 1 to 50`,
     );
   const map = parseMap(options.map ?? [], dataset);
-  const runId = await startRun(pool, dataset, options);
+  const runId = await startRun(pool, dataset, { ...options, sourceSystem });
+  options.onStart?.(runId);
   const source = { runId, dataset, sourceSystem, sourceName: options.sourceName ?? null };
-  const abort = () => input.destroy(new Error("The ingest was cancelled"));
-  options.signal?.addEventListener("abort", abort, { once: true });
+  const { signal } = options;
+  const abort = () => input.destroy(new Error(reasonOf(signal!)));
+  signal?.addEventListener("abort", abort, { once: true });
   const landing = startLanding(pool, source, options);
   let failure: Error | undefined;
+  let failedBy: Ingested["failedBy"];
   try {
-    options.signal?.throwIfAborted();
+    if (signal?.aborted) throw new Error(reasonOf(signal));
     await readRows(dataset, input, map, options.format, landing);
   } catch (error) {
     failure = error as Error;
+    failedBy = "source";
     input.destroy();
   }
   try {
     await landing.finish();
   } catch (error) {
-    // A stream stopped because the database failed tells less than the database.
+    // Reading stops because of it, so it is the first cause.
     failure = error as Error;
+    failedBy = "database";
   } finally {
-    options.signal?.removeEventListener("abort", abort);
+    signal?.removeEventListener("abort", abort);
   }
   await patiently(() =>
     pool.query("select from analytics.finish_run($1, $2)", [runId, failure?.message ?? null]),
   );
   if (isBadInput(failure)) throw failure;
-  return readRun(pool, runId);
+  return { run: await readRun(pool, runId), failedBy };
 }
+
+const reasonOf = ({ reason }: AbortSignal): string =>
+  reason instanceof Error && reason.name !== "AbortError" ? reason.message : "The ingest was cancelled";
 
 interface Landing {
   start(formatter: Formatter): void;

@@ -10,6 +10,7 @@ import { createGraphql } from "./graphql.ts";
 import { mayIntrospect } from "./guard.ts";
 import { addHeaders } from "./headers.ts";
 import { addHealth, type Check } from "./health.ts";
+import { addIngest } from "./ingest.ts";
 import { MAX_BODY_BYTES } from "./limits.ts";
 import { addMetrics, createMetrics } from "./metrics.ts";
 import { addRequestLog, createObservationPlugin, requestId } from "./observe.ts";
@@ -88,6 +89,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
       if (!mayIntrospect(config, request)) throw refusal("FORBIDDEN", "Your role may not read the schema");
       return reply.type("text/plain; charset=utf-8").send(await graphql.printSdl());
     });
+    await scope.register(addIngest, { pool: database.pool, stopping });
     await graphql.addTo(scope);
   });
   app.addHook("onClose", async () => {

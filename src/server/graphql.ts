@@ -1,4 +1,5 @@
 // PostGraphile on Fastify: the preset of graphile.config.ts plus what only this process knows.
+import { Readable } from "node:stream";
 import type {} from "grafserv/node";
 import { grafserv } from "grafserv/fastify/v5";
 import { postgraphile } from "postgraphile";
@@ -7,11 +8,14 @@ import type { FastifyInstance } from "fastify";
 import { lexicographicSortSchema, printSchema } from "grafast/graphql";
 import { createPreset } from "../../graphile.config.ts";
 import type { PipelineStepRequest } from "../../plugins/PipelineMutationsPlugin.ts";
+import type { IngestRowsRequest } from "../../plugins/IngestMutationsPlugin.ts";
 import type { Config } from "../config.ts";
 import { createOperationPool, type Database } from "../database/connect.ts";
+import { isBadInput } from "../pipeline/ingest-format.ts";
+import { ingest } from "../pipeline/ingest.ts";
 import { queueStep, runStep } from "../pipeline/runs.ts";
 import type { Authenticator, Claims } from "./auth.ts";
-import { finishGraphqlAnswer } from "./errors.ts";
+import { finishGraphqlAnswer, refusal } from "./errors.ts";
 import { GRAPHIQL_PATH, GraphiqlPlugin } from "./graphiql.ts";
 import { abortSignalOf, createGuardPlugin, requestOf } from "./guard.ts";
 import { MAX_BODY_BYTES } from "./limits.ts";
@@ -50,6 +54,24 @@ function stepRunner({ config, database }: GraphqlOptions, { role, subject }: Cla
   };
 }
 
+/** Rows of a mutation take the same way as those of a file. */
+function rowIngester({ database }: GraphqlOptions, { role, subject }: Claims) {
+  return ({ dataset, rows, sourceSystem, background }: IngestRowsRequest) =>
+    new Promise<{ id: string }>((resolve, reject) => {
+      const lines = Readable.from(rows.map((row) => `${JSON.stringify(row)}\n`));
+      ingest(database.pool, dataset, lines, {
+        format: "ndjson",
+        sourceSystem: sourceSystem ?? undefined,
+        trigger: "api",
+        actor: subject,
+        role,
+        onStart: (id) => background && resolve({ id }),
+      }).then(resolve, (error: Error) =>
+        reject(isBadInput(error) ? refusal("BAD_USER_INPUT", error.message) : error),
+      );
+    });
+}
+
 export function createGraphql(options: GraphqlOptions) {
   const { config, database, authenticator } = options;
   const operations = createOperationPool(config, database);
@@ -86,6 +108,7 @@ export function createGraphql(options: GraphqlOptions) {
           claims,
           abortSignal: abortSignalOf(context),
           runPipelineStep: stepRunner(options, claims),
+          ingestRows: rowIngester(options, claims),
         };
       },
     },

@@ -1,0 +1,103 @@
+// POST /ingest/{users|transactions|events}: a body of any size, read only as fast as the rows land.
+import { PassThrough, type Readable } from "node:stream";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { Pool } from "pg";
+import { DATASETS, isBadInput, type Dataset } from "../pipeline/ingest-format.ts";
+import type { Format } from "../pipeline/ingest-read.ts";
+import { receive } from "../pipeline/ingest.ts";
+import { refusal } from "./errors.ts";
+import { RETRY_AFTER_S } from "./health.ts";
+
+const FORMATS: Record<string, Format> = {
+  "text/csv": "csv",
+  "application/x-ndjson": "ndjson",
+  "application/ndjson": "ndjson",
+};
+const ENCODINGS = ["gzip", "identity"];
+
+interface Query {
+  source?: string;
+  name?: string;
+  map?: string | string[];
+}
+const PARAMETERS = ["source", "name", "map"];
+
+function formatOf({ headers }: FastifyRequest): Format {
+  const type = headers["content-type"]?.split(";", 1)[0]!.trim().toLowerCase() ?? "";
+  const encoding = headers["content-encoding"]?.trim().toLowerCase() ?? "identity";
+  if (!Object.hasOwn(FORMATS, type))
+    throw refusal(
+      "UNSUPPORTED_MEDIA_TYPE",
+      `Content-Type "${type}" is not taken; allowed: text/csv, application/x-ndjson`,
+    );
+  if (!ENCODINGS.includes(encoding))
+    throw refusal(
+      "UNSUPPORTED_MEDIA_TYPE",
+      `Content-Encoding "${encoding}" is not taken; allowed: ${ENCODINGS.join(", ")}`,
+    );
+  return FORMATS[type]!;
+}
+
+function checkQuery(query: Record<string, unknown>): Query {
+  for (const [name, value] of Object.entries(query)) {
+    if (!PARAMETERS.includes(name))
+      throw refusal("BAD_REQUEST", `Unknown parameter "${name}"; allowed: ${PARAMETERS.join(", ")}`);
+    if (Array.isArray(value) && name !== "map")
+      throw refusal("BAD_REQUEST", `Parameter "${name}" is given more than once`);
+  }
+  return query;
+}
+
+/** Ends apart from the connection, which still has to carry an answer. */
+function bodyOf({ raw }: FastifyRequest): Readable {
+  const body = new PassThrough();
+  raw.on("error", () => body.destroy(new Error("The connection ended before the body did")));
+  return raw.pipe(body);
+}
+
+export function addIngest(
+  app: FastifyInstance,
+  { pool, stopping }: { pool: Pool; stopping?: AbortSignal },
+  done: () => void,
+): void {
+  app.removeAllContentTypeParsers();
+  // The body stays a stream; no limit on its size applies.
+  app.addContentTypeParser("*", (_request, _payload, parsed) => parsed(null));
+
+  const handle = (dataset: Dataset) => async (request: FastifyRequest, reply: FastifyReply) => {
+    // A refused body is not read to its end.
+    const refuse = (error: Error) => {
+      reply.header("connection", "close");
+      return error;
+    };
+    try {
+      const format = formatOf(request);
+      const { source, name, map } = checkQuery(request.query as Record<string, unknown>);
+      const { role, subject } = request.claims;
+      const { run, failedBy } = await receive(pool, dataset, bodyOf(request), {
+        format,
+        sourceSystem: source,
+        sourceName: name,
+        map: [map ?? []].flat(),
+        trigger: "api",
+        actor: subject,
+        role,
+        signal: stopping,
+      });
+      if (run.status === "succeeded") return { run };
+      reply.header("connection", "close");
+      if (failedBy === "source" && !stopping?.aborted) return await reply.status(400).send({ run });
+      request.log.error({ run }, "ingest failed");
+      const error = stopping?.aborted ? run.error : "The database could not take the rows; send them again";
+      return await reply
+        .status(503)
+        .header("retry-after", String(RETRY_AFTER_S))
+        .send({ run: { ...run, error } });
+    } catch (error) {
+      if (isBadInput(error)) throw refuse(refusal("BAD_REQUEST", error.message));
+      throw refuse(error as Error);
+    }
+  };
+  for (const dataset of DATASETS) app.post(`/ingest/${dataset}`, handle(dataset));
+  done();
+}

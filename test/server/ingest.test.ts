@@ -1,0 +1,281 @@
+// Pushing rows over HTTP and by mutation: who may, what is taken, and what stays when the client goes away.
+import { once } from "node:events";
+import { request, type IncomingMessage } from "node:http";
+import type { AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { gzipSync } from "node:zlib";
+import type { FastifyInstance } from "fastify";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import type { Role } from "../../src/config.ts";
+import { createApp } from "../../src/server/app.ts";
+import { createToken } from "../../src/server/auth.ts";
+import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
+
+let database: TestDatabase;
+let app: FastifyInstance;
+let url: string;
+const stop = new AbortController();
+const tokens = {} as Record<Role, string>;
+beforeAll(async () => {
+  database = await createDatabase();
+  app = await createApp({ config: database.config, database, stopping: stop.signal });
+  await app.listen({ host: "127.0.0.1", port: 0 });
+  url = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`;
+  for (const role of ["strata_reader", "strata_ingestor", "strata_operator"] as const)
+    tokens[role] = await createToken(database.config, { role, subject: `the ${role}` });
+});
+afterAll(async () => {
+  await app.close();
+  await database.drop();
+});
+beforeEach(() => database.pool.query("truncate staging.raw_users, staging.raw_events, staging.quarantine"));
+
+const landed = async () =>
+  (
+    await database.pool.query(
+      "select user_id, username, source_system from staging.raw_users order by ingest_seq",
+    )
+  ).rows as unknown[];
+
+async function push(
+  path: string,
+  body: string | Buffer,
+  { role = "strata_ingestor", ...headers }: { role?: Role } & Record<string, string> = {},
+) {
+  const response = await fetch(`${url}${path}`, {
+    method: "POST",
+    headers: { authorization: `Bearer ${tokens[role]}`, "content-type": "text/csv", ...headers },
+    body,
+  });
+  return { status: response.status, body: (await response.json()) as any };
+}
+
+describe("POST /ingest", () => {
+  it("lands a CSV body and answers with the run", async () => {
+    const { status, body } = await push(
+      "/ingest/users?source=crm&name=may.csv&map=id=user_id",
+      "id,username\n1,a\nx,b\n",
+    );
+    expect(status).toBe(200);
+    expect(body).toEqual({
+      run: expect.objectContaining({
+        step: "ingest",
+        status: "succeeded",
+        trigger: "api",
+        rowsRead: 2,
+        rowsWritten: 1,
+        rowsRejected: 1,
+      }),
+    });
+    expect(await landed()).toEqual([{ user_id: 1, username: "a", source_system: "crm" }]);
+    const { rows } = await database.pool.query(
+      "select actor, dataset, arguments from analytics.pipeline_runs where run_id = $1",
+      [body.run.id],
+    );
+    expect(rows).toEqual([
+      {
+        actor: "the strata_ingestor",
+        dataset: "users",
+        arguments: { sourceSystem: "crm", sourceName: "may.csv", map: ["id=user_id"] },
+      },
+    ]);
+  });
+
+  it("takes NDJSON, gzip, operators, and bodies far beyond the limit of other requests", async () => {
+    const lines = Array.from({ length: 60_000 }, (_, i) =>
+      JSON.stringify({ user_id: i, username: "u".repeat(60) }),
+    );
+    const headers = { "content-type": "application/x-ndjson; charset=utf-8" };
+    const options = { role: "strata_operator" as const, ...headers };
+    expect((await push("/ingest/users", lines.join("\n"), options)).body.run.rowsWritten).toBe(60_000);
+    const zipped = gzipSync(lines.slice(0, 10).join("\n"));
+    const answer = await push("/ingest/users", zipped, { ...options, "content-encoding": "gzip" });
+    expect(answer.body.run.rowsWritten).toBe(10);
+  });
+
+  it.each([
+    ["no token", "/ingest/users", { authorization: "" }, 401, /token/],
+    ["a reader", "/ingest/users", { role: "strata_reader" }, 403, /Your role may not do this/],
+    [
+      "JSON",
+      "/ingest/users",
+      { "content-type": "application/json" },
+      415,
+      /"application\/json" is not taken; allowed: text\/csv/,
+    ],
+    ["brotli", "/ingest/users", { "content-encoding": "br" }, 415, /"br" is not taken; allowed: gzip/],
+    ["an unknown column", "/ingest/users", {}, 400, /Unknown column "colour"; allowed for users: "user_id"/],
+    [
+      "an unknown parameter",
+      "/ingest/users?sauce=x",
+      {},
+      400,
+      /Unknown parameter "sauce"; allowed: source, name, map/,
+    ],
+    ["an unknown dataset", "/ingest/orders", {}, 404, /./],
+  ] as [string, string, Record<string, string>, number, RegExp][])(
+    "refuses %s",
+    async (_name, path, options, status, message) => {
+      const answer = await push(path, "user_id,colour\n1,red\n", options);
+      expect(answer.status).toBe(status);
+      expect(answer.body.errors?.[0].message ?? answer.body.message).toMatch(message);
+      expect(await landed()).toEqual([]);
+    },
+  );
+
+  it("keeps the rows of a client that went away, and the run says so", async () => {
+    const sending = request(`${url}/ingest/users`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${tokens.strata_ingestor}`, "content-type": "text/csv" },
+    });
+    sending.on("error", () => undefined);
+    sending.write("user_id,username\n1,one\n2,tw");
+    await sleep(300);
+    sending.destroy();
+    const { pool } = database;
+    await expect
+      .poll(
+        async () =>
+          (await pool.query("select status, error from analytics.pipeline_runs order by run_id desc limit 1"))
+            .rows,
+        {
+          timeout: 10_000,
+        },
+      )
+      .toEqual([{ status: "failed", error: "The connection ended before the body did" }]);
+    expect(await landed()).toMatchObject([{ user_id: 1 }]);
+  });
+
+  it.skipIf(!isServer)("holds back a client that sends faster than rows land", async () => {
+    const blocker = await database.pool.connect();
+    await blocker.query("begin; lock table staging.raw_users in access exclusive mode");
+    const sending = request(`${url}/ingest/users`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${tokens.strata_ingestor}`, "content-type": "text/csv" },
+    });
+    sending.setMaxListeners(0);
+    const lines = `1,${"x".repeat(90)}\n`.repeat(1000);
+    const most = 40_000_000;
+    let sent = 0;
+    sending.write("user_id,username\n");
+    let stalled = false;
+    while (!stalled && sent < most) {
+      sent += lines.length;
+      if (!sending.write(lines))
+        stalled = await Promise.race([
+          once(sending, "drain").then(() => false),
+          sleep(2000).then(() => true),
+        ]);
+    }
+    await blocker.query("rollback");
+    blocker.release();
+    // A batch on its way, a batch in waiting, and what sockets hold.
+    expect(stalled).toBe(true);
+    expect(sent).toBeLessThan(most);
+    sending.end();
+    const [response] = (await once(sending, "response")) as [IncomingMessage];
+    expect(response.statusCode).toBe(200);
+    expect(await landed()).toHaveLength((sent / lines.length) * 1000);
+  });
+});
+
+describe("ingest mutations", () => {
+  async function mutate(query: string, variables: object, role: Role = "strata_ingestor") {
+    const response = await fetch(`${url}/graphql`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${tokens[role]}`, "content-type": "application/json" },
+      body: JSON.stringify({ query, variables }),
+    });
+    return (await response.json()) as any;
+  }
+  const INGEST_USERS = `mutation ($rows: [IngestUserInput!]!, $background: Boolean) {
+    ingestUsers(input: { rows: $rows, sourceSystem: "crm", background: $background, clientMutationId: "m" }) {
+      rowsIngested rowsRejected clientMutationId run { step status rowsRead actor }
+    }
+  }`;
+
+  it("lands rows and quarantines those that do not fit", async () => {
+    const rows = [
+      { userId: 1, username: "a" },
+      { userId: "many" },
+      { username: "nobody" },
+      { userId: "2", email: 5 },
+    ];
+    expect(await mutate(INGEST_USERS, { rows })).toEqual({
+      data: {
+        ingestUsers: {
+          rowsIngested: 2,
+          rowsRejected: 2,
+          clientMutationId: "m",
+          run: { step: "ingest", status: "succeeded", rowsRead: "4", actor: "the strata_ingestor" },
+        },
+      },
+    });
+    expect(await landed()).toMatchObject([{ user_id: 1, source_system: "crm" }, { user_id: 2 }]);
+    const { rows: reasons } = await database.pool.query(
+      "select reasons from staging.quarantine order by source_line",
+    );
+    expect(reasons).toEqual([{ reasons: ["invalid_integer"] }, { reasons: ["missing_key"] }]);
+  });
+
+  it("keeps nested event data and every digit", async () => {
+    const { data } = await mutate(
+      `mutation { ingestEvents(input: { rows: [{ eventId: "9007199254740993", eventType: "view", eventTime: "2025-06-01T00:00:00+02:00",
+         eventData: { page: "/", tags: [1, null] }, latitude: 48.2, longitude: "16.37" }] }) { rowsIngested } }`,
+      {},
+    );
+    expect(data.ingestEvents.rowsIngested).toBe(1);
+    const { rows } = await database.pool.query(
+      "select event_id::text, event_time::text, event_data, latitude, longitude, source_system from staging.raw_events",
+    );
+    expect(rows).toEqual([
+      {
+        event_id: "9007199254740993",
+        event_time: "2025-05-31 22:00:00",
+        event_data: { page: "/", tags: [1, null] },
+        latitude: 48.2,
+        longitude: 16.37,
+        source_system: "api",
+      },
+    ]);
+  });
+
+  it("goes on in the background", async () => {
+    const { data } = await mutate(INGEST_USERS, { rows: [{ userId: 1 }], background: true });
+    expect(data.ingestUsers).toMatchObject({ rowsIngested: null, run: { step: "ingest" } });
+    await expect.poll(landed, { timeout: 10_000 }).toHaveLength(1);
+  });
+
+  it("is refused to readers", async () => {
+    const { data, errors } = await mutate(INGEST_USERS, { rows: [{ userId: 1 }] }, "strata_reader");
+    expect(data?.ingestUsers ?? null).toBeNull();
+    expect(errors).toHaveLength(1);
+    expect(await landed()).toEqual([]);
+  });
+
+  it("says what is wrong with the source system", async () => {
+    const query = `mutation ($name: String) { ingestUsers(input: { rows: [], sourceSystem: $name }) { rowsIngested } }`;
+    const { errors } = await mutate(query, { name: "s".repeat(51) });
+    expect(errors).toMatchObject([
+      { message: expect.stringContaining("allowed: 1 to 50"), extensions: { code: "BAD_USER_INPUT" } },
+    ]);
+  });
+});
+
+describe("a stopping server", () => {
+  it("ends the ingest, keeps its rows and says when to come again", async () => {
+    const sending = request(`${url}/ingest/users`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${tokens.strata_ingestor}`, "content-type": "text/csv" },
+    });
+    sending.on("error", () => undefined);
+    sending.write("user_id\n1\n2\n");
+    await sleep(300);
+    stop.abort(new Error("The server is stopping"));
+    const [response] = (await once(sending, "response")) as [IncomingMessage];
+    expect([response.statusCode, response.headers["retry-after"]]).toEqual([503, "5"]);
+    const { run } = JSON.parse(Buffer.concat(await response.toArray()).toString());
+    expect(run).toMatchObject({ status: "failed", rowsWritten: 2, error: "The server is stopping" });
+    expect(await landed()).toHaveLength(2);
+  });
+});
