@@ -4,11 +4,11 @@ import { makePgService } from "postgraphile/adaptors/pg";
 import { PostGraphileAmberPreset } from "postgraphile/presets/amber";
 import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connection-filter";
 import { AggregatesPlugin } from "./plugins/AggregatesPlugin.ts";
-import { maskError } from "./plugins/errors.ts";
 import { JsonFilterPreset } from "./plugins/JsonFilterPlugin.ts";
 import { IngestMutationsPlugin } from "./plugins/IngestMutationsPlugin.ts";
 import { NamesPlugin } from "./plugins/NamesPlugin.ts";
 import { NullableKeysPlugin } from "./plugins/NullableKeysPlugin.ts";
+import { NullOrderPlugin } from "./plugins/NullOrderPlugin.ts";
 import { PageSizePlugin } from "./plugins/PageSizePlugin.ts";
 import { PostgisPlugin, PostgisTypesPlugin } from "./plugins/PostgisPlugin.ts";
 import { PipelineMutationsPlugin } from "./plugins/PipelineMutationsPlugin.ts";
@@ -20,6 +20,29 @@ interface PresetOptions {
   defaultPageSize?: number;
   maxPageSize?: number;
 }
+
+/** Of all operators of connection-filter, those that an index on the column serves. */
+const operators = [
+  "isNull",
+  "equalTo",
+  "notEqualTo",
+  "in",
+  "notIn",
+  "lessThan",
+  "lessThanOrEqualTo",
+  "greaterThan",
+  "greaterThanOrEqualTo",
+  "startsWith",
+  "contains",
+  "overlaps",
+  "containsKey",
+  "containsAllKeys",
+  "containsAnyKeys",
+  "path",
+  "withinDistance",
+  "withinBox",
+  "withinPolygon",
+];
 
 /** The GraphQL schema's configuration; the server adds what belongs to the process (port, context, limits). */
 export function createPreset({ pgServices, ...limits }: PresetOptions): GraphileConfig.Preset {
@@ -35,6 +58,7 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
       SmartTagsPlugin,
       NamesPlugin,
       NullableKeysPlugin,
+      NullOrderPlugin,
       ScalarsPlugin,
       AggregatesPlugin,
       PageSizePlugin,
@@ -45,7 +69,6 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
     ],
     disablePlugins: ["PgConditionArgumentPlugin", "PgConditionCustomFieldsPlugin", "NodeAccessorPlugin"],
     pgServices,
-    grafserv: { maskError },
     gather: { pgStrictFunctions: true },
     schema: {
       ...limits,
@@ -53,6 +76,7 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
       dontSwallowErrors: true,
       pgForbidSetofFunctionsToReturnNull: true,
       pgJwtSecret: undefined,
+      connectionFilterAllowedOperators: operators,
       connectionFilterComputedColumns: false,
       connectionFilterSetofFunctions: false,
     },

@@ -200,6 +200,7 @@ create table if not exists staging.quarantine (
 
 create index if not exists idx_quarantine_reasons on staging.quarantine using gin (reasons);
 create index if not exists idx_quarantine_dataset on staging.quarantine (dataset, quarantine_id);
+create index if not exists idx_quarantine_run on staging.quarantine (run_id);
 create index if not exists idx_quarantine_waiting on staging.quarantine (quarantine_id) where waiting and retried_at is null;
 create index if not exists idx_quarantine_retried on staging.quarantine (raw_id) where retried_at is not null;
 create unique index if not exists idx_quarantine_raw_id on staging.quarantine (raw_id);
@@ -306,6 +307,9 @@ create table if not exists production.users (
   )
 );
 
+-- A prefix is found by an index only if that compares bytes, whatever the collation.
+create index if not exists idx_users_username_prefix on production.users (username varchar_pattern_ops);
+create index if not exists idx_users_email_prefix on production.users (email varchar_pattern_ops);
 create index if not exists idx_users_country on production.users (country);
 create index if not exists idx_users_created_at on production.users (created_at);
 
@@ -872,6 +876,9 @@ where (select analytics.note_refresh())
 order by date < date '2000-01-01', date, country collate "C";
 
 create unique index if not exists idx_daily_user_metrics_key on analytics.daily_user_metrics (date, country) nulls not distinct;
+-- The order in which the API pages through them, the group without a date last.
+create index if not exists idx_daily_user_metrics_pages on analytics.daily_user_metrics
+  ((date is null), date, (country is null), country);
 create index if not exists idx_daily_user_metrics_country on analytics.daily_user_metrics (country, date);
 
 comment on materialized view analytics.daily_user_metrics is 'Users and revenue by day and country, as of the last refresh; one row per day and country.';

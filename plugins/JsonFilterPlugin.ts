@@ -23,7 +23,7 @@ const comparisons = {
   greaterThanOrEqualTo: ">=",
 } as const;
 
-const invalid = (message: string) => new SafeError(message, { code: "INVALID_INPUT" });
+const invalid = (message: string) => new SafeError(message, { code: "BAD_USER_INPUT" });
 
 /** Equality as containment and the rest as jsonpath: both are served by a GIN index, `->>` is not. */
 function matchesPath(column: SQL, input: PathInput): SQL {

@@ -19,7 +19,7 @@ function toUtc(value: unknown): string {
   const isDay = !Number.isNaN(day.getTime()) && day.toISOString().startsWith(date);
   if (Number.isNaN(instant.getTime()) || !isDay) {
     throw new SafeError(`${JSON.stringify(value)} is not a date and time such as "${example}".`, {
-      code: "INVALID_INPUT",
+      code: "BAD_USER_INPUT",
     });
   }
   return `${instant.toISOString().slice(0, 19)}${fraction ? `.${fraction}` : ""}Z`;
@@ -33,7 +33,7 @@ function toNumberText(name: string, pattern: RegExp) {
   return (value: unknown): string => {
     const text = String(value);
     if ((typeof value === "string" || typeof value === "number") && pattern.test(text)) return text;
-    throw new SafeError(`${JSON.stringify(value)} is not a ${name}.`, { code: "INVALID_INPUT" });
+    throw new SafeError(`${JSON.stringify(value)} is not a ${name}.`, { code: "BAD_USER_INPUT" });
   };
 }
 

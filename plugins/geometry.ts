@@ -11,7 +11,7 @@ type Ring = [number, number][];
 const maxVertices = 1000;
 
 function invalid(message: string): SafeError {
-  return new SafeError(message, { code: "INVALID_INPUT" });
+  return new SafeError(message, { code: "BAD_USER_INPUT" });
 }
 
 function checkPosition({ longitude, latitude }: Position): Position {

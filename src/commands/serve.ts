@@ -8,6 +8,7 @@ import { createLifecycle, type Lifecycle } from "../lifecycle.ts";
 import { createLogger } from "../logger.ts";
 import { ensureSampleData } from "../pipeline/sample.ts";
 import { createApp } from "../server/app.ts";
+import { createAuthenticator } from "../server/auth.ts";
 import { listenWhileStarting } from "../server/starting.ts";
 import { migrateWorker } from "../worker.ts";
 import { announce, say } from "./announce.ts";
@@ -21,6 +22,8 @@ interface Serving {
 export async function serve(options: { worker: boolean }): Promise<void> {
   const config = loadConfig();
   const startedAt = Date.now();
+  // A server that could not tell who is asking need not wait for its database.
+  if (config.DATABASE_URL) createAuthenticator(config);
   const logger = await createLogger(config);
   const lifecycle = createLifecycle(logger, config);
   let worker: KeptWorker | undefined;
@@ -82,7 +85,7 @@ async function open(
       await migrateWorker(database.pool);
       await ensureSampleData(database.pool, say);
     }
-    const app = await createApp({ config, database, logger, parts, stopping: lifecycle.stopping });
+    const app = await createApp({ config, database, logger, parts, lifecycle });
     return { app, database };
   } catch (error) {
     await database.close();

@@ -3,6 +3,7 @@ import websocket from "@fastify/websocket";
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from "fastify";
 import type { Config } from "../config.ts";
 import type { Database } from "../database/connect.ts";
+import type { Lifecycle } from "../lifecycle.ts";
 import { createAuthenticator, requireRole } from "./auth.ts";
 import { handleError, refusal } from "./errors.ts";
 import { addPageRules, isPage } from "./graphiql.ts";
@@ -23,11 +24,11 @@ export interface AppOptions {
   logger?: FastifyBaseLogger;
   /** What readiness depends on beside the database. */
   parts?: Record<string, () => Check>;
-  stopping?: AbortSignal;
+  lifecycle?: Pick<Lifecycle, "stopping" | "hurry">;
 }
 
 export async function createApp(options: AppOptions): Promise<FastifyInstance> {
-  const { config, database, logger, parts, stopping } = options;
+  const { config, database, logger, parts, lifecycle } = options;
   const authenticator = createAuthenticator(config);
   const probes = createProbePool(database);
   const metrics = createMetrics();
@@ -38,6 +39,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     config,
     database,
     authenticator,
+    hurry: lifecycle?.hurry,
     plugins: [createObservationPlugin(observation)],
   });
   metrics.watchPool("operations", graphql.pool);
@@ -49,6 +51,11 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     trustProxy: config.TRUSTED_PROXIES.length > 0 && config.TRUSTED_PROXIES,
   });
   addRequestLog(app, observation);
+  // An idle connection that is kept would keep the process, too; and its client would miss the next instance.
+  app.addHook("onSend", (_request, reply, _payload, done) => {
+    if (lifecycle?.stopping.aborted) reply.header("connection", "close");
+    done();
+  });
 
   app.decorateRequest("claims");
   app.setErrorHandler(handleError);
@@ -73,7 +80,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   });
 
   await addHeaders(app, config);
-  addHealth(app, { pool: probes, parts: parts ?? {}, stopping: stopping ?? new AbortController().signal });
+  addHealth(app, { pool: probes, parts: parts ?? {}, stopping: lifecycle?.stopping });
   addMetrics(app, metrics, config);
 
   // Everything below acts for somebody.

@@ -2,6 +2,7 @@
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from "fastify";
 import { isSafeError, SafeError } from "grafast";
 import { GraphQLError } from "grafast/graphql";
+import { explainDataError } from "../../plugins/errors.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import { RETRY_AFTER_S } from "./health.ts";
 
@@ -92,7 +93,7 @@ function explain(error: GraphQLError): Explanation {
       (cause as SafeError<Record<string, unknown> | undefined>).extensions ?? {};
     return { code: "BAD_USER_INPUT", ...extensions, message: (cause as Error).message };
   }
-  return explainDatabaseError(cause) ?? INTERNAL;
+  return explainDataError(cause as Error) ?? explainDatabaseError(cause) ?? INTERNAL;
 }
 
 interface Asker {

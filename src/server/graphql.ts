@@ -31,6 +31,8 @@ export interface GraphqlOptions {
   authenticator: Authenticator;
   /** Of the process: they see every operation, before any other plugin. */
   plugins?: GraphileConfig.Plugin[];
+  /** Aborted when runs must not keep the process from ending any longer. */
+  hurry?: AbortSignal;
 }
 
 /** Settings of the transaction that every statement of a request runs in. */
@@ -41,7 +43,7 @@ const settings = (config: Config, { role, subject }: Claims): Record<string, str
   statement_timeout: String(role === undefined ? 1 : config.STATEMENT_TIMEOUT_MS[role]),
 });
 
-function stepRunner({ config, database }: GraphqlOptions, { role, subject }: Claims) {
+function stepRunner({ config, database, hurry }: GraphqlOptions, { role, subject }: Claims) {
   return async ({ background, ...step }: PipelineStepRequest) => {
     const request = {
       ...step,
@@ -49,6 +51,7 @@ function stepRunner({ config, database }: GraphqlOptions, { role, subject }: Cla
       trigger: "api" as const,
       actor: subject,
       role,
+      signal: hurry,
     };
     return background ? queueStep(database.pool, request) : runStep(database.pool, request);
   };

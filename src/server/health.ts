@@ -12,7 +12,7 @@ export interface HealthOptions {
   pool: Pool;
   /** What this process runs beside the database, by name; each says how it is right now. */
   parts: Record<string, () => Check>;
-  stopping: AbortSignal;
+  stopping?: AbortSignal | undefined;
 }
 
 /** Probes come from several places every few seconds: they share one answer. */
@@ -53,7 +53,7 @@ export function addHealth(app: FastifyInstance, { pool, parts, stopping }: Healt
     const checks = {
       ...(await shared.checks),
       ...Object.fromEntries(Object.entries(parts).map(([name, check]) => [name, check()])),
-      ...(stopping.aborted && { process: failing("stopping") }),
+      ...(stopping?.aborted && { process: failing("stopping") }),
     };
     const ready = Object.values(checks).every(({ ok }) => ok);
     if (!ready) reply.status(503).header("retry-after", String(RETRY_AFTER_S));

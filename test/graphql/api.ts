@@ -1,69 +1,44 @@
-// Operations as a role, through the server's own preset; and the SQL that they ran.
-import { grafast } from "grafast";
-import type pg from "pg";
-import { createAuthenticator } from "../../src/server/auth.ts";
-import { createGraphql } from "../../src/server/graphql.ts";
-import { createDatabase, type TestDatabase } from "../support/database.ts";
+// Operations as a role, answered by the server; and the plans of the statements that they run.
+import pg from "pg";
+import { createTestApp, type Answer, type TestApp } from "../support/app.ts";
+import { isServer } from "../support/database.ts";
 
 interface Statement {
   text: string;
   values: unknown[];
 }
 
-export interface Answer {
-  // What a test expects of an answer, it says itself.
-  data: any;
-  errors: { message: string; extensions: Record<string, unknown> }[];
-}
-
-export interface Api {
-  database: TestDatabase;
-  request(role: "reader" | "ingestor" | "operator", source: string, variables?: object): Promise<Answer>;
+export interface Api extends TestApp {
   /** The data of an operation that must have no errors. */
   read(source: string, variables?: object): Promise<Answer["data"]>;
-  /** The plans of the statements that `read` would run, without sequential scans. */
+  /** The plans of the statements that `read` runs, without sequential scans. */
   plans(source: string, variables?: object): Promise<string>;
-  close(): Promise<void>;
 }
 
-export async function createApi(environment?: Record<string, string>): Promise<Api> {
-  const database = await createDatabase(environment);
-  const { config, pool } = database;
-  const { instance } = createGraphql({ config, database, authenticator: createAuthenticator(config) });
-  const { schema, resolvedPreset } = await instance.getSchemaResult();
-  const statements: Statement[] = [];
-  pool.on("connect", (client) => record(client, statements));
-
-  const request: Api["request"] = async (role, source, variableValues = {}) => {
-    const claims = { role: `strata_${role}` as const, subject: "test" };
-    const requestContext = { fastifyv5: { request: { claims } } } as unknown as Grafast.RequestContext;
-    const result = await grafast({
-      schema,
-      resolvedPreset,
-      requestContext,
-      source,
-      variableValues: variableValues as Record<string, unknown>,
-    });
-    if (!("data" in result || "errors" in result)) throw new Error("Not the answer to a query or mutation.");
-    const errors = (result.errors ?? []).map((error) => resolvedPreset.grafserv!.maskError!(error));
-    return { data: result.data, errors: JSON.parse(JSON.stringify(errors)) as Answer["errors"] };
-  };
+export async function createApi(environment: Record<string, string> = {}): Promise<Api> {
+  // These tests are of answers, not of what they may cost.
+  const server = await createTestApp({
+    RATE_LIMIT_COST: "100000000",
+    MAX_QUERY_COST: "1000000",
+    ...environment,
+  });
 
   const read: Api["read"] = async (source, variables) => {
-    const { data, errors } = await request("operator", source, variables);
+    const { data, errors } = await server.ask("operator", source, variables);
     if (errors.length > 0) throw new Error(errors.map(({ message }) => message).join("\n"));
     return data;
   };
 
   return {
-    database,
-    request,
+    ...server,
     read,
     async plans(source, variables) {
-      statements.length = 0;
-      await read(source, variables);
-      const queries = statements.filter(({ text }) => /^\s*select\b(?!\s+set_config)/.test(text));
-      const client = await pool.connect();
+      if (!isServer) throw new Error("Plans are asked of PostgreSQL alone.");
+      const statements = await recorded(() => read(source, variables));
+      const queries = statements.filter(({ text }) =>
+        /^\s*select\b(?!\s+(pg_catalog\.)?set_config)/.test(text),
+      );
+      const client = await server.database.pool.connect();
       try {
         await client.query("begin; set local enable_seqscan = off");
         const plans = [];
@@ -74,19 +49,25 @@ export async function createApi(environment?: Record<string, string>): Promise<A
         client.release();
       }
     },
-    async close() {
-      await instance.release();
-      await database.drop();
-    },
   };
 }
 
-function record(client: pg.PoolClient, statements: Statement[]): void {
-  const query = client.query.bind(client) as (...args: unknown[]) => unknown;
-  const recording = (first: string | Statement, ...rest: unknown[]) => {
-    if (typeof first === "string") statements.push({ text: first, values: [] });
-    else statements.push({ text: first.text, values: first.values ?? [] });
-    return query(first, ...rest);
+/** What is sent to the database meanwhile, by whichever connection. */
+async function recorded(work: () => Promise<unknown>): Promise<Statement[]> {
+  const statements: Statement[] = [];
+  const prototype = pg.Client.prototype as { query: unknown };
+  const query = prototype.query as (...args: unknown[]) => unknown;
+  // An operation's statement comes with those that surround it.
+  prototype.query = function (first: string | (Statement & { parts?: Statement[] }), ...rest: unknown[]) {
+    statements.push(
+      ...(typeof first === "string" ? [{ text: first, values: [] }] : (first.parts ?? [first])),
+    );
+    return query.call(this, first, ...rest);
   };
-  client.query = recording as typeof client.query;
+  try {
+    await work();
+  } finally {
+    prototype.query = query;
+  }
+  return statements;
 }

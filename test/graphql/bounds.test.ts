@@ -53,7 +53,7 @@ test.each([
   ],
   ["query ($n: Int = 6) { users(last: $n) { nodes { userId } } }", {}],
 ])("refuses %s", async (source, variables) => {
-  const { errors } = await api.request("reader", source, variables);
+  const { errors } = await api.ask("reader", source, variables);
   expect(errors).toMatchObject([
     {
       message: expect.stringMatching(/`(first|last)` must be between 0 and 5, but is /),
@@ -77,7 +77,7 @@ test("pages forwards and backwards by cursor", async () => {
 
 test("refuses more groups than a page may have rows", async () => {
   const groups = "{ transactions { groupedAggregates(groupBy: [AMOUNT]) { keys } } }";
-  const { errors } = await api.request("reader", groups);
+  const { errors } = await api.ask("reader", groups);
   expect(errors).toMatchObject([
     {
       message: expect.stringContaining("more than 5 groups"),

@@ -104,12 +104,12 @@ test.each([
   ],
   [`withinPolygon: { type: "Point", coordinates: [] }`, /"Polygon" is needed here, not "Point"/],
 ])("refuses %s", async (filter, message) => {
-  const { errors } = await api.request(
+  const { errors } = await api.ask(
     "reader",
     `{ events(filter: { position: { ${filter} } }) { totalCount } }`,
   );
   expect(errors).toMatchObject([
-    { message: expect.stringMatching(message), extensions: { code: "INVALID_INPUT" } },
+    { message: expect.stringMatching(message), extensions: { code: "BAD_USER_INPUT" } },
   ]);
 });
 

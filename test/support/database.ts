@@ -21,26 +21,30 @@ export const isServer = serverUrl !== undefined;
 const JWT_SECRET = "a secret of the tests, long enough for HS256";
 
 export async function createDatabase(environment: Record<string, string> = {}): Promise<TestDatabase> {
-  const place = isServer ? await createOnServer() : createEmbedded();
-  const complete = {
-    JWT_SECRET,
-    ANONYMOUS_ROLE: "",
-    PORT: "0",
-    LOG_LEVEL: "silent",
-    ...place.environment,
-    ...environment,
-  };
-  const config = loadConfig(complete);
+  const place = await createPlace(environment);
+  const config = loadConfig(place.environment);
   const database = await openDatabase(config);
   return {
     ...database,
     config,
-    environment: complete,
+    environment: place.environment,
     drop: async () => {
       await database.close();
       await place.remove();
     },
   };
+}
+
+export interface Place {
+  environment: Record<string, string>;
+  remove(): Promise<void>;
+}
+
+/** A database that nobody has opened yet: for tests that start processes on it. */
+export async function createPlace(environment: Record<string, string> = {}): Promise<Place> {
+  const place = isServer ? await createOnServer() : createEmbedded();
+  const defaults = { JWT_SECRET, ANONYMOUS_ROLE: "", PORT: "0", LOG_LEVEL: "silent" };
+  return { ...place, environment: { ...defaults, ...place.environment, ...environment } };
 }
 
 function createEmbedded() {

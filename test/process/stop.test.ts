@@ -1,0 +1,173 @@
+// How a server ends: on SIGTERM in order and in bounded time, on a second one at once; and what it leaves behind.
+import { once } from "node:events";
+import { connect } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import WebSocket from "ws";
+import { openDatabase } from "../../src/database/connect.ts";
+import { loadConfig } from "../../src/config.ts";
+import { createPlace, isServer, type Place } from "../support/database.ts";
+import {
+  graphql,
+  readiness,
+  runStrata,
+  startReadyServer,
+  startStrata,
+  until,
+  type Server,
+} from "../support/process.ts";
+
+const ROWS = isServer ? 80_000 : 15_000;
+let place: Place;
+let token: string;
+let server: Server | undefined;
+
+beforeEach(async () => {
+  place = await createPlace({ LOG_LEVEL: "info" });
+  token = (await runStrata(["token", "--role", "operator"], place.environment)).stdout.trim();
+  // With rows of its own, a start adds no sample data.
+  await query("insert into production.users (username, email) values ('ann', 'ann@example.com')");
+});
+afterEach(async () => {
+  await server?.stop("SIGKILL");
+  server = undefined;
+  await place.remove();
+});
+
+async function query(sql: string): Promise<any[]> {
+  const database = await openDatabase(loadConfig(place.environment));
+  try {
+    return (await database.pool.query(sql)).rows;
+  } finally {
+    await database.close();
+  }
+}
+const seed = (): Promise<any[]> =>
+  query(
+    `insert into staging.raw_users (user_id, username, email, created_at, country)
+     select 1000 + i, 'user' || i, 'user' || i || '@example.com', '2025-01-01', 'NO' from generate_series(1, ${ROWS}) i`,
+  );
+/** A request whose body never ends: nothing that waits for it ends by itself. */
+async function hang({ url }: Server) {
+  const socket = connect(Number(new URL(url).port), "127.0.0.1");
+  socket.on("error", () => undefined);
+  await once(socket, "connect");
+  socket.write(
+    `POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${token}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{`,
+  );
+  await sleep(200);
+}
+
+test("while it drains it is not ready, but serves", async () => {
+  server = await startReadyServer({ ...place.environment, SHUTDOWN_DELAY_MS: "2000" });
+  const exit = server.stop();
+  await until(async () => (await readiness(server!)).status === 503);
+  expect(await readiness(server)).toMatchObject({
+    retryAfter: "5",
+    checks: { database: { ok: true }, process: { ok: false, detail: "stopping" } },
+  });
+  expect((await graphql(server, token, "{ users { totalCount } }")).status).toBe(200);
+  expect(await exit).toBe(0);
+});
+
+test("a job that is running ends with the process, and nothing of it is lost or done twice", async () => {
+  await seed();
+  server = await startReadyServer({ ...place.environment, SHUTDOWN_TIMEOUT_MS: "4000" });
+  const { data } = await graphql(
+    server,
+    token,
+    "mutation { transformStaging(input: {background: true}) { run { status } } }",
+  );
+  expect(["queued", "running"]).toContain(data.transformStaging.run.status);
+  const run = "{ pipelineRuns(first: 1, orderBy: RUN_ID_DESC) { nodes { step status rowsWritten } } }";
+  await until(
+    async () => Number((await graphql(server!, token, run)).data.pipelineRuns.nodes[0].rowsWritten) > 0,
+  );
+  const started = Date.now();
+  expect(await server.stop()).toBe(0);
+  expect(Date.now() - started).toBeLessThan(5_000);
+  expect(await query("select * from analytics.pipeline_runs where status in ('running', 'queued')")).toEqual(
+    [],
+  );
+  expect((await runStrata(["transform"], place.environment)).code).toBe(0);
+  expect(
+    await query(
+      "select count(*)::int as users, count(distinct username)::int as names from production.users",
+    ),
+  ).toEqual([{ users: ROWS + 1, names: ROWS + 1 }]);
+});
+
+test("a mutation that is running gets its answer", async () => {
+  await seed();
+  server = await startReadyServer(place.environment);
+  const answer = graphql(server, token, "mutation { transformStaging { run { status rowsWritten } } }");
+  await sleep(300);
+  const exit = server.stop();
+  expect((await answer).data).toEqual({
+    transformStaging: { run: { status: "succeeded", rowsWritten: String(ROWS) } },
+  });
+  expect(await exit).toBe(0);
+});
+
+test("sockets are told to go elsewhere", async () => {
+  server = await startReadyServer(place.environment);
+  const socket = new WebSocket(`${server.url.replace("http", "ws")}/graphql`, "graphql-transport-ws");
+  await once(socket, "open");
+  socket.send(JSON.stringify({ type: "connection_init", payload: { authorization: `Bearer ${token}` } }));
+  const [message] = (await once(socket, "message")) as [Buffer];
+  expect(JSON.parse(String(message))).toMatchObject({ type: "connection_ack" });
+  const closed = once(socket, "close");
+  const exit = server.stop();
+  expect((await closed)[0]).toBe(1001);
+  expect(await exit).toBe(0);
+});
+
+test("what does not end is given up after SHUTDOWN_TIMEOUT_MS", async () => {
+  server = await startReadyServer({ ...place.environment, SHUTDOWN_TIMEOUT_MS: "1500" });
+  await hang(server);
+  const started = Date.now();
+  expect(await server.stop()).toBe(1);
+  expect(Date.now() - started).toBeLessThan(3_000);
+  expect(server.output.stdout).toContain("Not finished after 1500 ms (SHUTDOWN_TIMEOUT_MS); ending anyway");
+});
+
+test("a second signal ends it at once", async () => {
+  server = await startReadyServer(place.environment);
+  await hang(server);
+  server.child.kill("SIGTERM");
+  await until(() => Promise.resolve(server!.output.stdout.includes("finishing what is running")));
+  const started = Date.now();
+  expect(await server.stop()).toBe(1);
+  expect(Date.now() - started).toBeLessThan(1_000);
+});
+
+test.each(["Promise.reject(new Error('boom'))", "(() => { throw new Error('boom') })()"])(
+  "an unforeseen fault is logged and ends the process: %s",
+  async (fault) => {
+    const strata = startStrata(["serve"], {
+      ...place.environment,
+      NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(`setTimeout(() => ${fault}, 2500)`)}`,
+    });
+    expect(await strata.exit).toBe(1);
+    expect(strata.output.stdout).toMatch(/"level":"fatal".*boom.*Unforeseen fault/);
+  },
+);
+
+test.runIf(!isServer)("the embedded database survives kill -9, and takes one server at a time", async () => {
+  server = await startReadyServer(place.environment);
+  const create = `mutation { createUser(input: {user: {username: "bob", email: "bob@example.com"}}) { user { username } } }`;
+  expect((await graphql(server, token, create)).data).toEqual({ createUser: { user: { username: "bob" } } });
+  const second = await runStrata(["serve"], { ...place.environment, PORT: "0" });
+  expect(second).toMatchObject({ code: 1 });
+  expect(second.stderr).toMatch(/is served by another process; stop it or set DATA_DIR\n$/);
+  const status = await runStrata(["status", "--json"], place.environment);
+  expect(status.code).toBe(0);
+  expect(Object.keys(JSON.parse(status.stdout))).toEqual(["freshness", "runs"]);
+  await server.stop("SIGKILL");
+  server = await startReadyServer(place.environment);
+  expect(
+    (await graphql(server, token, "{ users(orderBy: USER_ID_ASC) { nodes { username } } }")).data,
+  ).toEqual({
+    users: { nodes: [{ username: "ann" }, { username: "bob" }] },
+  });
+});
