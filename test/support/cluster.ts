@@ -14,6 +14,8 @@ export const canStartCluster = serverUrl !== undefined && bin !== undefined;
 export interface Cluster {
   /** Of a superuser; any database of the cluster. */
   url(database: string, user?: string, password?: string): string;
+  /** User that the server runs as, if not the one of the tests. */
+  uid: number | undefined;
   start(options?: string): void;
   /** "immediate" is a crash: connections break without a word. */
   stop(mode?: "fast" | "immediate"): void;
@@ -54,6 +56,7 @@ export async function createCluster(): Promise<Cluster> {
   return {
     url: (database, user = "postgres", password = PASSWORD) =>
       `postgres://${user}:${encodeURIComponent(password)}@127.0.0.1:${port}/${database}`,
+    uid: identity.uid,
     start,
     stop,
     remove() {
