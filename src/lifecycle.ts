@@ -27,7 +27,10 @@ export function createLifecycle(
   async function stop(exitCode: number): Promise<void> {
     if (stopping.signal.aborted) return;
     stopping.abort();
-    setTimeout(() => hurry.abort(), SHUTDOWN_DELAY_MS + SHUTDOWN_TIMEOUT_MS * PATIENCE).unref();
+    setTimeout(
+      () => hurry.abort(new Error("The process is stopping")),
+      SHUTDOWN_DELAY_MS + SHUTDOWN_TIMEOUT_MS * PATIENCE,
+    ).unref();
     setTimeout(() => {
       logger.error(`Not finished after ${SHUTDOWN_TIMEOUT_MS} ms (SHUTDOWN_TIMEOUT_MS); ending anyway`);
       process.exit(1);

@@ -96,7 +96,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
       if (!mayIntrospect(config, request)) throw refusal("FORBIDDEN", "Your role may not read the schema");
       return reply.type("text/plain; charset=utf-8").send(await graphql.printSdl());
     });
-    await scope.register(addIngest, { pool: database.pool, stopping });
+    await scope.register(addIngest, { pool: database.pool, stopping: lifecycle?.hurry });
     await graphql.addTo(scope);
   });
   app.addHook("onClose", async () => {

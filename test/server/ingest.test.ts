@@ -18,7 +18,11 @@ const stop = new AbortController();
 const tokens = {} as Record<Role, string>;
 beforeAll(async () => {
   database = await createDatabase();
-  app = await createApp({ config: database.config, database, stopping: stop.signal });
+  app = await createApp({
+    config: database.config,
+    database,
+    lifecycle: { stopping: stop.signal, hurry: stop.signal },
+  });
   await app.listen({ host: "127.0.0.1", port: 0 });
   url = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`;
   for (const role of ["strata_reader", "strata_ingestor", "strata_operator"] as const)
