@@ -186,6 +186,7 @@ function createTransaction({
   let client: pg.PoolClient | undefined;
   let opening: Promise<unknown> | undefined;
   let sent = 0;
+  let failed = false;
   let closed = false;
 
   const named = (part: Part): Part => (prepare ? part : { ...part, name: undefined });
@@ -237,6 +238,9 @@ function createTransaction({
         const result = run(current, part, { ...options, ...surroundings() });
         opening ??= result;
         return await result;
+      } catch (error) {
+        failed = true;
+        throw error;
       } finally {
         self.pending--;
         if (sent >= limit && self.pending === 0) self.abandon();
@@ -257,7 +261,11 @@ function createTransaction({
       if (!close() || !client) return;
       const current = client;
       if (self.pending > 0) return void cancel(current).then(() => release(true));
-      if ((current as unknown as { getTransactionStatus(): string }).getTransactionStatus() === "I")
+      // An error is heard before the state that it leaves behind.
+      if (
+        !failed &&
+        (current as unknown as { getTransactionStatus(): string }).getTransactionStatus() === "I"
+      )
         return release(false);
       run(current, named(ROLLBACK)).then(
         () => release(false),
