@@ -92,7 +92,7 @@ export function createGraphql(options: GraphqlOptions) {
     plugins: [
       ...(options.plugins ?? []),
       createTransactionsPlugin(operations),
-      createGuardPlugin(config),
+      createGuardPlugin(config, operations.pool.options.max),
       GraphiqlPlugin,
     ],
     grafserv: {

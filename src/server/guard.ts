@@ -1,14 +1,15 @@
 // What every operation passes, over HTTP and WebSocket, before it is planned; and its errors afterwards.
 import type { FastifyRequest } from "fastify";
 import { isAsyncIterable, type SafeError } from "grafast";
-import { GraphQLError, type ExecutionResult, type GraphQLSchema } from "grafast/graphql";
+import { GraphQLError, OperationTypeNode, type ExecutionResult, type GraphQLSchema } from "grafast/graphql";
 import type {} from "grafserv";
 import type { WebSocket } from "ws";
 import type { Config } from "../config.ts";
 import { costOf, findOperation } from "./cost.ts";
 import { presentError, refusal } from "./errors.ts";
+import { createLanes } from "./lanes.ts";
 import { checkVariables, createDocumentCheck, type CheckedDocument } from "./limits.ts";
-import { createRateLimit } from "./rate-limit.ts";
+import { createRateLimit, identityOf } from "./rate-limit.ts";
 
 type Result = ExecutionResult | AsyncGenerator<ExecutionResult>;
 interface ExecuteEvent {
@@ -46,10 +47,19 @@ export function mayIntrospect({ INTROSPECTION_ROLES }: Config, { claims }: Fasti
   return INTROSPECTION_ROLES.includes(claims.isAnonymous ? "anonymous" : claims.role!);
 }
 
-export function createGuardPlugin(config: Config): GraphileConfig.Plugin {
+/** Connections that one caller cannot take from the others. */
+const SPARED_CONNECTIONS = 2;
+const MAX_WAITING = 200;
+
+export function createGuardPlugin(config: Config, connections: number): GraphileConfig.Plugin {
   const limits = { maxDepth: config.MAX_QUERY_DEPTH };
   const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
   const spend = createRateLimit(config.RATE_LIMIT_COST);
+  const enterLane = createLanes({
+    maxRunning: Math.max(connections - SPARED_CONNECTIONS, 1),
+    maxCost: config.MAX_QUERY_COST,
+    maxWaiting: MAX_WAITING,
+  });
   const checks = new WeakMap<GraphQLSchema, (query: string) => CheckedDocument>();
 
   const checkDocument = (schema: GraphQLSchema, query: string, request: FastifyRequest): CheckedDocument => {
@@ -64,7 +74,7 @@ export function createGuardPlugin(config: Config): GraphileConfig.Plugin {
     return checked.errors ? { errors: checked.errors.map(withoutSuggestion) } : checked;
   };
 
-  const admit = async (args: Grafast.ExecutionArgs, request: FastifyRequest): Promise<void> => {
+  const admit = async (args: Grafast.ExecutionArgs, request: FastifyRequest): Promise<() => void> => {
     const { schema, document, operationName } = args;
     const variables = args.variableValues ?? {};
     // A socket outlives the check of its token.
@@ -73,7 +83,7 @@ export function createGuardPlugin(config: Config): GraphileConfig.Plugin {
     const tooDeep = checkVariables(variables);
     if (tooDeep) throw tooDeep;
     const operation = findOperation(document, operationName);
-    if (!operation) return;
+    if (!operation) return () => undefined;
     const cost = costOf(schema, document, operation, variables, sizes);
     if (cost > config.MAX_QUERY_COST)
       throw refusal(
@@ -83,16 +93,25 @@ export function createGuardPlugin(config: Config): GraphileConfig.Plugin {
         { limit: config.MAX_QUERY_COST, given: cost },
       );
     await spend(request, cost);
+    // A subscription is open for long and does little.
+    if (operation.operation === OperationTypeNode.SUBSCRIPTION) return () => undefined;
+    const { abortSignal } = args.contextValue;
+    return enterLane(identityOf(request), cost, abortSignal);
   };
 
   const guard = async (next: () => Result | Promise<Result>, { args }: ExecuteEvent): Promise<Result> => {
     const request = requestOf(args.requestContext!);
+    let leave: () => void;
     try {
-      await admit(args, request);
+      leave = await admit(args, request);
     } catch (error) {
       return { errors: [presentError(toGraphqlError(error), request)] };
     }
-    return withErrorsPresented(await next(), request);
+    try {
+      return withErrorsPresented(await next(), request);
+    } finally {
+      leave();
+    }
   };
 
   return {

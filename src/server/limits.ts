@@ -15,18 +15,21 @@ import {
 } from "grafast/graphql";
 
 const MAX_TOKENS = 5_000;
-const MAX_ALIASES = 50;
+const MAX_ALIASES = 30;
 const MAX_DIRECTIVES = 50;
 const MAX_FIELDS = 500;
+/** Fields with selections of their own: planning takes milliseconds for each. */
+const MAX_OBJECTS = 100;
 const MAX_NESTING = 100;
 const MAX_VALUE_DEPTH = 50;
+const MAX_VALUES = 20_000;
 const MAX_VALIDATION_ERRORS = 20;
 const MAX_CACHED_CHARACTERS = 2_000_000;
 
 const OPENING = new Set<TokenKind>([TokenKind.BRACE_L, TokenKind.BRACKET_L, TokenKind.PAREN_L]);
 const CLOSING = new Set<TokenKind>([TokenKind.BRACE_R, TokenKind.BRACKET_R, TokenKind.PAREN_R]);
 
-export const MAX_BODY_BYTES = 100_000;
+export const MAX_BODY_BYTES = 500_000;
 
 export interface Limits {
   maxDepth: number;
@@ -42,9 +45,12 @@ export interface CheckedDocument {
 interface Measure {
   depth: number;
   fields: number;
+  objects: number;
   aliases: number;
   directives: number;
 }
+
+const nothing = (): Measure => ({ depth: 0, fields: 0, objects: 0, aliases: 0, directives: 0 });
 
 /** Measures a document with its fragments spelled out, in time linear in its length. */
 function measure(document: DocumentNode) {
@@ -59,14 +65,14 @@ function measure(document: DocumentNode) {
     if (measured) return measured;
     const fragment = fragments.get(name);
     // Entered before it is measured: a fragment that contains itself is for validation to refuse.
-    known.set(name, { depth: 0, fields: 0, aliases: 0, directives: 0 });
+    known.set(name, nothing());
     const result = fragment ? ofSelections(fragment.selectionSet) : known.get(name)!;
     known.set(name, result);
     return result;
   };
 
   const ofSelections = ({ selections }: SelectionSetNode): Measure => {
-    const total = { depth: 0, fields: 0, aliases: 0, directives: 0 };
+    const total = nothing();
     for (const selection of selections) {
       total.directives += selection.directives?.length ?? 0;
       let inner: Measure | undefined;
@@ -76,6 +82,9 @@ function measure(document: DocumentNode) {
         const isMeta = selection.name.value === "__schema" || selection.name.value === "__type";
         introspects ||= isMeta;
         inner = selection.selectionSet && ofSelections(selection.selectionSet);
+        // Introspection is not planned.
+        if (inner && isMeta) inner.objects = 0;
+        else if (inner) total.objects += 1;
         // Validation has a rule of its own for how deep introspection may go.
         total.depth = Math.max(total.depth, 1 + (isMeta ? 0 : (inner?.depth ?? 0)));
       } else {
@@ -87,6 +96,7 @@ function measure(document: DocumentNode) {
       }
       if (!inner) continue;
       total.fields += inner.fields;
+      total.objects += inner.objects;
       total.aliases += inner.aliases;
       total.directives += inner.directives;
     }
@@ -112,6 +122,7 @@ function check(document: DocumentNode, { maxDepth }: Limits): CheckedDocument {
     ["depth", maxDepth, "QUERY_TOO_DEEP", "levels of fields"],
     ["aliases", MAX_ALIASES, "TOO_MANY_ALIASES", "aliases"],
     ["directives", MAX_DIRECTIVES, "TOO_MANY_DIRECTIVES", "directives"],
+    ["objects", MAX_OBJECTS, "TOO_MANY_FIELDS", "fields with selections of their own"],
     ["fields", MAX_FIELDS, "TOO_MANY_FIELDS", "fields"],
   ];
   const errors = limits
@@ -125,14 +136,18 @@ function check(document: DocumentNode, { maxDepth }: Limits): CheckedDocument {
   return errors.length > 0 ? { errors } : { document, introspects };
 }
 
-/** Nested values are walked by recursion all over GraphQL and PostGraphile. */
+/** Values are walked by recursion all over GraphQL and PostGraphile, and each may become a part of a statement. */
 export function checkVariables(variables: unknown): GraphQLError | undefined {
   let level: unknown[] = [variables];
+  let count = 0;
   for (let depth = 0; level.length > 0; depth++) {
-    if (depth > MAX_VALUE_DEPTH)
-      return refuse("BAD_USER_INPUT", `The variables are nested more than ${MAX_VALUE_DEPTH} levels deep`, {
-        limit: MAX_VALUE_DEPTH,
-      });
+    count += level.length;
+    if (depth > MAX_VALUE_DEPTH || count > MAX_VALUES)
+      return refuse(
+        "BAD_USER_INPUT",
+        `The variables may hold at most ${MAX_VALUES} values, nested at most ${MAX_VALUE_DEPTH} levels deep`,
+        { limit: depth > MAX_VALUE_DEPTH ? MAX_VALUE_DEPTH : MAX_VALUES },
+      );
     level = level.flatMap((value) =>
       typeof value === "object" && value !== null ? Object.values(value) : [],
     );

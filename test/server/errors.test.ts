@@ -118,7 +118,7 @@ test.each([
     "POST",
     "/graphql",
     { "content-type": "application/json" },
-    `{"query":"${" ".repeat(200_000)}"}`,
+    `{"query":"${" ".repeat(600_000)}"}`,
     413,
     "PAYLOAD_TOO_LARGE",
   ],

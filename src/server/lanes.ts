@@ -1,0 +1,70 @@
+// Each caller waits behind its own operations only: whoever sends many heavy ones at once gets them one after the
+// other, and there are connections and time left for everybody else.
+import { refusal } from "./errors.ts";
+
+interface Entry {
+  cost: number;
+  start: () => void;
+}
+interface Lane {
+  running: number;
+  cost: number;
+  waiting: Entry[];
+}
+
+export interface LaneOptions {
+  /** Operations of one caller that may run at once, and what they may cost together. */
+  maxRunning: number;
+  maxCost: number;
+  maxWaiting: number;
+}
+
+/** Resolves when it is the operation's turn, with what to call at its end. */
+export type EnterLane = (caller: string, cost: number, signal?: AbortSignal) => Promise<() => void>;
+
+export function createLanes({ maxRunning, maxCost, maxWaiting }: LaneOptions): EnterLane {
+  const lanes = new Map<string, Lane>();
+
+  const hasRoom = (lane: Lane, cost: number): boolean =>
+    lane.running === 0 || (lane.running < maxRunning && lane.cost + cost <= maxCost);
+
+  const startNext = (lane: Lane): void => {
+    for (let next = lane.waiting[0]; next && hasRoom(lane, next.cost); next = lane.waiting[0]) {
+      lane.waiting.shift();
+      lane.running += 1;
+      lane.cost += next.cost;
+      next.start();
+    }
+  };
+
+  return async (caller, cost, signal) => {
+    let lane = lanes.get(caller);
+    if (!lane) lanes.set(caller, (lane = { running: 0, cost: 0, waiting: [] }));
+    if (lane.waiting.length >= maxWaiting)
+      throw refusal(
+        "RATE_LIMITED",
+        `You have ${maxWaiting} operations waiting already; wait for some of their answers`,
+        {
+          retryAfter: 1,
+          limit: maxWaiting,
+        },
+      );
+    await new Promise<void>((resolve, reject) => {
+      const entry = { cost, start: resolve };
+      lane.waiting.push(entry);
+      startNext(lane);
+      if (!lane.waiting.includes(entry)) return;
+      signal?.addEventListener("abort", () => {
+        if (!lane.waiting.includes(entry)) return;
+        lane.waiting.splice(lane.waiting.indexOf(entry), 1);
+        reject(refusal("CANCELLED", "The client has gone away"));
+      });
+    });
+    return () => {
+      lane.running -= 1;
+      lane.cost -= cost;
+      startNext(lane);
+      if (lane.running === 0) lanes.delete(caller);
+    };
+  };
+}

@@ -1,0 +1,302 @@
+// How much may you: what is refused before it costs anything, and that nobody's load is everybody's.
+import { request as httpRequest } from "node:http";
+import type { AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { getIntrospectionQuery } from "grafast/graphql";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { createToken } from "../../src/server/auth.ts";
+import { createTestApp, type TestApp } from "../support/app.ts";
+import { isServer } from "../support/database.ts";
+
+let server: TestApp;
+
+beforeAll(async () => {
+  server = await createTestApp({ STATEMENT_TIMEOUT_MS: "reader=3000 ingestor=3000 operator=800" });
+  await server.database.pool.query(
+    "insert into production.users (user_id, username, email, country) select n, 'user' || n, n || '@example.org', 'DE' from generate_series(1, 1000) n",
+  );
+  await server.database.pool.query(
+    "insert into production.transactions (transaction_id, user_id, amount) select n, 1 + n % 1000, 1 from generate_series(1, $1::integer) n",
+    [isServer ? 60_000 : 2_000],
+  );
+  await server.app.listen({ port: 0, host: "127.0.0.1" });
+});
+afterAll(() => server.close());
+
+const codeOf = async (query: string, variables?: unknown) => {
+  const { status, errors } = await server.ask("reader", query, variables);
+  return { status, code: errors[0]?.extensions.code };
+};
+const times = (n: number, text: (i: number) => string): string =>
+  Array.from({ length: n }, (_, i) => text(i)).join(" ");
+
+describe("documents", () => {
+  test.each([
+    [
+      "13 levels",
+      "{ users { nodes { transactions { nodes { user { transactions { nodes { user { transactions { nodes { user { transactions { totalCount } } } } } } } } } } } } }",
+      "QUERY_TOO_DEEP",
+    ],
+    [
+      "13 levels by fragments",
+      "{ users { nodes { ...a } } } fragment a on User { transactions { nodes { user { ...b } } } } fragment b on User { transactions { nodes { user { ...c } } } } fragment c on User { transactions { nodes { user { transactions { nodes { amount } } } } } }",
+      "QUERY_TOO_DEEP",
+    ],
+    [
+      "a fragment within itself",
+      "{ users { nodes { ...a } } } fragment a on User { transactions { nodes { user { ...a } } } }",
+      "GRAPHQL_VALIDATION_FAILED",
+    ],
+    ["800 aliases", `{ ${times(800, (i) => `a${i}: users { totalCount }`)} }`, "TOO_MANY_ALIASES"],
+    [
+      "800 aliases by fragments",
+      `{ ${times(20, (i) => `...f${i}`)} } ${times(20, (i) => `fragment f${i} on Query { ${times(40, (j) => `a${i}_${j}: users { totalCount }`)} }`)}`,
+      "TOO_MANY_ALIASES",
+    ],
+    [
+      "aliases doubled by every fragment",
+      `{ ...f0 } ${times(30, (i) => `fragment f${i} on Query { ${i < 29 ? `...f${i + 1} x${i}: query { ...f${i + 1} }` : "users { totalCount }"} }`)}`,
+      "QUERY_TOO_DEEP",
+    ],
+    [
+      "directives",
+      `{ users ${times(60, () => "@include(if: true)")} { totalCount } }`,
+      "TOO_MANY_DIRECTIVES",
+    ],
+    ["one field 600 times", `{ users { nodes { ${times(600, () => "username")} } } }`, "TOO_MANY_FIELDS"],
+    ["101 objects", `{ ${times(101, () => "users { totalCount }")} }`, "TOO_MANY_FIELDS"],
+    ["5001 tokens", `{ ${times(5000, () => "a")} }`, "QUERY_TOO_LARGE"],
+    ["brackets", `{ users(filter: ${"[".repeat(20_000)}`, "QUERY_TOO_DEEP"],
+    [
+      "introspection in circles",
+      `{ __schema { types { ${"fields { type { ".repeat(5)} name ${"} } ".repeat(5)} } } }`,
+      "GRAPHQL_VALIDATION_FAILED",
+    ],
+  ])("%s are refused at once", async (_name, query, code) => {
+    const startedAt = performance.now();
+    expect(await codeOf(query)).toEqual({ status: 400, code });
+    expect(performance.now() - startedAt).toBeLessThan(250);
+  });
+
+  test("800 aliases are refused within milliseconds", async () => {
+    const query = `{ ${times(800, (i) => `a${i}: users { totalCount }`)} }`;
+    const durations: number[] = [];
+    for (let i = 0; i < 20; i++) {
+      const startedAt = performance.now();
+      expect(await codeOf(query)).toMatchObject({ code: "TOO_MANY_ALIASES" });
+      durations.push(performance.now() - startedAt);
+    }
+    expect(Math.min(...durations)).toBeLessThan(20);
+  });
+
+  test("variables nested without end are refused", async () => {
+    const query = "query ($filter: UserFilter) { users(filter: $filter) { totalCount } }";
+    const filter = `${'{"and":['.repeat(10_000)}{}${"]}".repeat(10_000)}`;
+    const response = await server.inject({
+      method: "POST",
+      url: "/graphql",
+      headers: {
+        ...server.as.reader,
+        "content-type": "application/json",
+        accept: "application/graphql-response+json",
+      },
+      payload: `{"query":${JSON.stringify(query)},"variables":{"filter":${filter}}}`,
+    });
+    expect(response.statusCode).toBe(400);
+    expect(response.json().errors[0].extensions.code).toBe("BAD_USER_INPUT");
+  });
+
+  test("more variables than anybody has are refused", async () => {
+    const query = "query ($ids: [Int!]) { users(filter: { userId: { in: $ids } }) { totalCount } }";
+    const ids = (n: number) => ({ ids: Array.from({ length: n }, (_, i) => i) });
+    expect(await codeOf(query, ids(1_000))).toEqual({ status: 200, code: undefined });
+    expect(await codeOf(query, ids(30_000))).toEqual({ status: 400, code: "BAD_USER_INPUT" });
+  });
+
+  test("batches are refused", async () => {
+    const response = await server.inject({
+      method: "POST",
+      url: "/graphql",
+      headers: server.as.reader,
+      payload: [{ query: "{ __typename }" }, { query: "{ __typename }" }],
+    });
+    expect(response.statusCode).toBe(400);
+  });
+
+  test("what tools and people send passes", async () => {
+    const introspection = getIntrospectionQuery({
+      schemaDescription: true,
+      specifiedByUrl: true,
+      directiveIsRepeatable: true,
+      inputValueDeprecation: true,
+      oneOf: true,
+    });
+    expect(await codeOf(introspection)).toEqual({ status: 200, code: undefined });
+    expect(
+      await codeOf(
+        "{ users(first: 50) { nodes { username transactions(first: 10) { nodes { amount } } } } }",
+      ),
+    ).toEqual({ status: 200, code: undefined });
+    expect(await codeOf("{ users(first: 1000) { totalCount nodes { username } } }")).toEqual({
+      status: 200,
+      code: undefined,
+    });
+  });
+});
+
+describe("cost", () => {
+  const five =
+    "{ users { nodes { transactions { nodes { user { transactions { nodes { user { username } } } } } } } } }";
+  test.each([
+    ["five nested levels at the default page size", five, undefined],
+    [
+      "a page size in a variable",
+      "query ($n: Int) { users(first: $n) { nodes { transactions(first: $n) { nodes { amount } } } } }",
+      { n: 1000 },
+    ],
+    [
+      "a page size in a variable's default",
+      "query ($n: Int = 1000) { users(first: $n) { nodes { transactions(first: $n) { nodes { amount } } } } }",
+      undefined,
+    ],
+    [
+      "a page size in a fragment",
+      "{ ...a } fragment a on Query { users(last: 1000) { edges { node { ...b } } } } fragment b on User { transactions(first: 500) { nodes { amount } } }",
+      undefined,
+    ],
+    [
+      "a null for the default page size",
+      "query ($n: Int) { users(first: $n) { nodes { transactions(first: $n) { nodes { user { transactions { nodes { amount } } } } } } } }",
+      { n: null },
+    ],
+    ["a count in every row", "{ users(first: 1000) { nodes { transactions { totalCount } } } }", undefined],
+  ])("%s is refused before it is planned", async (_name, query, variables) => {
+    expect(await codeOf(query, variables)).toEqual({ status: 400, code: "QUERY_TOO_EXPENSIVE" });
+  });
+
+  test("a page of two thousand million rows is refused by its field", async () => {
+    for (const [query, variables] of [
+      ["{ users(first: 2000000000) { nodes { username } } }", {}],
+      ["query ($n: Int) { users(last: $n) { nodes { username } } }", { n: 2_000_000_000 }],
+    ] as const) {
+      const { errors } = await server.ask("reader", query, variables);
+      expect(errors[0]!.message).toMatch(/must be between 0 and 1000, but is 2000000000/);
+    }
+  });
+
+  test("each caller has a budget per minute, and is told when to come back", async () => {
+    const small = await createTestApp({
+      RATE_LIMIT_COST: "3000",
+      MAX_QUERY_COST: "3000",
+      ANONYMOUS_ROLE: "reader",
+    });
+    try {
+      const query = "{ users(first: 500) { nodes { username } } }";
+      const statuses = [];
+      for (let i = 0; i < 7; i++) statuses.push((await small.ask("reader", query)).status);
+      expect(statuses).toEqual([200, 200, 200, 200, 200, 429, 429]);
+      const refused = await small.ask("reader", query);
+      expect(refused.errors[0]!.extensions).toMatchObject({ code: "RATE_LIMITED", limit: 3000 });
+      expect(Number(refused.headers["retry-after"])).toBeGreaterThan(0);
+      // Over application/json, too: it is HTTP that says it.
+      expect((await small.ask("reader", query, {}, { accept: "application/json" })).status).toBe(429);
+      expect((await small.ask("operator", query)).status).toBe(200);
+      expect((await small.ask("nobody", query)).status).toBe(200);
+    } finally {
+      await small.close();
+    }
+  });
+});
+
+describe.runIf(isServer)("on a server", () => {
+  test("ten heavy operations at once leave a cheap one of somebody else its second", async () => {
+    const heavy =
+      "{ users(first: 1000) { nodes { username country createdAt transactions(first: 20) { nodes { transactionId amount status transactionDate createdAt } } } } }";
+    const attack = Array.from({ length: 10 }, () => server.ask("reader", heavy));
+    let finished = 0;
+    for (const answer of attack) void answer.then(() => finished++);
+    await sleep(100);
+    const durations: number[] = [];
+    while (finished < attack.length) {
+      const startedAt = performance.now();
+      const cheap = await server.ask("operator", "{ users(first: 1) { nodes { username } } }");
+      durations.push(performance.now() - startedAt);
+      expect(cheap.data.users.nodes).toHaveLength(1);
+      await sleep(20);
+    }
+    expect(durations.length).toBeGreaterThan(3);
+    expect(Math.max(...durations)).toBeLessThan(1_000);
+    for (const answer of attack) expect((await answer).status).toBe(200);
+  });
+
+  describe("with statements that take long", () => {
+    beforeAll(() =>
+      server.database.pool.query(`
+        create function production.sleepy() returns trigger language plpgsql as $$
+          begin perform pg_sleep(2); return new; end $$;
+        create trigger sleepy before update on production.dim_date for each row execute function production.sleepy();
+        grant execute on function production.sleepy() to public`),
+    );
+    afterAll(() =>
+      server.database.pool.query(
+        "drop trigger sleepy on production.dim_date; drop function production.sleepy()",
+      ),
+    );
+    const holiday = (name: string) =>
+      `mutation { updateDimDate(input: { dateId: 1, patch: { isHoliday: ${name} } }) { dimDate { isHoliday } } }`;
+    const isHoliday = async () =>
+      (await server.database.pool.query("select is_holiday from production.dim_date where date_id = 1"))
+        .rows[0].is_holiday;
+
+    test("a mutation that timed out has not committed", async () => {
+      const { errors, data } = await server.ask("operator", holiday("true"));
+      expect(errors[0]?.extensions.code).toBe("TIMEOUT");
+      expect(data.updateDimDate).toBeNull();
+      await sleep(2_500);
+      expect(await isHoliday()).toBe(false);
+    });
+
+    test("a pipeline mutation has the time that it needs", async () => {
+      await server.database.pool.query(`
+        create function production.sleepy_user() returns trigger language plpgsql as $$
+          begin perform pg_sleep(1.5); return new; end $$;
+        create trigger sleepy_user before insert on production.users for each row execute function production.sleepy_user();
+        insert into staging.raw_users (user_id, username, email) values (900001, 'late', 'late@example.org')`);
+      const { errors, data } = await server.ask(
+        "operator",
+        "mutation { transformStaging { run { status durationMs } } }",
+      );
+      expect(errors).toEqual([]);
+      expect(data.transformStaging.run.status).toMatch(/^succeeded$/i);
+      expect(Number(data.transformStaging.run.durationMs)).toBeGreaterThan(1_000);
+      await server.database.pool.query(
+        "drop trigger sleepy_user on production.users; drop function production.sleepy_user()",
+      );
+    });
+
+    test("when the client goes away its SQL is cancelled, and what it wrote is not kept", async () => {
+      const authorization = `Bearer ${await createToken(server.database.config, { role: "strata_operator" })}`;
+      const { port } = server.app.server.address() as AddressInfo;
+      const request = httpRequest({
+        port,
+        host: "127.0.0.1",
+        path: "/graphql",
+        method: "POST",
+        headers: { authorization, "content-type": "application/json" },
+      });
+      request.on("error", () => undefined);
+      request.end(JSON.stringify({ query: holiday("true") }));
+      const running = async () =>
+        (
+          await server.database.pool.query(
+            "select count(*)::int as n from pg_stat_activity where datname = current_database() and state = 'active' and query ~ 'update \"?production\"?.\"?dim_date'",
+          )
+        ).rows[0].n as number;
+      await expect.poll(running, { timeout: 5_000, interval: 20 }).toBe(1);
+      request.destroy();
+      // Long before the statement would have timed out by itself.
+      await expect.poll(running, { timeout: 500, interval: 20 }).toBe(0);
+      expect(await isHoliday()).toBe(false);
+    });
+  });
+});
