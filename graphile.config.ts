@@ -13,7 +13,9 @@ import { PageSizePlugin } from "./plugins/PageSizePlugin.ts";
 import { PostgisPlugin, PostgisTypesPlugin } from "./plugins/PostgisPlugin.ts";
 import { PipelineMutationsPlugin } from "./plugins/PipelineMutationsPlugin.ts";
 import { ScalarsPlugin } from "./plugins/ScalarsPlugin.ts";
-import { SmartTagsPlugin } from "./plugins/SmartTagsPlugin.ts";
+import { SmartTagsPreset } from "./plugins/SmartTagsPlugin.ts";
+import { UpdateNotFoundPlugin } from "./plugins/UpdateNotFoundPlugin.ts";
+import { UpsertUserPlugin } from "./plugins/UpsertUserPlugin.ts";
 
 interface PresetOptions {
   pgServices: GraphileConfig.PgServiceConfiguration[];
@@ -53,9 +55,9 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
       PgAggregatesPreset,
       PostGraphileConnectionFilterPreset,
       JsonFilterPreset,
+      SmartTagsPreset,
     ],
     plugins: [
-      SmartTagsPlugin,
       NamesPlugin,
       NullableKeysPlugin,
       NullOrderPlugin,
@@ -64,6 +66,8 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
       PageSizePlugin,
       PostgisTypesPlugin,
       PostgisPlugin,
+      UpdateNotFoundPlugin,
+      UpsertUserPlugin,
       PipelineMutationsPlugin,
       IngestMutationsPlugin,
     ],

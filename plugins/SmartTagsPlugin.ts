@@ -1,122 +1,129 @@
+import { gatherConfig } from "graphile-build";
+import type { PgClass } from "graphile-build-pg/pg-introspection";
+import type {} from "postgraphile";
 import { pgSmartTags } from "postgraphile/utils";
 
+interface Table {
+  tags?: Record<string, string>;
+  /** Columns that the roles may write (schema.sql grants them); keys and derived values are the database's. */
+  writable?: string[];
+  /** What a view does not tell of its columns. */
+  notNull?: string[];
+  /** Bounded by days, countries or runs: any column may filter and order, index or not. */
+  isSmall?: true;
+  /** A view shows no indexes: these columns have one in its table, others may not filter. */
+  indexed?: string[];
+}
+
 const readOnly = "-insert -update -delete";
-const noBackwardFields = "@backwardBehavior -* -filterBy -aggregates";
-const countOnly =
-  "-attribute:aggregate -attribute:aggregate:orderBy -attribute:aggregate:filterBy +distinctCount:attribute:aggregate";
 const toDimDate = (column: string) =>
-  `(${column}) references production.dim_date (full_date)|@fieldName dimDate\n${noBackwardFields}`;
-const metrics = {
-  primaryKey: "date,country",
-  nullableKey: "true",
-  foreignKey: toDimDate("date"),
-  // Its key may be NULL, which arguments cannot say: read such a row by node id or filter.
-  behavior: `${readOnly} -query:resource:single`,
-};
-
-/** What the API shows of the two schemas, with the keys and relations that views cannot declare. */
-const tables: Record<string, Record<string, string>> = {
-  "production.users": {},
-  "production.transactions": { foreignKey: toDimDate("transaction_day") },
-  "production.events": { foreignKey: toDimDate("event_day") },
-  "production.dim_date": {},
-  "analytics.daily_user_metrics": metrics,
-  "analytics.daily_user_metrics_live": { ...metrics, name: "daily_user_metric_live" },
-  "analytics.quarterly_revenue": { primaryKey: "year,quarter", behavior: readOnly },
-  "analytics.freshness": { primaryKey: "dataset", behavior: `${readOnly} -query:resource:single` },
-  "analytics.quarantine": {
-    name: "quarantined_row",
-    primaryKey: "quarantine_id",
-    foreignKey:
-      "(run_id) references analytics.pipeline_runs (run_id)|@fieldName run\n@foreignFieldName quarantinedRows",
-    behavior: readOnly,
+  `(${column}) references production.dim_date (full_date)|@fieldName dimDate\n@backwardBehavior -* -filterBy -aggregates`;
+const metrics: Table = {
+  tags: {
+    primaryKey: "date,country",
+    nullableKey: "true",
+    foreignKey: toDimDate("date"),
+    // Its key may be NULL, which arguments cannot say: read such a row by node id or filter.
+    behavior: `${readOnly} -query:resource:single`,
   },
-  "analytics.pipeline_runs": { behavior: readOnly },
+  notNull: ["active_users"],
+  isSmall: true,
 };
 
-/** Bounded by days, countries or runs: any column may filter and order, index or not. */
-const smallTables = new Set([
-  "dim_date",
-  "daily_user_metrics",
-  "daily_user_metrics_live",
-  "quarterly_revenue",
-  "freshness",
-  "pipeline_runs",
-]);
+/** What the API shows of the two schemas, with the keys and relations that PostgreSQL cannot declare. */
+const tables: Record<string, Table> = {
+  "production.users": { writable: ["username", "email", "email_verified", "created_at", "country"] },
+  "production.transactions": {
+    tags: { foreignKey: toDimDate("transaction_day") },
+    writable: ["user_id", "amount", "status", "transaction_date"],
+  },
+  "production.events": {
+    tags: { foreignKey: toDimDate("event_day") },
+    writable: ["user_id", "event_type", "event_data", "event_time", "position"],
+  },
+  "production.dim_date": { tags: { behavior: "-insert -delete" }, writable: ["is_holiday"], isSmall: true },
+  "analytics.daily_user_metrics": metrics,
+  "analytics.daily_user_metrics_live": {
+    ...metrics,
+    tags: { ...metrics.tags, name: "daily_user_metric_live" },
+  },
+  "analytics.quarterly_revenue": {
+    tags: { primaryKey: "year,quarter", behavior: readOnly },
+    notNull: ["total_revenue", "weekend_revenue", "active_days"],
+    isSmall: true,
+  },
+  "analytics.freshness": {
+    tags: { primaryKey: "dataset", behavior: `${readOnly} -query:resource:single` },
+    notNull: ["rows_behind", "lag_seconds"],
+    isSmall: true,
+  },
+  "analytics.quarantine": {
+    tags: {
+      name: "quarantined_row",
+      primaryKey: "quarantine_id",
+      foreignKey:
+        "(run_id) references analytics.pipeline_runs (run_id)|@fieldName run\n@foreignFieldName quarantinedRows",
+      behavior: readOnly,
+    },
+    notNull: ["dataset", "stage", "reasons", "waiting", "attempts", "quarantined_at", "last_attempt_at"],
+    indexed: ["quarantine_id", "dataset", "reasons", "run_id"],
+  },
+  "analytics.pipeline_runs": { tags: { behavior: readOnly }, isSmall: true },
+};
 
-/** A view shows no indexes; these columns of quarantine have one in their table. */
-const indexedInQuarantine = new Set(["quarantine_id", "dataset", "reasons", "run_id"]);
+const nameOf = (table: PgClass) => `${table.getNamespace()?.nspname}.${table.relname}`;
 
-/** What PostgreSQL does not know of the columns of a view. */
-const notNull = new Set([
-  "daily_user_metrics.active_users",
-  "daily_user_metrics_live.active_users",
-  "quarterly_revenue.total_revenue",
-  "quarterly_revenue.weekend_revenue",
-  "quarterly_revenue.active_days",
-  "freshness.rows_behind",
-  "freshness.lag_seconds",
-  "quarantine.dataset",
-  "quarantine.stage",
-  "quarantine.reasons",
-  "quarantine.waiting",
-  "quarantine.attempts",
-  "quarantine.quarantined_at",
-  "quarantine.last_attempt_at",
-]);
+function tagsOf(table: Table, column: string): Record<string, string | true> {
+  const behavior: string[] = [];
+  // Where a row came from in staging: of no meaning to a client.
+  if (column === "source_seq") behavior.push("-*");
+  if (!table.writable?.includes(column)) behavior.push("-attribute:insert -attribute:update");
+  if (table.indexed && !table.indexed.includes(column)) behavior.push("-filterBy -orderBy -groupBy");
+  // Not comparable by = and <, but their indexes serve operators of their own.
+  if (column === "position" || column === "event_data") {
+    behavior.push("+attribute:filterBy -orderBy -groupBy -aggregate");
+    behavior.push("-attribute:aggregate:orderBy -attribute:aggregate:filterBy");
+  }
+  // Of identifiers, only how many there are says something.
+  if (column.endsWith("_id")) {
+    behavior.push("-attribute:aggregate -attribute:aggregate:orderBy -attribute:aggregate:filterBy");
+    behavior.push("+distinctCount:attribute:aggregate");
+  }
+  return {
+    ...(behavior.length > 0 && { behavior: behavior.join(" ") }),
+    ...(table.notNull?.includes(column) && { notNull: true as const }),
+    ...(table.isSmall && { isIndexed: true as const }),
+  };
+}
 
-/** Columns of the machinery, of no meaning to a client. */
-const internalColumns = new Set(["source_seq", "ingest_seq", "raw_id"]);
+const ColumnTagsPlugin: GraphileConfig.Plugin = {
+  name: "ColumnTagsPlugin",
+  version: "1.0.0",
+  before: ["smart-tags"],
+  gather: gatherConfig({
+    hooks: {
+      pgIntrospection_introspection(_info, { introspection }) {
+        for (const column of introspection.attributes) {
+          const table = column.getClass();
+          const exposed = table && tables[nameOf(table)];
+          if (exposed) Object.assign(column.getTagsAndDescription().tags, tagsOf(exposed, column.attname));
+        }
+      },
+    },
+  }),
+};
 
-const nameOf = (table: { getNamespace(): { nspname: string } | undefined; relname: string }) =>
-  `${table.getNamespace()?.nspname}.${table.relname}`;
-
-export const SmartTagsPlugin = pgSmartTags([
+const TableTagsPlugin = pgSmartTags([
   { kind: "class", match: (table) => !(nameOf(table) in tables), tags: { behavior: "-*" } },
   { kind: "procedure", match: () => true, tags: { behavior: "-*" } },
-  ...Object.entries(tables).map(([match, tags]) => ({ kind: "class" as const, match, tags })),
-  {
-    kind: "attribute",
-    match: (column) => internalColumns.has(column.attname),
-    tags: { behavior: "-*" },
-  },
-  {
-    kind: "attribute",
-    match: (column) => notNull.has(`${column.getClass()?.relname}.${column.attname}`),
-    tags: { notNull: true },
-  },
-  {
-    kind: "attribute",
-    match: (column) => smallTables.has(column.getClass()?.relname ?? ""),
-    tags: { isIndexed: true },
-  },
-  {
-    kind: "attribute",
-    match: (column) =>
-      column.getClass()?.relname === "quarantine" && !indexedInQuarantine.has(column.attname),
-    tags: { behavior: "-filterBy -orderBy -groupBy" },
-  },
-  // Not comparable by = and <, but their indexes serve operators of their own.
-  ...["position", "event_data"].map((column) => ({
-    kind: "attribute" as const,
-    match: `production.events.${column}`,
-    tags: {
-      behavior:
-        "+attribute:filterBy -orderBy -groupBy -aggregate -attribute:aggregate:orderBy -attribute:aggregate:filterBy",
-    },
-  })),
-  // Of identifiers, only how many there are says something.
-  {
-    kind: "attribute",
-    match: (column) => /_id$/.test(column.attname) && !internalColumns.has(column.attname),
-    tags: { behavior: countOnly },
-  },
+  ...Object.entries(tables).flatMap(([match, { tags }]) =>
+    tags ? [{ kind: "class" as const, match, tags }] : [],
+  ),
   {
     kind: "constraint",
-    match: (constraint) =>
-      constraint.contype === "f" &&
-      constraint.getClass()?.relname === "pipeline_runs" &&
-      constraint.getForeignClass()?.relname === "pipeline_runs",
+    match: "analytics.pipeline_runs.fk_parent_run",
     tags: { fieldName: "parentRun", foreignFieldName: "childRuns" },
   },
 ]);
+
+export const SmartTagsPreset: GraphileConfig.Preset = { plugins: [TableTagsPlugin, ColumnTagsPlugin] };

@@ -1,3 +1,5 @@
+import { notFound } from "./UpdateNotFoundPlugin.ts";
+
 interface DatabaseError {
   code: string;
   message: string;
@@ -56,15 +58,15 @@ function explainConstraint(error: DatabaseError): Explanation | undefined {
   return undefined;
 }
 
-/** What PostGraphile throws when an update or delete finds nothing. */
-const notFound = /^No values were (deleted|updated) in collection/;
+/** What PostGraphile throws when a delete finds nothing. */
+const nothingDeleted = /^No values were deleted in collection/;
 /** What connection-filter throws for an empty object or a null; it does not mark them as safe. */
 const badFilter = /^(Null literals|Empty objects) are forbidden/;
 
 /** Errors of data and of its filters, in words of the API: which field, and what it asks for. */
 export function explainDataError(error: Error): Explanation | undefined {
-  if (notFound.test(error.message)) {
-    return { code: "NOT_FOUND", message: "There is no such row, or none that your role may change" };
+  if (nothingDeleted.test(error.message)) {
+    return { code: "NOT_FOUND", message: notFound };
   }
   if (badFilter.test(error.message)) return { code: "BAD_USER_INPUT", message: error.message };
   return "code" in error ? explainConstraint(error as unknown as DatabaseError) : undefined;

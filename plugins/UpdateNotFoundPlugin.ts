@@ -1,0 +1,28 @@
+import { SafeError, sideEffect, type ObjectStep } from "grafast";
+import type {} from "postgraphile";
+
+/** An update that finds no row is an error, as a delete is; PostGraphile answers it with null. */
+export const UpdateNotFoundPlugin: GraphileConfig.Plugin = {
+  name: "UpdateNotFoundPlugin",
+  version: "1.0.0",
+  schema: {
+    hooks: {
+      GraphQLObjectType_fields_field(field, _build, { scope: { isPgUpdateMutation } }) {
+        const plan = field.plan;
+        if (!isPgUpdateMutation || !plan) return field;
+        return {
+          ...field,
+          plan(...args) {
+            const $payload = plan.apply(this, args) as ObjectStep;
+            sideEffect($payload.getStepForKey("result"), (row) => {
+              if (row == null) throw new SafeError(notFound, { code: "NOT_FOUND" });
+            });
+            return $payload;
+          },
+        };
+      },
+    },
+  },
+};
+
+export const notFound = "There is no such row, or none that your role may change";
