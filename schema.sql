@@ -838,7 +838,7 @@ select r.date, r.country, r.active_users, r.total_revenue, r.avg_transaction
 from analytics.daily_rollup r
 where r.date is not null and not exists (select from unnest((select d.days from analytics.dirty_days() d)) d (day) where d.day = r.date)
 union all
-select m.date, m.country, m.active_users, m.total_revenue, m.avg_transaction
+select m.date, m.country::varchar(100), m.active_users, m.total_revenue, m.avg_transaction
 from analytics.dirty_metrics() m;
 
 comment on view analytics.daily_user_metrics_live is 'Users and revenue by day and country, as of now; one row per day and country.';
@@ -967,7 +967,7 @@ comment on column analytics.quarantine.last_attempt_at is 'When the record was t
 
 create or replace function analytics.schema_version()
 returns integer
-language sql immutable parallel safe as 'select 2';
+language sql immutable parallel safe as 'select 3';
 
 comment on function analytics.schema_version() is 'Version of this schema; the server refuses to run on an older one.';
 
@@ -1311,11 +1311,20 @@ $$;
 comment on function staging.renumber_restored() is 'Repairs the order of arrival after a dump was restored into a younger cluster; says whether that was necessary.';
 
 -- The end of the window that a transform may read: below it every transaction has ended, so no row can still
--- appear. A highest number or ingestion time would pass over rows whose transaction commits late.
+-- appear. A highest number or ingestion time would pass over rows whose transaction commits late. Transactions
+-- of other databases do not count: they cannot write here, and may last for hours.
 create or replace function staging.transform_window(out upper_xid xid8, out users bigint, out transactions bigint, out events bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  snapshot pg_snapshot := pg_current_snapshot();
 begin
-  upper_xid := pg_snapshot_xmin(pg_current_snapshot());
+  select coalesce(min(running.xid), pg_snapshot_xmax(snapshot)) into upper_xid
+  from pg_snapshot_xip(snapshot) running (xid)
+  where not exists (
+    select from pg_stat_activity a where a.backend_xid = running.xid::xid and a.datname <> current_database()
+  ) and not exists (
+    select from pg_prepared_xacts p where p.transaction = running.xid::xid and p.database <> current_database()
+  );
   select count(*) into users from staging.raw_users r, staging.watermarks w
   where w.dataset = 'users' and (r.ingest_xid, r.ingest_seq) > (w.xid, w.seq) and r.ingest_xid < upper_xid;
   select count(*) into transactions from staging.raw_transactions r, staging.watermarks w

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { isServer } from "../support/database.ts";
+import { asAdministrator } from "../support/server.ts";
 import { usePipeline } from "./fixture.ts";
 
 const { pool, sql, run, rawUsers, rawTransactions, rawEvents, quarantine } = usePipeline();
@@ -330,6 +331,20 @@ describe.runIf(isServer)("with other sessions", () => {
       { transaction_id: 1 },
       { transaction_id: 2 },
     ]);
+  });
+
+  test("a transaction in another database holds nothing up", async () => {
+    await asAdministrator(async (elsewhere) => {
+      const client = await elsewhere.connect();
+      await client.query("begin");
+      await client.query("select pg_current_xact_id()");
+      try {
+        await rawUsers({ user_id: 1 });
+        expect(await transform()).toMatchObject({ rowsWritten: 1 });
+      } finally {
+        client.release(true);
+      }
+    });
   });
 
   test("a user who is deleted meanwhile makes the row wait, not the batch fail", async () => {

@@ -1,0 +1,214 @@
+import { describe, expect, test } from "vitest";
+import { executeRun, queueStep, type Run } from "../../src/pipeline/runs.ts";
+import { isServer } from "../support/database.ts";
+import { usePipeline } from "./fixture.ts";
+
+const { pool, sql, run, rawUsers, rawTransactions } = usePipeline();
+
+const started = async (step: string, heartbeat = "0 seconds"): Promise<string> => {
+  const [row] = await sql<{ run_id: string }>(
+    `insert into analytics.pipeline_runs (step, status, started_at, heartbeat_at)
+     values ($1, 'running', now(), clock_timestamp() - $2::interval) returning run_id`,
+    [step, heartbeat],
+  );
+  return row!.run_id;
+};
+const statusOf = async (runId: string) =>
+  (await sql("select status, error from analytics.pipeline_runs where run_id = $1", [runId]))[0];
+
+test("two that ask for a step at the same time share one run", async () => {
+  await rawUsers({ user_id: 1 });
+  const [first, second] = await Promise.all([run("transform"), run("transform")]);
+  expect(second.id).toBe(first.id);
+  expect(await sql("select status, rows_read from analytics.pipeline_runs")).toEqual([
+    { status: "succeeded", rows_read: "1" },
+  ]);
+});
+
+test("joins the run of another process, and waits for its end", async () => {
+  const runId = await started("refresh");
+  let seen = () => {};
+  const waiting = new Promise<void>((resolve) => (seen = resolve));
+  const joined = run("refresh", { onProgress: seen });
+  await waiting;
+  await sql("select analytics.finish_run($1, 'it broke')", [runId]);
+  expect(await joined).toMatchObject({ id: runId, status: "failed", error: "it broke" });
+});
+
+test("closes a run whose process died, and goes on", async () => {
+  const dead = await started("transform", "31 seconds");
+  const next = await run("transform");
+  expect(next).toMatchObject({ status: "succeeded" });
+  expect(next.id).not.toBe(dead);
+  expect(await statusOf(dead)).toMatchObject({
+    status: "failed",
+    error: expect.stringContaining("no sign of life") as string,
+  });
+});
+
+test("leaves a run alone that gave a sign of life", async () => {
+  const runId = await started("transform", "20 seconds");
+  expect(await sql("select analytics.close_dead_runs() as closed")).toEqual([{ closed: 0 }]);
+  expect(await sql("select analytics.heartbeat_run($1) as alive", [runId])).toEqual([{ alive: true }]);
+});
+
+test("a closed run can never write", async () => {
+  await rawUsers({ user_id: 1 });
+  const closed = await started("transform");
+  await sql("select analytics.finish_run($1, 'closed')", [closed]);
+  for (const batch of [
+    "staging.transform_batch($1, 'users', (select upper_xid from staging.transform_window()))",
+    "staging.requeue_waiting($1, 10)",
+    "staging.cleanup_batch($1, 0)",
+    "analytics.refresh(false, $1)",
+  ])
+    await expect(sql(`select ${batch}`, [closed])).rejects.toMatchObject({ code: "ST001" });
+  expect(await sql("select from production.users")).toEqual([]);
+  expect(await sql("select analytics.heartbeat_run($1) as alive", [closed])).toEqual([{ alive: false }]);
+});
+
+test("a run that another process closed stops at its next batch", async () => {
+  await rawUsers(...Array.from({ length: 3 }, (_, i) => ({ user_id: i + 1 })));
+  const onProgress = ({ id, status }: Run) =>
+    void (
+      status === "running" &&
+      sql("update analytics.pipeline_runs set status = 'failed', error = 'closed' where run_id = $1", [id])
+    );
+  // The first report comes after the first batch, so the second one is refused.
+  const done = await run("transform", { onProgress });
+  expect(done).toMatchObject({ status: "failed", error: "closed" });
+});
+
+test("shows progress while it runs", async () => {
+  await rawUsers({ user_id: 1 });
+  const reports: Run[] = [];
+  await run("transform", { onProgress: (report) => reports.push(report) });
+  expect(reports.map(({ status }) => status)).toEqual(
+    expect.arrayContaining(["queued", "running", "succeeded"]),
+  );
+  expect(reports.at(-1)).toMatchObject({ status: "succeeded", rowsRead: 1 });
+});
+
+test("is closed as failed, with the reason, when it is stopped", async () => {
+  await rawUsers({ user_id: 1 });
+  const controller = new AbortController();
+  const done = await run("transform", {
+    signal: controller.signal,
+    onProgress: ({ status }) => status === "running" && controller.abort(),
+  });
+  expect(done).toMatchObject({ status: "failed", error: "Stopped: the process is shutting down" });
+  expect(await run("transform")).toMatchObject({ status: "succeeded" });
+});
+
+test("the pipeline runs the transform, then the refresh, as runs of its own", async () => {
+  await rawUsers({ user_id: 1 });
+  await rawTransactions({ transaction_id: 1 });
+  const parent = await run("pipeline");
+  const [children] = await sql(
+    "select sum(rows_read)::integer as read, sum(rows_written)::integer as written from analytics.pipeline_runs where parent_run_id = $1",
+    [parent.id],
+  );
+  expect(children!.read).toBeGreaterThan(3);
+  expect(parent).toMatchObject({
+    step: "pipeline",
+    status: "succeeded",
+    rowsRead: children!.read as number,
+    rowsWritten: children!.written as number,
+  });
+  expect(
+    await sql(
+      "select step, status, trigger, actor, progress from analytics.pipeline_runs where parent_run_id = $1 order by run_id",
+      [parent.id],
+    ),
+  ).toEqual([
+    { step: "transform", status: "succeeded", trigger: "cli", actor: "test", progress: 1 },
+    { step: "refresh", status: "succeeded", trigger: "cli", actor: "test", progress: 1 },
+  ]);
+  expect(await sql("select date::text, total_revenue from analytics.daily_user_metrics")).toEqual([
+    { date: "2024-05-01", total_revenue: "10.00" },
+  ]);
+});
+
+test("a failed step fails the pipeline, and says why", async () => {
+  await sql("alter table analytics.refresh_state rename to refresh_state_away");
+  try {
+    const parent = await run("pipeline");
+    expect(parent).toMatchObject({
+      status: "failed",
+      error: expect.stringMatching(/^The refresh failed \(run \d+\): .*refresh_state/) as string,
+    });
+    expect(
+      await sql("select step, status from analytics.pipeline_runs where parent_run_id = $1 order by run_id", [
+        parent.id,
+      ]),
+    ).toEqual([
+      { step: "transform", status: "succeeded" },
+      { step: "refresh", status: "failed" },
+    ]);
+  } finally {
+    await sql("alter table analytics.refresh_state_away rename to refresh_state");
+  }
+});
+
+test("queues a step for a worker, once", async () => {
+  const request = { step: "refresh", trigger: "api", actor: "ops", full: true } as const;
+  const queued = await queueStep(pool(), request);
+  expect(queued).toMatchObject({ status: "queued", trigger: "api" });
+  expect((await queueStep(pool(), request)).id).toBe(queued.id);
+  const jobs = await sql(
+    "select task_identifier, key from graphile_worker.jobs where key = 'run_step:' || $1",
+    [queued.id],
+  );
+  expect(jobs).toEqual([{ task_identifier: "run_step", key: `run_step:${queued.id}` }]);
+  expect(await executeRun(pool(), queued.id)).toMatchObject({ id: queued.id, status: "succeeded" });
+  expect(await sql("select actor, arguments from analytics.pipeline_runs")).toEqual([
+    { actor: "ops", arguments: { full: true } },
+  ]);
+});
+
+test.each(["strata_reader", "strata_ingestor"])("%s may not run steps", async (role) => {
+  await expect(run("transform", { role })).rejects.toMatchObject({ code: "42501" });
+  expect(await sql("select from analytics.pipeline_runs")).toEqual([]);
+  expect(await run("transform", { role: "strata_operator" })).toMatchObject({ status: "succeeded" });
+});
+
+test("an unknown step is refused with what is allowed", async () => {
+  await expect(sql("select analytics.start_run('ingest')")).rejects.toThrow(
+    "Unknown step 'ingest'; allowed are transform, refresh, cleanup and pipeline.",
+  );
+});
+
+describe.runIf(isServer)("with other sessions", () => {
+  test("a run in the middle of a batch is not closed, and its heartbeat passes", async () => {
+    const runId = await started("transform", "60 seconds");
+    const batch = await pool().connect();
+    try {
+      await batch.query("begin");
+      await batch.query("select staging.enter_batch($1)", [runId]);
+      expect(await sql("select analytics.close_dead_runs() as closed")).toEqual([{ closed: 0 }]);
+      expect(await sql("select analytics.heartbeat_run($1) as alive", [runId])).toEqual([{ alive: true }]);
+      await batch.query("commit");
+    } finally {
+      batch.release();
+    }
+    expect(await statusOf(runId)).toMatchObject({ status: "running" });
+  });
+
+  test("a batch whose connection is cut is done again", async () => {
+    await sql(
+      `insert into staging.raw_users (user_id, username, email)
+       select i, 'user' || i, 'user' || i || '@example.org' from generate_series(1, 50000) i`,
+    );
+    let cuts = 0;
+    const done = await run("transform", {
+      onProgress: () => {
+        if (cuts++ < 3)
+          void sql(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and query like '%transform_batch%' and pid <> pg_backend_pid()",
+          ).catch(() => undefined);
+      },
+    });
+    expect(done).toMatchObject({ status: "succeeded", rowsRead: 50_000, rowsWritten: 50_000 });
+    expect(await sql("select count(*)::integer as users from production.users")).toEqual([{ users: 50_000 }]);
+  }, 60_000);
+});
