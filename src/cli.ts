@@ -1,7 +1,10 @@
 #!/usr/bin/env node
 // The only executable: commands, exit codes (0 done, 1 failed, 2 wrong usage), errors in one sentence.
-import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
+import type { IngestCommandOptions } from "./commands/ingest.ts";
 import type { QuarantineOptions } from "./commands/quarantine.ts";
+import type { Dataset } from "./pipeline/ingest-format.ts";
+import type { SampleOptions } from "./pipeline/sample-data.ts";
 import { isRole, toRole, type Role } from "./config.ts";
 
 // Without it Grafast greets every start with a paragraph about development mode.
@@ -28,6 +31,34 @@ program
 withJson(program.command("migrate"))
   .description("apply schema.sql to the database (safe to repeat)")
   .action(async (options: { json?: boolean }) => (await import("./commands/migrate.ts")).migrate(options));
+
+withJson(program.command("ingest"))
+  .description("land rows of a CSV or NDJSON file, gzipped or not, in staging")
+  .addArgument(new Argument("<dataset>", "what the rows are").choices(["users", "transactions", "events"]))
+  .argument("<file>", "file to read; - for standard input")
+  .option("--source <name>", "where the rows come from", "file")
+  .option(
+    "--map <column=field>",
+    "take a column as a field, or leave it out with column= (repeatable)",
+    collect,
+    [],
+  )
+  .addOption(
+    new Option("--format <format>", "how to read it (default: as it looks)").choices(["csv", "ndjson"]),
+  )
+  .action(async (dataset: Dataset, file: string, options: IngestCommandOptions) =>
+    (await import("./commands/ingest.ts")).ingest(dataset, file, options),
+  );
+
+withJson(program.command("sample"))
+  .description("load a year of made-up data, some of it wrong on purpose, through the whole pipeline")
+  .option("--users <rows>", "how many users", parseCount, 500)
+  .option("--transactions <rows>", "how many transactions", parseCount, 10_000)
+  .option("--events <rows>", "how many events", parseCount, 5_000)
+  .option("--seed <number>", "the same seed gives the same data", parseCount, 1)
+  .action(async (options: Partial<SampleOptions> & { json?: boolean }) =>
+    (await import("./commands/sample.ts")).sample(options),
+  );
 
 withJson(program.command("transform"))
   .description("move new rows from staging to production")
@@ -122,6 +153,10 @@ function parseRole(value: string): Role {
 function parseTtl(value: string): string {
   if (/^\d+\s?[smhd]$/.test(value)) return value;
   throw new InvalidArgumentError("Allowed: a number and s, m, h or d.");
+}
+
+function collect(value: string, values: string[]): string[] {
+  return [...values, value];
 }
 
 function parseCount(value: string): number {

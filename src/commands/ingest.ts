@@ -1,0 +1,71 @@
+import { createReadStream } from "node:fs";
+import { open } from "node:fs/promises";
+import { userInfo } from "node:os";
+import { basename } from "node:path";
+import type { Readable } from "node:stream";
+import type { Dataset } from "../pipeline/ingest-format.ts";
+import type { Format } from "../pipeline/ingest-read.ts";
+import { ingest as ingestStream } from "../pipeline/ingest.ts";
+import { printRun } from "./pipeline.ts";
+import { clearProgress, createProgress } from "./progress.ts";
+import { withDatabase } from "./with-database.ts";
+
+export interface IngestCommandOptions {
+  json?: boolean;
+  format?: Format;
+  source: string;
+  map: string[];
+}
+
+/** Lands a file, or standard input for "-"; what landed before a failure or Ctrl-C stays. */
+export async function ingest(dataset: Dataset, file: string, options: IngestCommandOptions): Promise<void> {
+  const { input, totalBytes } = await openInput(file);
+  const stop = new AbortController();
+  const onSignal = () => stop.abort(new Error("The ingest was cancelled"));
+  process.once("SIGINT", onSignal).once("SIGTERM", onSignal);
+  try {
+    const run = await withDatabase(({ pool }) =>
+      ingestStream(pool, dataset, input, {
+        format: options.format ?? formatOf(file),
+        sourceSystem: options.source,
+        sourceName: file === "-" ? undefined : basename(file),
+        map: options.map,
+        totalBytes,
+        trigger: "cli",
+        actor: userInfo().username,
+        onProgress: createProgress(totalBytes),
+        signal: stop.signal,
+      }).finally(clearProgress),
+    );
+    printRun(run, options);
+  } finally {
+    process.off("SIGINT", onSignal).off("SIGTERM", onSignal);
+    input.destroy();
+  }
+}
+
+async function openInput(file: string): Promise<{ input: Readable; totalBytes?: number }> {
+  if (file === "-") return { input: process.stdin };
+  try {
+    const handle = await open(file);
+    const stat = await handle.stat();
+    if (stat.isDirectory()) throw Object.assign(new Error(), { code: "EISDIR" });
+    const input = createReadStream("", { fd: handle });
+    return { input, totalBytes: stat.isFile() ? stat.size : undefined };
+  } catch (error) {
+    const reasons: Record<string, string> = {
+      ENOENT: "there is no such file",
+      EACCES: "this user may not read it",
+      EISDIR: "it is a folder",
+    };
+    const { code = "", message } = error as NodeJS.ErrnoException;
+    throw new Error(`Cannot read "${file}": ${reasons[code] ?? message}`);
+  }
+}
+
+/** By the name, if it says so; otherwise the content tells. */
+function formatOf(file: string): Format | undefined {
+  const extension = /\.(csv|ndjson|jsonl)(?:\.gz)?$/i.exec(file)?.[1]?.toLowerCase();
+  if (extension === undefined) return undefined;
+  return extension === "csv" ? "csv" : "ndjson";
+}

@@ -1,0 +1,19 @@
+// What a person sees while rows land; scripts and logs see nothing of it.
+import type { IngestProgress } from "../pipeline/ingest.ts";
+
+export function createProgress(totalBytes?: number): (progress: IngestProgress) => void {
+  const startedAt = performance.now();
+  return ({ bytesRead, rowsRead, rowsRejected }) => {
+    if (!process.stderr.isTTY) return;
+    const seconds = (performance.now() - startedAt) / 1000;
+    const parts = [
+      `${rowsRead.toLocaleString("en")} rows`,
+      `${Math.round(rowsRead / seconds).toLocaleString("en")} rows/s`,
+      ...(rowsRejected > 0 ? [`${rowsRejected.toLocaleString("en")} quarantined`] : []),
+      ...(totalBytes ? [`${Math.floor((100 * bytesRead) / totalBytes)} %`] : []),
+    ];
+    process.stderr.write(`\r\x1b[K${parts.join(", ")}`);
+  };
+}
+
+export const clearProgress = (): void => void (process.stderr.isTTY && process.stderr.write("\r\x1b[K"));

@@ -1,0 +1,95 @@
+// strata ingest and strata sample: what scripts rely on.
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { strata } from "../support/cli.ts";
+import { createDatabase, type TestDatabase } from "../support/database.ts";
+
+let database: TestDatabase;
+const folder = mkdtempSync(join(tmpdir(), "strata-files-"));
+const file = (name: string, content: string | Buffer): string => {
+  writeFileSync(join(folder, name), content);
+  return join(folder, name);
+};
+beforeAll(async () => {
+  database = await createDatabase();
+});
+afterAll(async () => {
+  await database.drop();
+  rmSync(folder, { recursive: true });
+});
+const run = (args: string[], input?: string) => strata(args, database.environment, input);
+
+describe("strata ingest", () => {
+  it("lands a file and prints the run and nothing else", async () => {
+    const path = file("people.csv.gz", gzipSync("id,username,note\n1,ann,x\nx,bob,y\n"));
+    const map = ["--map", "id=user_id", "--map", "note="];
+    const { code, stdout, stderr } = await run([
+      "ingest",
+      "users",
+      path,
+      ...map,
+      "--source",
+      "crm",
+      "--json",
+    ]);
+    expect([code, stderr]).toEqual([0, ""]);
+    expect(Object.keys(JSON.parse(stdout))).toEqual(["run"]);
+    expect(JSON.parse(stdout).run).toMatchObject({
+      step: "ingest",
+      trigger: "cli",
+      rowsWritten: 1,
+      rowsRejected: 1,
+    });
+    const { rows } = await database.pool.query(
+      "select source_name, source_system, source_line::int from staging.quarantine",
+    );
+    expect(rows).toEqual([{ source_name: "people.csv.gz", source_system: "crm", source_line: 3 }]);
+  });
+
+  it("reads standard input", async () => {
+    const { code, stdout } = await run(
+      ["ingest", "events", "-"],
+      '{"event_id": 1, "page": "/"}\n{"event_id": 2}\n',
+    );
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^ingest succeeded in .* s: rows 2 read, 2 written \(run \d+\)\n$/);
+  });
+
+  it.each([
+    [["users", "missing.csv"], 1, /Cannot read "missing.csv": there is no such file/],
+    [["users", "."], 1, /Cannot read ".": it is a folder/],
+    [["orders", "x.csv"], 2, /Allowed choices are users, transactions, events/],
+    [["users", "-", "--format", "xml"], 2, /Allowed choices are csv, ndjson/],
+    [["users"], 2, /missing required argument 'file'/],
+    [["users", "-", "--map", "x"], 1, /"x" is not of the form column=field/],
+  ] as const)("ingest %j exits with %i", async (args, code, message) => {
+    const result = await run(["ingest", ...args], "");
+    expect(result.stderr).toMatch(message);
+    expect(result.code).toBe(code);
+    expect(result.stdout).toBe("");
+  });
+
+  it("says what is wrong with the columns", async () => {
+    const { code, stderr } = await run(["ingest", "users", file("bad.csv", "user_id,colour\n1,red\n")]);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^strata: Unknown column "colour"; allowed for users: "user_id", "username"/);
+  });
+});
+
+describe("strata sample", () => {
+  it("loads data of the given size", async () => {
+    const sizes = ["--users", "50", "--transactions", "300", "--events", "100", "--seed", "7"];
+    const { code, stdout } = await run(["sample", ...sizes, "--json"]);
+    expect(code).toBe(0);
+    expect(JSON.parse(stdout).run).toMatchObject({
+      step: "pipeline",
+      trigger: "sample",
+      status: "succeeded",
+    });
+    const { rows } = await database.pool.query("select count(*)::int as n from production.transactions");
+    expect(rows).toEqual([{ n: 297 }]);
+  });
+});
