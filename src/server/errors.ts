@@ -147,6 +147,7 @@ interface ThrownError {
 
 function headersOf(status: number, retryAfter: unknown): Record<string, string> {
   if (status === 401) return { "www-authenticate": "Bearer" };
+  if (status === 405) return { allow: "POST" };
   if (status === 429 || status === 503) return { "retry-after": String(Number(retryAfter ?? RETRY_AFTER_S)) };
   return {};
 }

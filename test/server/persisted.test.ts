@@ -1,0 +1,124 @@
+// Only these operations: from a folder, by name or hash, exclusively if wanted.
+import { createHash } from "node:crypto";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { loadConfig } from "../../src/config.ts";
+import { readOperations } from "../../src/server/persisted.ts";
+import { createTestApp, type TestApp } from "../support/app.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "strata-operations-"));
+const KNOWN = "query Users($n: Int = 1) { users(first: $n) { totalCount } }";
+const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
+writeFileSync(join(folder, "users.graphql"), KNOWN);
+writeFileSync(join(folder, "notes.txt"), "not an operation");
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const send = async (server: TestApp, who: keyof TestApp["as"], payload: object) => {
+  const response = await server.inject({ method: "POST", url: "/graphql", headers: server.as[who], payload });
+  const { data, errors } = response.json();
+  return {
+    status: response.statusCode,
+    data,
+    code: errors?.[0].extensions.code,
+    message: errors?.[0].message,
+  };
+};
+const persisted = (sha256Hash: unknown) => ({ extensions: { persistedQuery: { version: 1, sha256Hash } } });
+const counted = { data: { users: { totalCount: 0 } } };
+
+describe.each([
+  ["beside others", {}],
+  ["exclusively", { PERSISTED_OPERATIONS_ONLY: "true" }],
+])("%s", (_name, environment) => {
+  let server: TestApp;
+  beforeAll(async () => {
+    server = await createTestApp({ PERSISTED_OPERATIONS_DIR: folder, ...environment });
+  });
+  afterAll(() => server.close());
+
+  test("known operations are answered by Apollo's hash, Relay's documentId and a plain id", async () => {
+    for (const payload of [persisted(sha256(KNOWN)), { documentId: "users" }, { id: sha256(KNOWN) }])
+      expect(await send(server, "reader", { ...payload, variables: { n: 2 } })).toMatchObject(counted);
+    // With the text along, as Apollo Client sends it after a miss.
+    expect(await send(server, "reader", { query: KNOWN, ...persisted(sha256(KNOWN)) })).toMatchObject(
+      counted,
+    );
+  });
+
+  test("a hash that is not known is answered as Apollo Client expects it", async () => {
+    for (const hash of [sha256("{ __typename }"), "../../etc/passwd", "__proto__", ""])
+      expect(await send(server, "reader", persisted(hash))).toMatchObject({
+        code: "PERSISTED_QUERY_NOT_FOUND",
+        message: "PersistedQueryNotFound",
+        data: undefined,
+      });
+  });
+
+  test("what is neither text nor id is refused", async () => {
+    for (const payload of [
+      {},
+      persisted(7),
+      { id: {} },
+      { query: 7 },
+      { extensions: null },
+      { extensions: [] },
+    ])
+      expect(await send(server, "reader", payload), JSON.stringify(payload)).toMatchObject({
+        status: 400,
+        data: undefined,
+      });
+  });
+
+  test("operators may send what they like", async () => {
+    expect(await send(server, "operator", { query: "{ __typename }" })).toMatchObject({
+      status: 200,
+      data: { __typename: "Query" },
+    });
+  });
+});
+
+test("exclusively means that nobody else sends an operation of their own", async () => {
+  const server = await createTestApp({
+    PERSISTED_OPERATIONS_DIR: folder,
+    PERSISTED_OPERATIONS_ONLY: "true",
+    ANONYMOUS_ROLE: "reader",
+  });
+  try {
+    const query = "{ __typename }";
+    for (const who of ["nobody", "reader", "ingestor"] as const)
+      for (const payload of [
+        { query },
+        { query, ...persisted(sha256(query)) },
+        { query, ...persisted(sha256(KNOWN).replace("a", "b")) },
+      ])
+        expect(await send(server, who, payload)).toMatchObject({
+          status: 403,
+          code: "OPERATION_NOT_PERSISTED",
+        });
+  } finally {
+    await server.close();
+  }
+});
+
+test("a hash that is not that of the text is refused", async () => {
+  const server = await createTestApp({ PERSISTED_OPERATIONS_DIR: folder });
+  try {
+    expect(
+      await send(server, "reader", { query: "{ __typename }", ...persisted(sha256("else")) }),
+    ).toMatchObject({ status: 400, code: "BAD_REQUEST" });
+    expect(
+      await send(server, "reader", { query: "{ __typename }", ...persisted(sha256("{ __typename }")) }),
+    ).toMatchObject({ status: 200 });
+  } finally {
+    await server.close();
+  }
+});
+
+test("a folder that is missing or empty, or none at all, is said at the start", () => {
+  expect(() => readOperations(join(folder, "nowhere"))).toThrow(/is not a folder that can be read/);
+  const empty = mkdtempSync(join(folder, "empty-"));
+  expect(() => readOperations(empty)).toThrow(/holds no .graphql file/);
+  expect(() => loadConfig({ PERSISTED_OPERATIONS_ONLY: "true" })).toThrow(/needs PERSISTED_OPERATIONS_DIR/);
+});
