@@ -113,6 +113,8 @@ const schema = z.object({
   LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"]).default("info"),
 });
 
+export const VARIABLES = Object.keys(schema.shape);
+
 export type Config = Readonly<z.output<typeof schema> & { ANONYMOUS_ROLE: Role | "none" }>;
 
 const CONTRADICTIONS: [applies: (config: z.output<typeof schema>) => boolean, message: string][] = [

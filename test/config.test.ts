@@ -1,0 +1,39 @@
+import { readFileSync } from "node:fs";
+import { parseEnv } from "node:util";
+import { expect, test } from "vitest";
+import { loadConfig, VARIABLES } from "../src/config.ts";
+
+const example = readFileSync(new URL("../.env.example", import.meta.url), "utf8");
+
+test(".env.example names every variable once, and its values are the defaults", () => {
+  const named = [...example.matchAll(/^#?([A-Z][A-Z_]+)=/gm)].map(([, name]) => name);
+  expect([...named].sort()).toEqual([...VARIABLES].sort());
+  expect(loadConfig(parseEnv(example) as NodeJS.ProcessEnv)).toEqual(loadConfig({}));
+});
+
+test("every fault is named, with what is allowed, and secrets are not repeated", () => {
+  const faulty = () =>
+    loadConfig({
+      PORT: "70000",
+      JWT_SECRET: "hunter2",
+      CORS_ORIGINS: "https://a.example/path",
+      GRAPHIQL_ROLES: "root",
+    });
+  expect(faulty).toThrow(/PORT: .*65535.*given "70000"/);
+  expect(faulty).toThrow(/JWT_SECRET: expected at least 32 characters\n/);
+  expect(faulty).toThrow(/CORS_ORIGINS: expected origins .*without a path/);
+  expect(faulty).toThrow(/GRAPHIQL_ROLES: expected a list of anonymous, reader, ingestor, operator, or none/);
+  expect(faulty).not.toThrow(/hunter2/);
+});
+
+test("a time-out is for all roles or for each", () => {
+  const limits = (STATEMENT_TIMEOUT_MS: string) => loadConfig({ STATEMENT_TIMEOUT_MS }).STATEMENT_TIMEOUT_MS;
+  expect(limits("5000")).toEqual({ strata_reader: 5000, strata_ingestor: 5000, strata_operator: 5000 });
+  expect(limits("reader=1000, operator=0")).toEqual({
+    strata_reader: 1000,
+    strata_ingestor: 10_000,
+    strata_operator: 0,
+  });
+  for (const wrong of ["root=1", "-1", "soon", "reader="])
+    expect(() => limits(wrong), wrong).toThrow(/expected a number from 0/);
+});
