@@ -33,7 +33,7 @@ const CATALOGUE = `
   union all
   select 'row security', format('%s.%s', r.nspname, r.relname), 'enabled' from relations r where r.relrowsecurity
   union all
-  select 'function', format('%s.%s(%s)', ours.nspname, p.proname, pg_get_function_identity_arguments(p.oid)), pg_get_functiondef(p.oid)
+  select 'function', format('%s.%s(%s)', ours.nspname, p.proname, oidvectortypes(p.proargtypes)), pg_get_functiondef(p.oid)
   from pg_proc p join ours on ours.oid = p.pronamespace
   union all
   select 'right', format('%s of %s on %s', a.privilege_type, coalesce(g.rolname, 'PUBLIC'), a.name), ''
@@ -45,7 +45,7 @@ const CATALOGUE = `
     select format('%s.%s.%s', r.nspname, r.relname, t.attname), r.relowner, (aclexplode(t.attacl)).*
     from pg_attribute t join relations r on r.oid = t.attrelid
     union all
-    select format('%s.%s(%s)', ours.nspname, p.proname, pg_get_function_identity_arguments(p.oid)), p.proowner, (aclexplode(p.proacl)).*
+    select format('%s.%s(%s)', ours.nspname, p.proname, oidvectortypes(p.proargtypes)), p.proowner, (aclexplode(p.proacl)).*
     from pg_proc p join ours on ours.oid = p.pronamespace
   ) a left join pg_roles g on g.oid = a.grantee
   where a.grantee <> a.owner`;
@@ -53,8 +53,17 @@ const CATALOGUE = `
 type Catalogue = Map<string, string>;
 
 async function list(pool: Pool): Promise<Catalogue> {
-  const { rows } = await pool.query<{ kind: string; name: string; definition: string }>(CATALOGUE);
-  return new Map(rows.map(({ kind, name, definition }) => [`${kind} ${name}`, definition]));
+  const client = await pool.connect();
+  try {
+    await client.query("begin");
+    // Definitions name what is on the search path without its schema; databases differ in it.
+    await client.query("set local search_path = pg_catalog");
+    const { rows } = await client.query<{ kind: string; name: string; definition: string }>(CATALOGUE);
+    return new Map(rows.map(({ kind, name, definition }) => [`${kind} ${name}`, definition]));
+  } finally {
+    await client.query("rollback");
+    client.release();
+  }
 }
 
 export interface Drift {
