@@ -14,7 +14,6 @@ import { PostgisPlugin, PostgisTypesPlugin } from "./plugins/PostgisPlugin.ts";
 import { PipelineMutationsPlugin } from "./plugins/PipelineMutationsPlugin.ts";
 import { ScalarsPlugin } from "./plugins/ScalarsPlugin.ts";
 import { SmartTagsPreset } from "./plugins/SmartTagsPlugin.ts";
-import { SubscriptionsPlugin } from "./plugins/SubscriptionsPlugin.ts";
 import { UpdateNotFoundPlugin } from "./plugins/UpdateNotFoundPlugin.ts";
 import { UpsertUserPlugin } from "./plugins/UpsertUserPlugin.ts";
 
@@ -68,7 +67,6 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
       PostgisTypesPlugin,
       PostgisPlugin,
       UpdateNotFoundPlugin,
-      SubscriptionsPlugin,
       UpsertUserPlugin,
       PipelineMutationsPlugin,
       IngestMutationsPlugin,

@@ -39,6 +39,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     config,
     database,
     authenticator,
+    metrics,
     hurry: lifecycle?.hurry,
     plugins: [createObservationPlugin(observation)],
   });
@@ -97,7 +98,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
       return reply.type("text/plain; charset=utf-8").send(await graphql.printSdl());
     });
     await scope.register(addIngest, { pool: database.pool, stopping: lifecycle?.hurry });
-    await graphql.addTo(scope);
+    await scope.register((operations) => graphql.addTo(operations));
   });
   app.addHook("onClose", async () => {
     await graphql.release();

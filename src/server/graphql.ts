@@ -5,21 +5,25 @@ import { grafserv } from "grafserv/fastify/v5";
 import { postgraphile } from "postgraphile";
 import { makePgService } from "postgraphile/adaptors/pg";
 import type { FastifyInstance } from "fastify";
+import { stringifyPayload } from "grafast";
 import { lexicographicSortSchema, printSchema } from "grafast/graphql";
 import { createPreset } from "../../graphile.config.ts";
 import type { PipelineStepRequest } from "../../plugins/PipelineMutationsPlugin.ts";
 import type { IngestRowsRequest } from "../../plugins/IngestMutationsPlugin.ts";
 import type { Config } from "../config.ts";
-import { createOperationPool, type Database } from "../database/connect.ts";
-import { createNotifications } from "../database/notifications.ts";
+import { createOperationPool, createPool, type Database } from "../database/connect.ts";
 import { isBadInput } from "../pipeline/ingest-format.ts";
 import { ingest } from "../pipeline/ingest.ts";
 import { queueStep, runStep } from "../pipeline/runs.ts";
+import { addAdmission } from "./admission.ts";
+import { addAnswers, createAnswersPlugin } from "./answers.ts";
 import type { Authenticator, Claims } from "./auth.ts";
+import { createDataVersion } from "./data-version.ts";
 import { finishGraphqlAnswer, refusal } from "./errors.ts";
 import { GRAPHIQL_PATH, GraphiqlPlugin } from "./graphiql.ts";
 import { abortSignalOf, createGuardPlugin, requestOf } from "./guard.ts";
 import { MAX_BODY_BYTES } from "./limits.ts";
+import type { Metrics } from "./metrics.ts";
 import { createPersistedPreset } from "./persisted.ts";
 import { createTransactionsPlugin } from "./transactions.ts";
 import { createSocketHandler } from "./websocket.ts";
@@ -30,6 +34,7 @@ export interface GraphqlOptions {
   config: Config;
   database: Database;
   authenticator: Authenticator;
+  metrics?: Metrics;
   /** Of the process: they see every operation, before any other plugin. */
   plugins?: GraphileConfig.Plugin[];
   /** Aborted when runs must not keep the process from ending any longer. */
@@ -79,12 +84,13 @@ function rowIngester({ database }: GraphqlOptions, { role, subject }: Claims) {
 export function createGraphql(options: GraphqlOptions) {
   const { config, database, authenticator } = options;
   const operations = createOperationPool(config, database);
-  const notifications = createNotifications(database.connection);
+  // A connection that no other work can take.
+  const versions = createPool(database.connection, { max: 1, query_timeout: 5_000 });
   const preset: GraphileConfig.Preset = {
     extends: [
       createPreset({
         pgServices: [
-          makePgService({ pool: database.pool, schemas: ["production", "analytics"], pgSubscriber: notifications }),
+          makePgService({ pool: database.pool, schemas: ["production", "analytics"], pubsub: true }),
         ],
         defaultPageSize: config.DEFAULT_PAGE_SIZE,
         maxPageSize: config.MAX_PAGE_SIZE,
@@ -95,6 +101,7 @@ export function createGraphql(options: GraphqlOptions) {
       ...(options.plugins ?? []),
       createTransactionsPlugin(operations),
       createGuardPlugin(config, operations.pool.options.max),
+      createAnswersPlugin(),
       GraphiqlPlugin,
     ],
     grafserv: {
@@ -135,9 +142,8 @@ export function createGraphql(options: GraphqlOptions) {
       return `${printSchema(lexicographicSortSchema(schema))}\n`;
     },
     async release(): Promise<void> {
-      await notifications.release();
       await instance.release();
-      await operations.pool.end();
+      await Promise.all([operations.pool.end(), versions.end()]);
     },
     async addTo(app: FastifyInstance): Promise<void> {
       // Said by the specification for clients that do not say what they take.
@@ -145,6 +151,18 @@ export function createGraphql(options: GraphqlOptions) {
         if (headers.accept === undefined || headers.accept === "*/*") headers.accept = "application/json";
         done();
       });
+      // As it came, it is what answers are known by; grafserv parses it.
+      app.addContentTypeParser("application/json", { parseAs: "string" }, (_request, body, done) =>
+        done(null, body),
+      );
+      if (config.RESPONSE_CACHE_MB > 0)
+        addAnswers(app, {
+          maxBytes: config.RESPONSE_CACHE_MB * 1024 * 1024,
+          dataVersion: createDataVersion(versions),
+          record: (outcome, bytes) => options.metrics?.recordCache(outcome, bytes),
+        });
+      addAdmission(app, config.MAX_CONCURRENT_OPERATIONS);
+      app.setReplySerializer((payload) => stringifyPayload(payload as never, true));
       app.addHook("preSerialization", async (request, reply, payload) =>
         finishGraphqlAnswer(request, reply, payload),
       );

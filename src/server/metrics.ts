@@ -15,10 +15,14 @@ export interface OperationRecord {
   statements: number;
 }
 
+export type CacheOutcome = "hit" | "miss" | "not_modified";
+
 export interface Metrics {
   registry: Registry;
   recordOperation(record: OperationRecord): void;
   recordRequest(labels: { method: string; route: string; status: number }, seconds: number): void;
+  /** What became of an operation whose answer may be kept, and the size of all that are. */
+  recordCache(outcome: CacheOutcome, bytes: number): void;
   /** A gauge that asks when it is read. */
   watchPool(name: string, pool: pg.Pool): void;
 }
@@ -79,6 +83,18 @@ export function createMetrics(): Metrics {
     },
   });
 
+  const cacheRequests = new Counter({
+    name: "strata_cache_requests_total",
+    help: "Operations on refreshed data: answered from memory, computed, or not changed since the client asked last.",
+    labelNames: ["outcome"],
+    registers,
+  });
+  const cacheBytes = new Gauge({
+    name: "strata_cache_bytes",
+    help: "Memory used by kept answers.",
+    registers,
+  });
+
   const names = new Set<string>();
   const bounded = (name: string): string => {
     if (names.size < MAX_NAMES) names.add(name);
@@ -94,6 +110,10 @@ export function createMetrics(): Metrics {
       statements.inc(labels, sql.statements);
     },
     recordRequest: (labels, seconds) => requests.observe(labels, seconds),
+    recordCache(outcome, bytes) {
+      cacheRequests.inc({ outcome });
+      cacheBytes.set(bytes);
+    },
     watchPool: (name, pool) => void pools.set(name, pool),
   };
 }

@@ -38,7 +38,11 @@ export function createTransactionsPlugin({ pool, prepare }: TransactionsOptions)
           operation?.describe(plan.operation.operation, countStatements(plan));
           return plan;
         },
-        execute: (next, { args }) => endAfter(next(), (args.contextValue as Grafast.Context).operation),
+        execute(next, { args }) {
+          // Over HTTP the answer goes out as it is written here, without objects in between.
+          if (args.requestContext?.fastifyv5) args.outputDataAsString = true;
+          return endAfter(next(), (args.contextValue as Grafast.Context).operation);
+        },
         subscribe: (next, { args }) => endAfter(next(), (args.contextValue as Grafast.Context).operation),
       },
     },

@@ -1,0 +1,155 @@
+// Answers that know their version: kept as they went out, and given again while the data is in the same state.
+import { createHash } from "node:crypto";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { isAsyncIterable } from "grafast";
+import type { DocumentNode, ExecutionResult, GraphQLSchema } from "grafast/graphql";
+import { createCacheableCheck } from "./cacheable.ts";
+import type { DataVersion } from "./data-version.ts";
+import type { CacheOutcome } from "./metrics.ts";
+
+interface Answer {
+  version: string;
+  body: Buffer;
+  contentType: string;
+  etag: string;
+}
+
+interface Lookup {
+  key: string;
+  version: string;
+}
+
+declare module "fastify" {
+  interface FastifyRequest {
+    /** Set for operations whose answers may be kept. */
+    cacheable?: boolean;
+    lookup?: Lookup;
+  }
+}
+
+/** Says of each operation over HTTP whether its answer may be kept. */
+export function createAnswersPlugin(): GraphileConfig.Plugin {
+  const checks = new WeakMap<GraphQLSchema, (document: DocumentNode) => boolean>();
+
+  function isCacheable({ schema, document }: { schema: GraphQLSchema; document: DocumentNode }): boolean {
+    let check = checks.get(schema);
+    if (!check) checks.set(schema, (check = createCacheableCheck(schema)));
+    return check(document);
+  }
+
+  return {
+    name: "AnswersPlugin",
+    version: "1.0.0",
+    grafast: {
+      middleware: {
+        async execute(next, { args }) {
+          const request = args.requestContext?.fastifyv5?.request;
+          const result = (await next()) as ExecutionResult;
+          if (request) request.cacheable = !isAsyncIterable(result) && !result.errors && isCacheable(args);
+          return result;
+        },
+      },
+    },
+  };
+}
+
+interface AnswersOptions {
+  maxBytes: number;
+  dataVersion: DataVersion;
+  record: (outcome: CacheOutcome, bytes: number) => void;
+}
+
+/** A key takes two bytes a character at most; the rest is an estimate of the entry itself. */
+const sizeOf = (key: string, answer: Answer | undefined): number =>
+  2 * key.length + (answer?.body.length ?? 0) + 500;
+
+/**
+ * The same body, asked for by the same role, has the same answer. A question becomes known as one that can be kept
+ * when it is answered first; only then its version is asked for.
+ */
+export function addAnswers(app: FastifyInstance, { maxBytes, dataVersion, record }: AnswersOptions): void {
+  const answers = new Map<string, Answer | undefined>();
+  let bytes = 0;
+
+  function forget(key: string): void {
+    if (!answers.has(key)) return;
+    bytes -= sizeOf(key, answers.get(key));
+    answers.delete(key);
+  }
+
+  function keep(key: string, answer: Answer | undefined): void {
+    forget(key);
+    answers.set(key, answer);
+    bytes += sizeOf(key, answer);
+    for (const oldest of answers.keys()) {
+      if (bytes <= maxBytes) break;
+      forget(oldest);
+    }
+  }
+
+  app.addHook("preHandler", async (request, reply) => {
+    const key = keyOf(request);
+    if (key === undefined || !answers.has(key)) return;
+    // Before anything is read: what is read later is of this version or a newer one, never of an older one.
+    const version = await dataVersion().catch(() => undefined);
+    if (version === undefined) return;
+    request.lookup = { key, version };
+    const answer = answers.get(key);
+    if (answer?.version !== version) return;
+    answers.delete(key);
+    answers.set(key, answer);
+    return give(request, reply, answer);
+  });
+
+  app.addHook("onSend", (request, reply, payload, done) => {
+    if (reply.hasHeader("cache-control")) return done();
+    if (!request.cacheable || reply.statusCode !== 200 || typeof payload !== "string") {
+      reply.header("cache-control", "no-store");
+      return done();
+    }
+    const key = keyOf(request);
+    if (key === undefined) return done();
+    const { lookup } = request;
+    if (!lookup) keep(key, undefined);
+    else {
+      const answer = {
+        version: lookup.version,
+        body: Buffer.from(payload),
+        contentType: String(reply.getHeader("content-type")),
+        etag: `"${createHash("sha1").update(payload).digest("base64url")}"`,
+      };
+      if (sizeOf(key, answer) <= maxBytes / 4) keep(key, answer);
+      reply.headers(headersOf(answer));
+    }
+    record("miss", bytes);
+    done();
+  });
+
+  function give(request: FastifyRequest, reply: FastifyReply, answer: Answer): FastifyReply {
+    reply.headers(headersOf(answer));
+    const known = request.headers["if-none-match"];
+    if (
+      known !== undefined &&
+      (known === "*" || known.split(/\s*,\s*/).some((tag) => tag.replace(/^W\//, "") === answer.etag))
+    ) {
+      record("not_modified", bytes);
+      return reply.status(304).send();
+    }
+    record("hit", bytes);
+    return reply.type(answer.contentType).send(answer.body);
+  }
+}
+
+const MAX_KEY = 20_000;
+
+// For this caller alone, and asked about each time: only the server knows whether a refresh came between.
+const headersOf = ({ etag }: Answer) => ({
+  etag,
+  "cache-control": "private, no-cache",
+  vary: "authorization, accept",
+});
+
+function keyOf({ method, body, headers, claims }: FastifyRequest): string | undefined {
+  if (method !== "POST" || typeof body !== "string" || body.length > MAX_KEY) return undefined;
+  return `${claims.role} ${headers["content-type"]} ${headers.accept} ${body}`;
+}
