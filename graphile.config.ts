@@ -14,6 +14,7 @@ import { PostgisPlugin, PostgisTypesPlugin } from "./plugins/PostgisPlugin.ts";
 import { PipelineMutationsPlugin } from "./plugins/PipelineMutationsPlugin.ts";
 import { ScalarsPlugin } from "./plugins/ScalarsPlugin.ts";
 import { SmartTagsPreset } from "./plugins/SmartTagsPlugin.ts";
+import { SubscriptionsPlugin } from "./plugins/SubscriptionsPlugin.ts";
 import { UpdateNotFoundPlugin } from "./plugins/UpdateNotFoundPlugin.ts";
 import { UpsertUserPlugin } from "./plugins/UpsertUserPlugin.ts";
 
@@ -67,6 +68,7 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
       PostgisTypesPlugin,
       PostgisPlugin,
       UpdateNotFoundPlugin,
+      SubscriptionsPlugin,
       UpsertUserPlugin,
       PipelineMutationsPlugin,
       IngestMutationsPlugin,

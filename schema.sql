@@ -2085,6 +2085,9 @@ grant execute on function analytics.retry_quarantined(bigint[], text, boolean, j
 -- The live view reads with the rights of its owner, but calls functions with those of its reader.
 grant execute on function analytics.dirty_days(), analytics.dirty_metrics() to strata_reader;
 
+-- What a subscriber to refreshes has missed.
+grant select (data_version, refreshed_at, run_id) on analytics.refresh_state to strata_reader;
+
 -- A source system sees why its own pushes failed.
 grant select on analytics.pipeline_runs to strata_ingestor;
 

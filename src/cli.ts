@@ -131,6 +131,10 @@ withJson(program.command("token"))
     (await import("./commands/token.ts")).token(options),
   );
 
+withJson(program.command("doctor"))
+  .description("check the database and the configuration, and say what to do")
+  .action(async (options: { json?: boolean }) => (await import("./commands/doctor.ts")).doctor(options));
+
 program
   .command("schema")
   .description("print the GraphQL schema")

@@ -12,6 +12,7 @@ import type { PipelineStepRequest } from "../../plugins/PipelineMutationsPlugin.
 import type { IngestRowsRequest } from "../../plugins/IngestMutationsPlugin.ts";
 import type { Config } from "../config.ts";
 import { createOperationPool, createPool, type Database } from "../database/connect.ts";
+import { createNotifications } from "../database/notifications.ts";
 import { isBadInput } from "../pipeline/ingest-format.ts";
 import { ingest } from "../pipeline/ingest.ts";
 import { queueStep, runStep } from "../pipeline/runs.ts";
@@ -84,13 +85,14 @@ function rowIngester({ database }: GraphqlOptions, { role, subject }: Claims) {
 export function createGraphql(options: GraphqlOptions) {
   const { config, database, authenticator } = options;
   const operations = createOperationPool(config, database);
+  const notifications = createNotifications(database.connection);
   // A connection that no other work can take.
   const versions = createPool(database.connection, { max: 1, query_timeout: 5_000 });
   const preset: GraphileConfig.Preset = {
     extends: [
       createPreset({
         pgServices: [
-          makePgService({ pool: database.pool, schemas: ["production", "analytics"], pubsub: true }),
+          makePgService({ pool: database.pool, schemas: ["production", "analytics"], pgSubscriber: notifications }),
         ],
         defaultPageSize: config.DEFAULT_PAGE_SIZE,
         maxPageSize: config.MAX_PAGE_SIZE,
@@ -142,6 +144,7 @@ export function createGraphql(options: GraphqlOptions) {
       return `${printSchema(lexicographicSortSchema(schema))}\n`;
     },
     async release(): Promise<void> {
+      await notifications.release();
       await instance.release();
       await Promise.all([operations.pool.end(), versions.end()]);
     },

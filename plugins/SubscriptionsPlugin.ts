@@ -1,0 +1,182 @@
+import { setImmediate } from "node:timers/promises";
+import type { PgResource, WithPgClient } from "@dataplan/pg";
+import { access, context, lambda, listen, type FieldArgs, type Step } from "grafast";
+import type {} from "postgraphile";
+import { extendSchema, gql } from "postgraphile/utils";
+
+const typeDefs = gql`
+  extend type Subscription {
+    """
+    Tells whenever a run of the pipeline is queued, starts, progresses or ends.
+    """
+    pipelineRunUpdated(
+      """
+      Tells first of the runs that changed since then, so that a client that comes back misses none.
+      """
+      since: Datetime
+    ): PipelineRunUpdatedPayload
+    """
+    Tells whenever the pre-computed analytics were refreshed.
+    """
+    analyticsRefreshed(
+      """
+      The version that the client knows: it is told at once if there is a newer one.
+      """
+      since: BigInt
+    ): AnalyticsRefreshedPayload
+  }
+  """
+  A run of the pipeline that changed.
+  """
+  type PipelineRunUpdatedPayload {
+    """
+    The run as it is now.
+    """
+    run: PipelineRun
+  }
+  """
+  A refresh of the pre-computed analytics.
+  """
+  type AnalyticsRefreshedPayload {
+    """
+    Version of the data; it grows with every refresh.
+    """
+    version: BigInt!
+    """
+    The run that did the refresh; null if it was done in SQL.
+    """
+    run: PipelineRun
+  }
+`;
+
+interface Subscriber {
+  /** Payloads of notifications; an empty one when some may have been missed. */
+  subscribe(channel: string): AsyncGenerator<string>;
+}
+
+interface Source {
+  pgSubscriber: Subscriber;
+  withPgClient: WithPgClient;
+  pgSettings: Record<string, string> | null;
+}
+
+/** Under the client's role: it is told of what it may read, and refused if that is nothing. */
+async function query<Row>(
+  { withPgClient, pgSettings }: Source,
+  text: string,
+  values: unknown[],
+): Promise<readonly Row[]> {
+  // The transaction of the event before ends in a turn of its own; what was announced since is not in its snapshot.
+  await setImmediate();
+  const { rows } = await withPgClient(pgSettings, (client) => client.query<Row & object>({ text, values }));
+  return rows;
+}
+
+interface ChangedRun {
+  runId: string;
+  at: string;
+}
+
+const changedAt = "greatest(queued_at, started_at, finished_at, heartbeat_at)";
+const selectRuns = `select run_id::text as "runId", ${changedAt}::text as at from analytics.pipeline_runs`;
+const changedSince = `${selectRuns} where ${changedAt} >= $1::timestamptz - $2::interval order by ${changedAt}, run_id`;
+/** A change is seen when it commits, which may be this much after the time that it bears. */
+const margin = "1 minute";
+
+async function* runUpdates(
+  source: Source,
+  since: string | null | undefined,
+): AsyncGenerator<{ runId: string }> {
+  // Before the first query, so that nothing falls in between.
+  const announcements = source.pgSubscriber.subscribe("strata:run");
+  try {
+    const [start] = await query<{ at: string }>(
+      source,
+      "select max(clock_timestamp())::text as at from analytics.pipeline_runs",
+      [],
+    );
+    let seen = start?.at ?? new Date().toISOString();
+    if (since != null) yield* await query<ChangedRun>(source, changedSince, [since, "0"]);
+    for await (const announcement of announcements) {
+      const runs =
+        announcement === ""
+          ? await query<ChangedRun>(source, changedSince, [seen, margin])
+          : await query<ChangedRun>(source, `${selectRuns} where run_id = $1`, [
+              (JSON.parse(announcement) as { runId: number }).runId,
+            ]);
+      for (const run of runs) {
+        seen = run.at;
+        yield run;
+      }
+    }
+  } finally {
+    await announcements.return(undefined);
+  }
+}
+
+interface Refresh {
+  version: string;
+  runId: string | null;
+}
+
+const selectRefresh = `select data_version::text as version, run_id::text as "runId" from analytics.refresh_state`;
+
+async function* refreshes(source: Source, since: string | null | undefined): AsyncGenerator<Refresh> {
+  const announcements = source.pgSubscriber.subscribe("strata:refresh");
+  try {
+    const current = async () => (await query<Refresh>(source, selectRefresh, []))[0]!;
+    const first = await current();
+    let seen = BigInt(since ?? first.version);
+    if (BigInt(first.version) > seen) {
+      seen = BigInt(first.version);
+      yield first;
+    }
+    // Whatever the announcement says, the state at this moment is at least as new.
+    while (!(await announcements.next()).done) {
+      const refresh = await current();
+      if (BigInt(refresh.version) <= seen) continue;
+      seen = BigInt(refresh.version);
+      yield refresh;
+    }
+  } finally {
+    await announcements.return(undefined);
+  }
+}
+
+type Updates = (source: Source, since: string | null | undefined) => AsyncGenerator<object>;
+
+const subscribe = (channel: string, updates: Updates) => (_$root: Step, args: FieldArgs) => {
+  const $updates = lambda([context(), args.getRaw("since")] as const, ([source, since]) => ({
+    subscribe: () => updates(source as unknown as Source, since as string | null | undefined),
+  }));
+  return listen($updates as never, channel, ($event) => $event);
+};
+
+/** What happens to the pipeline, as it happens. */
+export const SubscriptionsPlugin = extendSchema((build) => {
+  const runs = build.pgResources.pipeline_runs as PgResource;
+  const run = ($event: Step) => runs.get({ run_id: access($event, "runId") });
+  return {
+    typeDefs,
+    objects: {
+      Subscription: {
+        plans: {
+          pipelineRunUpdated: {
+            subscribePlan: subscribe("strata:run", runUpdates),
+            plan: ($event: Step) => $event,
+          },
+          analyticsRefreshed: {
+            subscribePlan: subscribe("strata:refresh", refreshes),
+            plan: ($event: Step) => $event,
+          },
+        },
+      },
+      // The scope gives them `query`, to read again what the event says has changed.
+      PipelineRunUpdatedPayload: { scope: { isMutationPayload: true }, plans: { run } },
+      AnalyticsRefreshedPayload: {
+        scope: { isMutationPayload: true },
+        plans: { run, version: ($event: Step) => access($event, "version") },
+      },
+    },
+  };
+}, "SubscriptionsPlugin");

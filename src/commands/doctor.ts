@@ -1,0 +1,141 @@
+// Looks for what is wrong, or will be, and says what to do about it.
+import { styleText } from "node:util";
+import { loadConfig, type Config } from "../config.ts";
+import { openDatabase, type Database } from "../database/connect.ts";
+import { currentVersion, installedVersion } from "../database/migrate.ts";
+import { findDrift } from "../doctor/catalogue.ts";
+import { sqlChecks } from "../doctor/checks.ts";
+import { findTokenFailures, findTokenWarnings } from "../doctor/settings.ts";
+import { note } from "./with-database.ts";
+
+interface Finding {
+  name: string;
+  status: "ok" | "warning" | "failure" | "skipped";
+  problems: string[];
+  advice: string;
+}
+
+/** More of the same says nothing new. */
+const MAX_PROBLEMS = 10;
+
+const finding = (
+  name: string,
+  severity: "warning" | "failure" | "skipped",
+  problems: string[],
+  advice: string,
+): Finding => ({ name, status: problems.length === 0 ? "ok" : severity, problems, advice });
+
+export async function doctor(options: { json?: boolean }): Promise<void> {
+  const config = loadConfig();
+  const findings: Finding[] = [];
+  const add = (found: Finding): void => {
+    findings.push(found);
+    if (!options.json) print(found);
+  };
+  add(
+    finding(
+      "tokens",
+      "failure",
+      await findTokenFailures(config),
+      "See JWT_SECRET and JWKS_URL in .env.example",
+    ),
+  );
+  add(
+    finding(
+      "token settings",
+      "warning",
+      findTokenWarnings(config),
+      "See .env.example for what each setting allows",
+    ),
+  );
+  await examine(config, add);
+
+  const failures = findings.filter(({ status }) => status === "failure").length;
+  if (options.json) console.log(JSON.stringify({ ok: failures === 0, checks: findings }));
+  else console.log(failures === 0 ? "\nNo failure." : `\n${failures} of ${findings.length} checks failed.`);
+  if (failures > 0) process.exitCode = 1;
+}
+
+async function examine(config: Config, add: (found: Finding) => void): Promise<void> {
+  let database: Database;
+  try {
+    database = await openDatabase(config);
+  } catch (error) {
+    return add(
+      finding("database", "failure", [(error as Error).message], "Nothing else can be checked before that"),
+    );
+  }
+  try {
+    const { rows } = await database.pool.query<{ version: string }>(
+      "select current_setting('server_version') as version",
+    );
+    add({ name: `database: PostgreSQL ${rows[0]!.version}`, status: "ok", problems: [], advice: "" });
+    const [wanted, found] = [currentVersion(), await installedVersion(database.pool)];
+    const version =
+      found === wanted ? [] : [`The database has version ${found ?? "none"}, this Strata needs ${wanted}`];
+    const advice = found !== undefined && found > wanted ? "Update Strata" : "Run: npx strata migrate";
+    add(finding("schema version", "failure", version, advice));
+    if (version.length > 0) return;
+    for (const check of sqlChecks)
+      if (!(check.serverOnly && database.embedded))
+        add(
+          finding(
+            check.name,
+            check.severity,
+            (await database.pool.query<{ problem: string }>(check.sql, check.parameters?.())).rows.map(
+              ({ problem }) => problem,
+            ),
+            check.advice,
+          ),
+        );
+    await compare(database, add);
+  } finally {
+    await database.close();
+  }
+}
+
+async function compare(database: Database, add: (found: Finding) => void): Promise<void> {
+  const name = "schema against schema.sql";
+  note("applying schema.sql to an empty database, to compare with it …");
+  try {
+    const { missing, changed, unexpected } = await findDrift(database);
+    const wrong = [
+      ...missing.map((object) => `missing: ${object}`),
+      ...changed.map((object) => `changed: ${object}`),
+    ];
+    add(finding(name, "failure", wrong, "Run: npx strata migrate; what remains was changed by hand"));
+    add(
+      finding(
+        "additions to the schema",
+        "warning",
+        unexpected,
+        "Strata does not know them; make sure that somebody does",
+      ),
+    );
+  } catch (error) {
+    const { code, message } = error as { code?: string; message: string };
+    if (code !== "42501") throw error;
+    add(
+      finding(
+        name,
+        "skipped",
+        [message],
+        "Give the login createdb for this check: it needs an empty database",
+      ),
+    );
+  }
+}
+
+const MARKS = {
+  ok: styleText("green", "✓"),
+  warning: styleText("yellow", "!"),
+  failure: styleText("red", "✗"),
+  skipped: styleText("dim", "–"),
+};
+
+function print({ name, status, problems, advice }: Finding): void {
+  console.log(`${MARKS[status]} ${name}`);
+  for (const problem of problems.slice(0, MAX_PROBLEMS)) console.log(`    ${problem}`);
+  if (problems.length > MAX_PROBLEMS) console.log(`    and ${problems.length - MAX_PROBLEMS} more`);
+  if (problems.length > 0) console.log(`    → ${advice}`);
+}

@@ -1,0 +1,137 @@
+// One connection that listens for the whole process. Lost, it is made again, and every subscriber is told to catch
+// up on what was announced meanwhile.
+import { setTimeout as sleep } from "node:timers/promises";
+import pg from "pg";
+
+const CHANNELS = ["strata:run", "strata:refresh"];
+/** A subscriber that falls so far behind catches up instead. */
+const QUEUE_LIMIT = 1000;
+const FIRST_RETRY_MS = 100;
+const LAST_RETRY_MS = 5_000;
+const PROBE_MS = 30_000;
+
+/** Instead of an announcement: something may have been missed. */
+const MISSED = "";
+
+interface Subscriber {
+  channel: string;
+  push(announcement: string): void;
+  end(): void;
+}
+
+export interface Notifications {
+  subscribe(channel: string): AsyncGenerator<string, void>;
+  /** Whether announcements arrive at this moment. */
+  isListening(): boolean;
+  release(): Promise<void>;
+}
+
+export function createNotifications(connection: pg.ClientConfig): Notifications {
+  const subscribers = new Set<Subscriber>();
+  const released = new AbortController();
+  let client: pg.Client | undefined;
+  let listening: Promise<void> | undefined;
+
+  async function connect(): Promise<pg.Client> {
+    const created = new pg.Client({ ...connection, application_name: "strata listen", keepAlive: true });
+    created.on("error", () => undefined);
+    created.on("notification", ({ channel, payload }) => {
+      for (const subscriber of subscribers) if (subscriber.channel === channel) subscriber.push(payload ?? MISSED);
+    });
+    try {
+      await created.connect();
+      for (const channel of CHANNELS) await created.query(`listen ${created.escapeIdentifier(channel)}`);
+    } catch (error) {
+      await created.end().catch(() => undefined);
+      throw error;
+    }
+    return created;
+  }
+
+  /** Settles when the connection is gone; a peer that vanished without a word shows in a probe. */
+  async function lost(current: pg.Client): Promise<void> {
+    const ended = new Promise<void>((resolve) => current.once("end", resolve));
+    const probe = setInterval(() => {
+      const answer = current.query("select 1");
+      const late = sleep(PROBE_MS / 2, undefined, { ref: false }).then(() => Promise.reject(new Error("late")));
+      Promise.race([answer, late]).catch(() => destroy(current));
+    }, PROBE_MS);
+    probe.unref();
+    await ended;
+    clearInterval(probe);
+  }
+
+  async function listen(): Promise<void> {
+    let delay = 0;
+    while (!released.signal.aborted) {
+      try {
+        client = await connect();
+        delay = 0;
+        for (const subscriber of subscribers) subscriber.push(MISSED);
+        await lost(client);
+      } catch {
+        // The next attempt says the same, and requests meanwhile say that the database is away.
+      }
+      client = undefined;
+      delay = Math.min(Math.max(delay * 2, FIRST_RETRY_MS), LAST_RETRY_MS);
+      await sleep(delay, undefined, { signal: released.signal, ref: false }).catch(() => undefined);
+    }
+  }
+
+  return {
+    isListening: () => client !== undefined,
+    subscribe(channel) {
+      listening ??= listen();
+      return subscription(channel, subscribers);
+    },
+    async release() {
+      released.abort();
+      for (const subscriber of subscribers) subscriber.end();
+      await client?.end().catch(() => undefined);
+      await listening;
+    },
+  };
+}
+
+const destroy = (client: pg.Client): unknown =>
+  (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+
+/** Subscribed from the call on, not from the first `next`. */
+function subscription(channel: string, subscribers: Set<Subscriber>): AsyncGenerator<string, void> {
+  let queue: string[] = [];
+  let ended = false;
+  let wake = (): void => undefined;
+  const subscriber: Subscriber = {
+    channel,
+    push(announcement) {
+      queue = queue.length < QUEUE_LIMIT ? [...queue, announcement] : [MISSED];
+      wake();
+    },
+    end() {
+      ended = true;
+      subscribers.delete(subscriber);
+      wake();
+    },
+  };
+  subscribers.add(subscriber);
+
+  const next = async (): Promise<IteratorResult<string, void>> => {
+    while (queue.length === 0 && !ended) await new Promise<void>((resolve) => (wake = resolve));
+    return ended ? { value: undefined, done: true } : { value: queue.shift()!, done: false };
+  };
+  const stop = (): Promise<IteratorResult<string, void>> => {
+    subscriber.end();
+    return Promise.resolve({ value: undefined, done: true });
+  };
+  return {
+    next,
+    return: stop,
+    throw: stop,
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+    async [Symbol.asyncDispose]() {
+      await stop();
+    },
+  };
+}

@@ -1,0 +1,137 @@
+import type { AddressInfo } from "node:net";
+import { createClient, type Client } from "graphql-ws";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { WebSocket } from "ws";
+import { isServer } from "../support/database.ts";
+import { createApi, type Api } from "./api.ts";
+
+let api: Api;
+const clients: Client[] = [];
+
+beforeAll(async () => {
+  api = await createApi();
+  await api.app.listen({ port: 0, host: "127.0.0.1" });
+});
+afterAll(async () => {
+  for (const client of clients) await client.dispose();
+  await api.close();
+});
+
+function connect(role: "reader" | "ingestor" | "operator"): Client {
+  const { port } = api.app.server.address() as AddressInfo;
+  const client = createClient({
+    url: `ws://127.0.0.1:${port}/graphql`,
+    webSocketImpl: WebSocket,
+    connectionParams: api.as[role],
+    retryAttempts: 0,
+  });
+  clients.push(client);
+  return client;
+}
+
+/** The events of a subscription, as they come. */
+function follow(role: "reader" | "ingestor" | "operator", query: string) {
+  const events = connect(role).iterate({ query });
+  const next = async (): Promise<any> => (await events.next()).value;
+  return { next, stop: () => events.return!() };
+}
+
+/** Subscribed means that an announcement sent from now on arrives: asked for, until one does. */
+const settle = () => new Promise((resolve) => setTimeout(resolve, 500));
+
+async function addRun(step = "refresh", status = "succeeded", actor = "somebody"): Promise<string> {
+  const { rows } = await api.database.pool.query<{ run_id: string }>(
+    `insert into analytics.pipeline_runs (step, status, actor, dataset, started_at, finished_at)
+     values ($1, $2, $3, case when $1 = 'ingest' then 'users' end, clock_timestamp(), clock_timestamp()) returning run_id`,
+    [step, status, actor],
+  );
+  return rows[0]!.run_id;
+}
+
+const watch =
+  "subscription { pipelineRunUpdated { run { runId step status } query { users { totalCount } } } }";
+
+test("tells of runs as they change, and re-queries", async () => {
+  const events = follow("reader", watch);
+  const first = events.next();
+  await settle();
+  const runId = await addRun();
+  expect(await first).toEqual({
+    data: {
+      pipelineRunUpdated: {
+        run: { runId, step: "refresh", status: "succeeded" },
+        query: { users: { totalCount: 0 } },
+      },
+    },
+  });
+  await events.stop();
+});
+
+test("tells first of what changed since", async () => {
+  const since = new Date().toISOString();
+  const runId = await addRun();
+  const events = follow("reader", `subscription { pipelineRunUpdated(since: "${since}") { run { runId } } }`);
+  expect(await events.next()).toEqual({ data: { pipelineRunUpdated: { run: { runId } } } });
+  await events.stop();
+});
+
+test("an ingestor hears of its own runs alone", async () => {
+  const events = follow("ingestor", "subscription { pipelineRunUpdated { run { runId } } }");
+  const first = events.next();
+  await settle();
+  await addRun();
+  await addRun("ingest", "succeeded", "somebody-else");
+  const runId = await addRun("ingest", "succeeded", "test-strata_ingestor");
+  expect(await first).toEqual({ data: { pipelineRunUpdated: { run: { runId } } } });
+  await events.stop();
+});
+
+test("tells of refreshes, a bare one in SQL included, and lets the client read the new data", async () => {
+  const events = follow(
+    "reader",
+    "subscription { analyticsRefreshed { version run { runId } query { dailyUserMetrics { totalCount } } } }",
+  );
+  const first = events.next();
+  await settle();
+  await api.database.pool.query(
+    "insert into production.users (username, email) values ('ada', 'ada@example.org')",
+  );
+  await api.database.pool.query("refresh materialized view analytics.daily_user_metrics");
+  const { data } = await first;
+  expect(data.analyticsRefreshed).toEqual({
+    version: expect.stringMatching(/^\d+$/),
+    run: null,
+    query: { dailyUserMetrics: { totalCount: 1 } },
+  });
+  await events.stop();
+
+  const version = BigInt(data.analyticsRefreshed.version as string);
+  const behind = follow("reader", `subscription { analyticsRefreshed(since: ${version - 1n}) { version } }`);
+  expect(await behind.next()).toEqual({ data: { analyticsRefreshed: { version: String(version) } } });
+  await behind.stop();
+});
+
+test("an ingestor is refused refreshes", async () => {
+  const events = follow("ingestor", "subscription { analyticsRefreshed { version } }");
+  const answer = await events.next().catch((error: unknown) => ({ errors: error }));
+  expect(JSON.stringify(answer)).toContain("FORBIDDEN");
+});
+
+test.runIf(isServer)("resumes after a lost connection, without a gap", async () => {
+  const events = follow("reader", watch);
+  const first = events.next();
+  await settle();
+  const listeners =
+    "from pg_stat_activity where application_name = 'strata listen' and datname = current_database()";
+  const { rowCount } = await api.database.pool.query(`select pg_terminate_backend(pid) ${listeners}`);
+  expect(rowCount).toBe(1);
+  // Announced to nobody.
+  const missed = await addRun();
+  expect((await first).data.pipelineRunUpdated.run).toMatchObject({ runId: expect.any(String) });
+  const seen = [(await first).data.pipelineRunUpdated.run.runId];
+  while (!seen.includes(missed)) seen.push((await events.next()).data.pipelineRunUpdated.run.runId);
+  await expect.poll(async () => (await api.database.pool.query(`select 1 ${listeners}`)).rowCount).toBe(1);
+  const later = await addRun();
+  while (!seen.includes(later)) seen.push((await events.next()).data.pipelineRunUpdated.run.runId);
+  await events.stop();
+});

@@ -1,0 +1,135 @@
+// Every check of `strata doctor` finds what it is there for, and finds nothing where nothing is wrong.
+import { createServer } from "node:http";
+import { once } from "node:events";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
+import { runStrata } from "../support/process.ts";
+
+// To compare the schema, an embedded engine is made from nothing.
+const PATIENCE_MS = 240_000;
+const NOWHERE = "postgres://postgres:hunter2@127.0.0.1:1/x";
+
+let database: TestDatabase;
+beforeEach(async () => void (database = await createDatabase()));
+afterEach(() => database.drop());
+
+interface Finding {
+  name: string;
+  status: string;
+  problems: string[];
+  advice: string;
+}
+
+async function examine(environment: Record<string, string> = {}) {
+  const { code, stdout, stderr } = await runStrata(["doctor", "--json"], {
+    ...database.environment,
+    ...environment,
+  });
+  expect(stderr).toBe("");
+  const { ok, checks } = JSON.parse(stdout) as { ok: boolean; checks: Finding[] };
+  const found = checks.filter(({ status }) => status !== "ok");
+  return { code, ok, checks, found: Object.fromEntries(found.map((one) => [one.name, one])) };
+}
+
+test(
+  "a database as `strata migrate` leaves it has no failure",
+  async () => {
+    await database.pool.query("select analytics.refresh()");
+    const { code, ok, checks, found } = await examine();
+    expect({ code, ok }).toEqual({ code: 0, ok: true });
+    expect(checks.length).toBeGreaterThan(18);
+    // Tests log in as the superuser of a server whose other databases are none of theirs.
+    expect(Object.keys(found)).toEqual(isServer ? ["login", "time zone"] : []);
+  },
+  PATIENCE_MS,
+);
+
+test(
+  "what is wrong is found, with what to do about it",
+  async () => {
+    for (const statement of [
+      "insert into production.users (username, email) values ('ann', 'ann@example.com')",
+      "select analytics.refresh()",
+      "alter table production.transactions disable trigger log_inserted",
+      "insert into production.transactions (user_id, amount, transaction_date) values (1, 5, '2025-01-01')",
+      "insert into production.users (user_id, username, email) values (500, 'bob', 'bob@example.com')",
+      "grant select on production.users to public",
+      "grant usage on schema staging to strata_reader",
+      "alter function analytics.dirty_days() reset search_path",
+      "create table production.orders (user_id integer references production.users)",
+      "drop index analytics.idx_daily_user_metrics_key",
+      "alter table production.transactions drop constraint positive_amount",
+      "alter table production.transactions alter column status set default 'completed'",
+      `insert into analytics.pipeline_runs (step, status, heartbeat_at) values ('refresh', 'running', now() - interval '2 minutes')`,
+      `insert into analytics.pipeline_runs (step, status, queued_at) values ('cleanup', 'queued', now() - interval '1 hour')`,
+      `insert into analytics.pipeline_runs (step, status, finished_at, error) values ('transform', 'failed', now(), 'out of luck')`,
+      "update staging.watermarks set xid = '99999999999' where dataset = 'events'",
+    ])
+      await database.pool.query(statement);
+    const { code, ok, found } = await examine();
+    expect({ code, ok }).toEqual({ code: 1, ok: false });
+    const problems = Object.fromEntries(Object.entries(found).map(([name, one]) => [name, one.problems]));
+    expect(problems).toMatchObject({
+      triggers: ["The trigger log_inserted on production.transactions is switched off"],
+      sequences: ["production.users_user_id_seq has given out 1, production.users holds 500"],
+      "rights of PUBLIC": ["Everybody has SELECT on production.users"],
+      "rights in staging": ["strata_operator may use schema staging", "strata_reader may use schema staging"],
+      "functions with their owner's rights": [
+        "analytics.dirty_days() is security definer without a fixed search_path",
+      ],
+      "foreign keys without index": [
+        expect.stringMatching(/^orders_user_id_fkey on production\.orders has no index/),
+      ],
+      "materialized views": [expect.stringMatching(/^analytics\.daily_user_metrics has no unique index/)],
+      runs: [expect.stringMatching(/^Run \d+ \(refresh\) is running, but gave no sign of life since/)],
+      watermarks: [expect.stringMatching(/^The watermark of events is ahead of this server/)],
+      "additions to the schema": expect.arrayContaining(["column production.orders.user_id"]),
+    });
+    expect(problems["daily metrics"]).toEqual([
+      expect.stringMatching(/^daily_user_metrics_live differs from production in \d groups/),
+    ]);
+    expect(problems["waiting work"]).toEqual([
+      expect.stringMatching(/^Run \d+ \(cleanup\) has waited since/),
+      expect.stringMatching(/^The last transform failed \(run \d+\): out of luck$/),
+    ]);
+    expect(problems["schema against schema.sql"]).toEqual([
+      "missing: constraint production.transactions.positive_amount",
+      "missing: index analytics.idx_daily_user_metrics_key",
+      "changed: column production.transactions.status",
+      "changed: function analytics.dirty_days()",
+    ]);
+    for (const { advice } of Object.values(found)) expect(advice).not.toBe("");
+  },
+  PATIENCE_MS,
+);
+
+test("token settings that are valid, and unwise", async () => {
+  const server = createServer((_request, response) => response.end('{"keys": []}')).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as { port: number };
+  const JWKS_URL = `http://127.0.0.1:${port}/`;
+  const { code, found } = await examine({
+    DATABASE_URL: NOWHERE,
+    ANONYMOUS_ROLE: "operator",
+    JWKS_URL,
+    JWT_SECRET: "",
+  });
+  server.close();
+  expect(code).toBe(1);
+  expect(found.tokens!.problems).toEqual(["JWKS_URL answers 200, without keys"]);
+  expect(found["token settings"]!.problems).toEqual([
+    "ANONYMOUS_ROLE is operator: everybody who reaches the port may change everything",
+    "JWKS_URL without JWT_AUDIENCE and JWT_ISSUER: tokens made for other services are accepted",
+  ]);
+});
+
+test("a database that does not answer is a finding, too", async () => {
+  const environment = { ...database.environment, DATABASE_URL: NOWHERE };
+  const { code, stdout } = await runStrata(["doctor"], environment);
+  expect(code).toBe(1);
+  expect(stdout).toBe(
+    "✓ tokens\n✓ token settings\n✗ database\n" +
+      "    Nothing answers at 127.0.0.1:1; is PostgreSQL running there?\n" +
+      "    → Nothing else can be checked before that\n\n1 of 3 checks failed.\n",
+  );
+});
