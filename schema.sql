@@ -650,7 +650,7 @@ create table if not exists analytics.refresh_state (
 
 comment on table analytics.refresh_state is 'State of the pre-computed data; exactly one row.';
 comment on column analytics.refresh_state.singleton is 'Always true.';
-comment on column analytics.refresh_state.data_version is 'Grows with every refresh, whoever does it; same version, same answers.';
+comment on column analytics.refresh_state.data_version is 'Grows with every refresh, whoever does it, and with the calendar; same version, same answers.';
 comment on column analytics.refresh_state.refreshed_at is 'When the last refresh was done.';
 comment on column analytics.refresh_state.run_id is 'Run that did the last refresh; empty if it was done in SQL.';
 comment on column analytics.refresh_state.day_count is 'Days in daily_rollup, to tell when a rebuild is cheaper.';
@@ -866,6 +866,24 @@ $$;
 
 comment on function analytics.note_refresh() is 'Raises the data version and tells listeners on strata:refresh.';
 
+-- The calendar is a part of answers about the metrics; a change of it is rare, and no refresh.
+create or replace function analytics.note_calendar_change()
+returns trigger
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  update analytics.refresh_state set data_version = data_version + 1;
+  return null;
+end
+$$;
+
+comment on function analytics.note_calendar_change() is 'Raises the data version when dim_date changes.';
+
+create or replace trigger note_calendar_change
+after insert or update or delete or truncate on production.dim_date
+for each statement execute function analytics.note_calendar_change();
+
+comment on trigger note_calendar_change on production.dim_date is 'Raises the data version.';
+
 --
 -- REFRESH … CONCURRENTLY looks for duplicates by sorting all rows as binary images, which takes longer than
 -- everything else unless they are in that order already: bytes of text, and days before 2000 (negative) last.
@@ -967,7 +985,7 @@ comment on column analytics.quarantine.last_attempt_at is 'When the record was t
 
 create or replace function analytics.schema_version()
 returns integer
-language sql immutable parallel safe as 'select 3';
+language sql immutable parallel safe as 'select 4';
 
 comment on function analytics.schema_version() is 'Version of this schema; the server refuses to run on an older one.';
 

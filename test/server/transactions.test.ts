@@ -237,7 +237,8 @@ describe("an answer", () => {
       requestContext: { fastifyv5: { request: { claims: { role: "strata_operator" } } } } as never,
     };
     await hookArgs(args);
-    return execute(args);
+    const { data, errors } = (await execute(args)) as { data?: string; errors?: unknown };
+    return { data: data && JSON.parse(data), errors };
   }
 
   // Every user's name is its generation; each generation replaces all of the one before in one transaction.
