@@ -155,7 +155,7 @@ async function copyWithout(
   return refused;
 }
 
-const PIECE = 500;
+const PIECE = 4_000;
 
 /** In pieces, so that PostgreSQL works on the first rows while the others are encoded. */
 function copy(

@@ -112,22 +112,25 @@ function brokenText(text: string): SourceRecord["broken"] {
   };
 }
 
-export async function* readNdjson(texts: AsyncIterable<string>): AsyncGenerator<SourceRecord> {
+/** Records come in bunches: a promise for each one would cost more than reading it. */
+export async function* readNdjson(texts: AsyncIterable<string>): AsyncGenerator<SourceRecord[]> {
   let line = 0;
   for await (const text of texts) {
+    const records: SourceRecord[] = [];
     for (let start = 0; start < text.length;) {
       const newline = text.indexOf("\n", start);
       const end = newline === -1 ? text.length : newline;
       const record: SourceRecord = { line: ++line, text: text.slice(start, lineEnd(text, start, end)) };
       start = end + 1;
       if (record.text.includes(BAD)) record.broken = brokenText(record.text);
-      if (record.text.trim() !== "") yield record;
+      if (record.text.trim() !== "") records.push(record);
     }
+    yield records;
   }
 }
 
 /** Records of as many fields as the first one has; empty lines are skipped. */
-export async function* readCsv(texts: AsyncIterable<string>): AsyncGenerator<SourceRecord> {
+export async function* readCsv(texts: AsyncIterable<string>): AsyncGenerator<SourceRecord[]> {
   let line = 1;
   let width = 0;
   let text = "";
@@ -136,6 +139,7 @@ export async function* readCsv(texts: AsyncIterable<string>): AsyncGenerator<Sou
     const piece = await pieces.next();
     done = piece.done === true;
     if (!done) text = text === "" ? (piece.value as string) : text + piece.value;
+    const records: SourceRecord[] = [];
     let start = 0;
     let quote = text.indexOf('"');
     while (start < text.length) {
@@ -174,8 +178,9 @@ export async function* readCsv(texts: AsyncIterable<string>): AsyncGenerator<Sou
         record.broken = wrongWidth(record.fields.length, width);
         delete record.fields;
       }
-      yield record;
+      records.push(record);
     }
+    yield records;
     text = text.slice(start);
   }
 }

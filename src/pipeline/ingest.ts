@@ -12,14 +12,7 @@ import {
   type Row,
 } from "./ingest-format.ts";
 import { landBatch, type Source } from "./ingest-land.ts";
-import {
-  plainBytes,
-  readCsv,
-  readNdjson,
-  textOfLines,
-  type Format,
-  type SourceRecord,
-} from "./ingest-read.ts";
+import { plainBytes, readCsv, readNdjson, textOfLines, type Format } from "./ingest-read.ts";
 import { inTransaction, readRun, type Run } from "./runs.ts";
 import { patiently } from "./batch.ts";
 
@@ -190,16 +183,17 @@ async function readRows(
 ): Promise<void> {
   const texts = textOfLines(plainBytes(input, (count) => landing.onBytes(count)));
   const { format, all } = await withFormat(texts, given);
-  const records: AsyncIterable<SourceRecord> = format === "csv" ? readCsv(all) : readNdjson(all);
   let formatter: Formatter | undefined;
-  for await (const record of records) {
-    if (!formatter) {
-      formatter = createFormatter(dataset, format, record, map);
-      landing.start(formatter);
-      if (format === "csv") continue;
+  for await (const records of format === "csv" ? readCsv(all) : readNdjson(all)) {
+    for (const record of records) {
+      if (!formatter) {
+        formatter = createFormatter(dataset, format, record, map);
+        landing.start(formatter);
+        if (format === "csv") continue;
+      }
+      const full = landing.add(formatter.format(record));
+      if (full) await full;
     }
-    const full = landing.add(formatter.format(record));
-    if (full) await full;
   }
   if (!formatter && format === "csv") throw badInput("The input is empty; a CSV file starts with a header");
 }

@@ -28,7 +28,7 @@ async function readAll(content: Buffer, pieces: number): Promise<SourceRecord[]>
       yield await Promise.resolve(content.subarray(at, at + size));
   })();
   const records: SourceRecord[] = [];
-  for await (const record of readCsv(textOfLines(blocks))) records.push(record);
+  for await (const some of readCsv(textOfLines(blocks))) records.push(...some);
   return records;
 }
 
