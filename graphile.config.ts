@@ -4,6 +4,7 @@ import { makePgService } from "postgraphile/adaptors/pg";
 import { PostGraphileAmberPreset } from "postgraphile/presets/amber";
 import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connection-filter";
 import { AggregatesPlugin } from "./plugins/AggregatesPlugin.ts";
+import { DescriptionsPlugin } from "./plugins/DescriptionsPlugin.ts";
 import { JsonFilterPreset } from "./plugins/JsonFilterPlugin.ts";
 import { IngestMutationsPlugin } from "./plugins/IngestMutationsPlugin.ts";
 import { NamesPlugin } from "./plugins/NamesPlugin.ts";
@@ -60,6 +61,7 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
     ],
     plugins: [
       NamesPlugin,
+      DescriptionsPlugin,
       NullableKeysPlugin,
       NullOrderPlugin,
       ScalarsPlugin,

@@ -1,4 +1,5 @@
-import { writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { buildSchema, findBreakingChanges } from "graphql";
 import { createGraphql } from "../server/graphql.ts";
 import { withDatabase } from "./with-database.ts";
 
@@ -11,9 +12,15 @@ export async function schema(options: { write?: boolean }): Promise<void> {
     try {
       return await graphql.printSdl();
     } finally {
-      await graphql.instance.release();
+      await graphql.release();
     }
   });
-  if (options.write) writeFileSync(file, sdl);
-  else process.stdout.write(sdl);
+  if (!options.write) return void process.stdout.write(sdl);
+  if (existsSync(file)) reportBreakingChanges(readFileSync(file, "utf8"), sdl);
+  writeFileSync(file, sdl);
+}
+
+function reportBreakingChanges(before: string, after: string): void {
+  for (const { description } of findBreakingChanges(buildSchema(before), buildSchema(after)))
+    process.stderr.write(`Breaking change: ${description}\n`);
 }
