@@ -1229,30 +1229,33 @@ comment on function staging.event_reasons(integer, boolean, text, timestamp, dou
 
 create or replace function staging.describe_reasons(reasons text[], payload jsonb)
 returns text
-language sql immutable set search_path = pg_catalog, pg_temp
-return (
-  select string_agg(case reason
-    when 'missing_username' then 'The username is missing.'
-    when 'missing_email' then 'The e-mail address is missing.'
-    when 'invalid_email' then format('%s is not an e-mail address.', payload -> 'email')
-    when 'username_taken' then format('The username %s belongs to another user.', payload -> 'username')
-    when 'email_taken' then format('The e-mail address %s belongs to another user.', payload -> 'email')
-    when 'missing_user' then 'The user is missing.'
-    when 'unknown_user' then format('User %s does not exist (yet).', payload ->> 'user_id')
-    when 'missing_amount' then 'The amount is missing.'
-    when 'amount_not_positive' then format('The amount must be positive, not %s.', payload ->> 'amount')
-    when 'amount_out_of_range' then format('The amount must be below 100000000, not %s.', payload ->> 'amount')
-    when 'unknown_status' then format('The status must be pending, completed, failed or refunded, not %s.', payload -> 'status')
-    when 'missing_date' then 'The time is missing.'
-    when 'impossible_date' then format('%s is not between 1900 and tomorrow.',
-      coalesce(payload ->> 'transaction_date', payload ->> 'event_time', payload ->> 'created_at'))
-    when 'missing_event_type' then 'The event type is missing.'
-    when 'invalid_position' then format('A position needs a latitude from -90 to 90 and a longitude from -180 to 180, not %s and %s.',
-      coalesce(payload ->> 'latitude', 'none'), coalesce(payload ->> 'longitude', 'none'))
-    else reason
-  end, ' ' order by place)
-  from unnest(reasons) with ordinality r (reason, place)
-);
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  return (
+    select string_agg(case reason
+      when 'missing_username' then 'The username is missing.'
+      when 'missing_email' then 'The e-mail address is missing.'
+      when 'invalid_email' then format('%s is not an e-mail address.', payload -> 'email')
+      when 'username_taken' then format('The username %s belongs to another user.', payload -> 'username')
+      when 'email_taken' then format('The e-mail address %s belongs to another user.', payload -> 'email')
+      when 'missing_user' then 'The user is missing.'
+      when 'unknown_user' then format('User %s does not exist (yet).', payload ->> 'user_id')
+      when 'missing_amount' then 'The amount is missing.'
+      when 'amount_not_positive' then format('The amount must be positive, not %s.', payload ->> 'amount')
+      when 'amount_out_of_range' then format('The amount must be below 100000000, not %s.', payload ->> 'amount')
+      when 'unknown_status' then format('The status must be pending, completed, failed or refunded, not %s.', payload -> 'status')
+      when 'missing_date' then 'The time is missing.'
+      when 'impossible_date' then format('%s is not between 1900 and tomorrow.',
+        coalesce(payload ->> 'transaction_date', payload ->> 'event_time', payload ->> 'created_at'))
+      when 'missing_event_type' then 'The event type is missing.'
+      when 'invalid_position' then format('A position needs a latitude from -90 to 90 and a longitude from -180 to 180, not %s and %s.',
+        coalesce(payload ->> 'latitude', 'none'), coalesce(payload ->> 'longitude', 'none'))
+      else reason
+    end, ' ' order by place)
+    from unnest(reasons) with ordinality r (reason, place)
+  );
+end
+$$;
 
 comment on function staging.describe_reasons(text[], jsonb) is 'Says in words why a record was rejected.';
 
@@ -1356,7 +1359,9 @@ comment on function staging.transform_window() is 'Where a transform that starts
 
 -- A batch: the rows between two places in the order of arrival, cleaned and judged. The limit changes nothing,
 -- but makes the planner take the index. From outside it has to see the number of rows: statistics know of no
--- transaction that has just arrived, and with an estimate of one row, joins of batches become quadratic.
+-- transaction that has just arrived, and with an estimate of one row, joins of batches become quadratic. For
+-- the same reason its valid rows are those with less than one reason: the planner takes an equality to be rare.
+-- Rejected rows are looked up one by one (offset 0), not by reading all of staging.
 create or replace function staging.judged_users(from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer)
 returns table (id uuid, user_id integer, username text, email text, country text, created_at timestamp, ingested_at timestamp, ingest_seq bigint, reasons text[])
 language sql stable rows 20000 set search_path = pg_catalog, pg_temp as $$
@@ -1403,11 +1408,13 @@ $$;
 
 comment on function staging.judged_events(xid8, bigint, xid8, bigint, integer, integer[]) is 'A batch of raw events, cleaned, each with the reasons against it.';
 
--- A record that comes back from quarantine keeps its entry, with what is known about its source.
+-- A record that comes back from quarantine keeps its entry, with what is known about its source. Called for
+-- every rejected row: in plpgsql, because a function in SQL would be planned every time.
 create or replace function staging.reject(dataset text, run_id bigint, id uuid, ingest_seq bigint, reasons text[], raw jsonb)
 returns void
-language sql volatile set search_path = pg_catalog, pg_temp
-begin atomic
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+begin
   insert into staging.quarantine as q (dataset, stage, reasons, detail, waiting, payload, raw_id, ingest_seq, source_system, run_id)
   select reject.dataset, 'transform', reject.reasons, staging.describe_reasons(reject.reasons, payload), reject.reasons = '{unknown_user}',
          payload, reject.id, reject.ingest_seq, raw ->> 'source_system', reject.run_id
@@ -1416,9 +1423,51 @@ begin atomic
   set stage = excluded.stage, reasons = excluded.reasons, detail = excluded.detail, waiting = excluded.waiting, payload = excluded.payload,
       ingest_seq = excluded.ingest_seq, run_id = excluded.run_id, attempts = q.attempts + 1, last_attempt_at = excluded.last_attempt_at,
       retried_at = null;
-end;
+end
+$$;
 
 comment on function staging.reject(text, bigint, uuid, bigint, text[], jsonb) is 'Puts a record into quarantine.';
+
+-- One by one, in the order of arrival. The plans of the loop's statements are made once, not for every user.
+create or replace function staging.apply_contested_users(
+  run_id bigint, from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer, contested integer[],
+  out rows_written bigint, out rows_rejected bigint, out highest integer
+)
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+declare
+  r record;
+  taken text[];
+begin
+  rows_written := 0;
+  rows_rejected := 0;
+  for r in
+    select b.*
+    from staging.judged_users(from_xid, from_seq, to_xid, to_seq, batch_size) b
+    where cardinality(b.reasons) < 1 and exists (select from unnest(contested) c where c = b.user_id)
+    order by b.ingest_seq
+  loop
+    continue when exists (select from production.users u where u.user_id = r.user_id and u.source_seq >= r.ingest_seq);
+    taken := array_remove(array[
+      case when exists (select from production.users u where u.username = r.username and u.user_id <> r.user_id) then 'username_taken' end,
+      case when exists (select from production.users u where u.email = r.email and u.user_id <> r.user_id) then 'email_taken' end
+    ], null);
+    if taken <> '{}' then
+      perform staging.reject('users', apply_contested_users.run_id, r.id, r.ingest_seq, taken, (select to_jsonb(u) from staging.raw_users u where u.id = r.id));
+      rows_rejected := rows_rejected + 1;
+    else
+      insert into production.users as u (user_id, username, email, created_at, country, source_seq)
+      values (r.user_id, r.username, r.email, coalesce(r.created_at, r.ingested_at, current_timestamp at time zone 'UTC'), r.country, r.ingest_seq)
+      on conflict (user_id) do update
+      set username = excluded.username, email = excluded.email, created_at = coalesce(r.created_at, u.created_at),
+          country = excluded.country, source_seq = excluded.source_seq;
+      rows_written := rows_written + 1;
+      highest := greatest(highest, r.user_id);
+    end if;
+  end loop;
+end
+$$;
+
+comment on function staging.apply_contested_users(bigint, xid8, bigint, xid8, bigint, integer, integer[]) is 'Takes over the users of a batch who contest a username or an e-mail address.';
 
 -- Users. A username or e-mail address is contested if another user brings it in this batch or holds it
 -- already; then the order decides, and the rows of these users are applied one by one. All others at once.
@@ -1429,13 +1478,11 @@ create or replace function staging.transform_users(
 language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
 declare
   contested integer[];
-  highest integer;
-  r record;
-  taken text[];
+  last_id integer;
 begin
   with batch as materialized (
     select b.user_id, b.username, b.email
-    from staging.judged_users(from_xid, from_seq, to_xid, to_seq, batch_size) b where b.reasons = '{}'
+    from staging.judged_users(from_xid, from_seq, to_xid, to_seq, batch_size) b where cardinality(b.reasons) < 1
   ), emails as materialized (
     select b.email from batch b group by b.email having min(b.user_id) <> max(b.user_id)
     union
@@ -1455,12 +1502,14 @@ begin
   with batch as materialized (
     select * from staging.judged_users(from_xid, from_seq, to_xid, to_seq, batch_size)
   ), rejected as materialized (
-    select staging.reject('users', transform_users.run_id, b.id, b.ingest_seq, b.reasons, to_jsonb(raw))
-    from batch b join staging.raw_users raw on raw.id = b.id where b.reasons <> '{}'
+    select staging.reject('users', transform_users.run_id, b.id, b.ingest_seq, b.reasons, raw.fields)
+    from batch b
+    cross join lateral (select to_jsonb(u) as fields from staging.raw_users u where u.id = b.id offset 0) raw
+    where cardinality(b.reasons) > 0
   ), latest as (
     select distinct on (b.user_id) b.*
     from batch b
-    where b.reasons = '{}' and not exists (select from unnest(contested) c where c = b.user_id)
+    where cardinality(b.reasons) < 1 and not exists (select from unnest(contested) c where c = b.user_id)
     order by b.user_id, b.ingest_seq desc
   ), compared as materialized (
     select l.user_id, l.username, l.email, l.country, l.ingest_seq,
@@ -1484,35 +1533,16 @@ begin
     select user_id, true as changed from inserted union all select user_id, changed from updated
   )
   select (select count(*) from batch), (select count(*) from rejected), count(*) filter (where w.changed), max(w.user_id)
-  into rows_read, rows_rejected, rows_written, highest
+  into rows_read, rows_rejected, rows_written, last_id
   from written w;
 
-  for r in
-    select b.*, raw as raw_row
-    from staging.judged_users(from_xid, from_seq, to_xid, to_seq, batch_size) b join staging.raw_users raw on raw.id = b.id
-    where b.reasons = '{}' and exists (select from unnest(contested) c where c = b.user_id)
-    order by b.ingest_seq
-  loop
-    continue when exists (select from production.users u where u.user_id = r.user_id and u.source_seq >= r.ingest_seq);
-    taken := array_remove(array[
-      case when exists (select from production.users u where u.username = r.username and u.user_id <> r.user_id) then 'username_taken' end,
-      case when exists (select from production.users u where u.email = r.email and u.user_id <> r.user_id) then 'email_taken' end
-    ], null);
-    if taken <> '{}' then
-      perform staging.reject('users', transform_users.run_id, r.id, r.ingest_seq, taken, to_jsonb(r.raw_row));
-      rows_rejected := rows_rejected + 1;
-    else
-      insert into production.users as u (user_id, username, email, created_at, country, source_seq)
-      values (r.user_id, r.username, r.email, coalesce(r.created_at, r.ingested_at, current_timestamp at time zone 'UTC'), r.country, r.ingest_seq)
-      on conflict (user_id) do update
-      set username = excluded.username, email = excluded.email, created_at = coalesce(r.created_at, u.created_at),
-          country = excluded.country, source_seq = excluded.source_seq;
-      rows_written := rows_written + 1;
-      highest := greatest(highest, r.user_id);
-    end if;
-  end loop;
+  if contested <> '{}' then
+    select transform_users.rows_written + c.rows_written, transform_users.rows_rejected + c.rows_rejected, greatest(last_id, c.highest)
+    into rows_written, rows_rejected, last_id
+    from staging.apply_contested_users(run_id, from_xid, from_seq, to_xid, to_seq, batch_size, contested) c;
+  end if;
 
-  perform staging.advance_sequence('production.users_user_id_seq', highest);
+  perform staging.advance_sequence('production.users_user_id_seq', last_id);
 end
 $$;
 
@@ -1544,11 +1574,13 @@ begin
   with batch as materialized (
     select * from staging.judged_transactions(from_xid, from_seq, to_xid, to_seq, batch_size, users)
   ), rejected as materialized (
-    select staging.reject('transactions', transform_transactions.run_id, b.id, b.ingest_seq, b.reasons, to_jsonb(raw))
-    from batch b join staging.raw_transactions raw on raw.id = b.id where b.reasons <> '{}'
+    select staging.reject('transactions', transform_transactions.run_id, b.id, b.ingest_seq, b.reasons, raw.fields)
+    from batch b
+    cross join lateral (select to_jsonb(u) as fields from staging.raw_transactions u where u.id = b.id offset 0) raw
+    where cardinality(b.reasons) > 0
   ), latest as (
     select distinct on (b.transaction_id) b.*
-    from batch b where b.reasons = '{}' order by b.transaction_id, b.ingest_seq desc
+    from batch b where cardinality(b.reasons) < 1 order by b.transaction_id, b.ingest_seq desc
   ), compared as materialized (
     select l.*, t.transaction_id is null as is_new,
            (t.user_id, t.amount, t.status, t.transaction_date)
@@ -1606,11 +1638,13 @@ begin
   with batch as materialized (
     select * from staging.judged_events(from_xid, from_seq, to_xid, to_seq, batch_size, users)
   ), rejected as materialized (
-    select staging.reject('events', transform_events.run_id, b.id, b.ingest_seq, b.reasons, to_jsonb(raw))
-    from batch b join staging.raw_events raw on raw.id = b.id where b.reasons <> '{}'
+    select staging.reject('events', transform_events.run_id, b.id, b.ingest_seq, b.reasons, raw.fields)
+    from batch b
+    cross join lateral (select to_jsonb(u) as fields from staging.raw_events u where u.id = b.id offset 0) raw
+    where cardinality(b.reasons) > 0
   ), latest as (
     select distinct on (b.event_id) b.*, public.st_setsrid(public.st_makepoint(b.longitude, b.latitude), 4326) as position
-    from batch b where b.reasons = '{}' order by b.event_id, b.ingest_seq desc
+    from batch b where cardinality(b.reasons) < 1 order by b.event_id, b.ingest_seq desc
   ), compared as materialized (
     select l.*, e.event_id is null as is_new,
            (e.user_id, e.event_type, e.event_data, e.event_time) is distinct from (l.user_id, l.event_type, l.event_data, l.event_time)
