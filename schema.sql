@@ -985,7 +985,7 @@ comment on column analytics.quarantine.last_attempt_at is 'When the record was t
 
 create or replace function analytics.schema_version()
 returns integer
-language sql immutable parallel safe as 'select 4';
+language sql immutable parallel safe as 'select 5';
 
 comment on function analytics.schema_version() is 'Version of this schema; the server refuses to run on an older one.';
 
@@ -1333,19 +1333,27 @@ comment on function staging.renumber_restored() is 'Repairs the order of arrival
 
 -- The end of the window that a transform may read: below it every transaction has ended, so no row can still
 -- appear. A highest number or ingestion time would pass over rows whose transaction commits late. Transactions
--- of other databases do not count: they cannot write here, and may last for hours.
+-- of other databases do not count: they cannot write here, and may last for hours. Nor does autovacuum.
 create or replace function staging.transform_window(out upper_xid xid8, out users bigint, out transactions bigint, out events bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  snapshot pg_snapshot := pg_current_snapshot();
+  snapshot pg_snapshot;
+  vanished boolean;
 begin
-  select coalesce(min(running.xid), pg_snapshot_xmax(snapshot)) into upper_xid
-  from pg_snapshot_xip(snapshot) running (xid)
-  where not exists (
-    select from pg_stat_activity a where a.backend_xid = running.xid::xid and a.datname <> current_database()
-  ) and not exists (
-    select from pg_prepared_xacts p where p.transaction = running.xid::xid and p.database <> current_database()
-  );
+  -- A transaction that ended between the two looks cannot be told from a foreign one: look again.
+  for attempt in 1 .. 20 loop
+    perform pg_stat_clear_snapshot();
+    snapshot := pg_current_snapshot();
+    select coalesce(min(running.xid), pg_snapshot_xmax(snapshot)), coalesce(bool_or(a.pid is null and p.gid is null), false)
+    into upper_xid, vanished
+    from pg_snapshot_xip(snapshot) running (xid)
+    left join pg_stat_activity a on a.backend_xid = running.xid::xid
+    left join pg_prepared_xacts p on p.transaction = running.xid::xid
+    where coalesce(a.datname, p.database, current_database()) = current_database()
+      and a.backend_type is distinct from 'autovacuum worker';
+    exit when not vanished;
+  end loop;
+
   select count(*) into users from staging.raw_users r, staging.watermarks w
   where w.dataset = 'users' and (r.ingest_xid, r.ingest_seq) > (w.xid, w.seq) and r.ingest_xid < upper_xid;
   select count(*) into transactions from staging.raw_transactions r, staging.watermarks w
