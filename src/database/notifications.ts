@@ -30,13 +30,13 @@ export function createNotifications(connection: pg.ClientConfig): Notifications 
   const subscribers = new Set<Subscriber>();
   const released = new AbortController();
   let client: pg.Client | undefined;
-  let listening: Promise<void> | undefined;
 
   async function connect(): Promise<pg.Client> {
     const created = new pg.Client({ ...connection, application_name: "strata listen", keepAlive: true });
     created.on("error", () => undefined);
     created.on("notification", ({ channel, payload }) => {
-      for (const subscriber of subscribers) if (subscriber.channel === channel) subscriber.push(payload ?? MISSED);
+      for (const subscriber of subscribers)
+        if (subscriber.channel === channel) subscriber.push(payload ?? MISSED);
     });
     try {
       await created.connect();
@@ -53,7 +53,9 @@ export function createNotifications(connection: pg.ClientConfig): Notifications 
     const ended = new Promise<void>((resolve) => current.once("end", resolve));
     const probe = setInterval(() => {
       const answer = current.query("select 1");
-      const late = sleep(PROBE_MS / 2, undefined, { ref: false }).then(() => Promise.reject(new Error("late")));
+      const late = sleep(PROBE_MS / 2, undefined, { ref: false }).then(() =>
+        Promise.reject(new Error("late")),
+      );
       Promise.race([answer, late]).catch(() => destroy(current));
     }, PROBE_MS);
     probe.unref();
@@ -78,10 +80,10 @@ export function createNotifications(connection: pg.ClientConfig): Notifications 
     }
   }
 
+  const listening = listen();
   return {
     isListening: () => client !== undefined,
     subscribe(channel) {
-      listening ??= listen();
       return subscription(channel, subscribers);
     },
     async release() {

@@ -81,7 +81,11 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   });
 
   await addHeaders(app, config);
-  addHealth(app, { pool: probes, parts: parts ?? {}, stopping: lifecycle?.stopping });
+  const listen = (): Check =>
+    graphql.isListening()
+      ? { ok: true, detail: "listening" }
+      : { ok: false, detail: "not listening for changes" };
+  addHealth(app, { pool: probes, parts: { listen, ...parts }, stopping: lifecycle?.stopping });
   addMetrics(app, metrics, config);
 
   // Everything below acts for somebody.

@@ -92,7 +92,11 @@ export function createGraphql(options: GraphqlOptions) {
     extends: [
       createPreset({
         pgServices: [
-          makePgService({ pool: database.pool, schemas: ["production", "analytics"], pgSubscriber: notifications }),
+          makePgService({
+            pool: database.pool,
+            schemas: ["production", "analytics"],
+            pgSubscriber: notifications,
+          }),
         ],
         defaultPageSize: config.DEFAULT_PAGE_SIZE,
         maxPageSize: config.MAX_PAGE_SIZE,
@@ -132,6 +136,7 @@ export function createGraphql(options: GraphqlOptions) {
   return {
     instance,
     pool: operations.pool,
+    isListening: () => notifications.isListening(),
     /** Puts our handler in the place of grafserv's, which checks no token; to be called before the plugin that uses it. */
     addSocketTo(app: FastifyInstance): void {
       const wsHandler = createSocketHandler(serv, authenticator);

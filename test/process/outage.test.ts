@@ -172,7 +172,16 @@ describe.runIf(canStartCluster)("outages", () => {
     const locker = createPool({ connectionString: cluster.url("outage") }, { max: 1 });
     const lock = await locker.connect();
     await lock.query("begin; lock table production.users in access exclusive mode");
-    const waiting = Array.from({ length: 30 }, () => graphql(server!, token, QUERY));
+    // One caller's operations wait for each other first: it takes several to use up the pool.
+    const tokens = await Promise.all(
+      ["a", "b", "c", "d", "e"].map(async (name) => {
+        const args = ["token", "--role", "operator", "--sub", name];
+        return (await runStrata(args, environment)).stdout.trim();
+      }),
+    );
+    const waiting = tokens.flatMap((other) =>
+      Array.from({ length: 6 }, () => graphql(server!, other, QUERY)),
+    );
     const first = await Promise.race(waiting);
     expect(first).toMatchObject({ status: 503, retryAfter: "5" });
     expect(first.errors![0]!.extensions.code).toBe("SERVICE_UNAVAILABLE");
