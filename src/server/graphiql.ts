@@ -3,7 +3,9 @@ import { randomBytes } from "node:crypto";
 import type { FastifyInstance } from "fastify";
 import type {} from "grafserv/fastify/v5";
 import type { Config } from "../config.ts";
+import { createToken } from "./auth.ts";
 import { refusal } from "./errors.ts";
+import { tabsScript } from "./graphiql-tabs.ts";
 
 export const GRAPHIQL_PATH = "/graphiql";
 const ASSETS = "/ruru-static/";
@@ -36,17 +38,31 @@ export function addPageRules(app: FastifyInstance, { GRAPHIQL_ROLES }: Config): 
   });
 }
 
-export const GraphiqlPlugin: GraphileConfig.Plugin = {
+/** By a name that other machines' pages cannot take: a site that rebinds its own name to this address gets no token. */
+const isLocal = (host: string | undefined): boolean =>
+  /^(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$/.test(host ?? "");
+
+/** On the embedded default, for whoever sits at this machine, the page comes with an operator's token. */
+async function tokenFor(config: Config, host: string | undefined): Promise<string | undefined> {
+  const isEmbeddedDefault = !config.DATABASE_URL && isLocal(config.HOST) && isLocal(host);
+  if (!isEmbeddedDefault) return undefined;
+  return createToken(config, { role: "strata_operator", subject: "graphiql", ttl: "12h" });
+}
+
+export const createGraphiqlPlugin = (config: Config): GraphileConfig.Plugin => ({
   name: "GraphiqlPlugin",
   version: "1.0.0",
   grafserv: {
     middleware: {
-      async ruruHTML(next, { request }) {
+      async ruruHTML(next, { request, htmlParts }) {
         const nonce = randomBytes(16).toString("base64");
-        const { reply } = (request.requestContext as Grafast.RequestContext).fastifyv5;
+        const { reply, request: page } = (request.requestContext as Grafast.RequestContext).fastifyv5;
         void reply.header("content-security-policy", policy(`'self' 'nonce-${nonce}'`));
+        const token = await tokenFor(config, page.headers.host);
+        if (token) void reply.header("cache-control", "no-store");
+        htmlParts.headerScripts += tabsScript(token);
         return (await next()).replaceAll("<script", `<script nonce="${nonce}"`);
       },
     },
   },
-};
+});

@@ -21,7 +21,7 @@ import { addAnswers, createAnswersPlugin } from "./answers.ts";
 import type { Authenticator, Claims } from "./auth.ts";
 import { createDataVersion } from "./data-version.ts";
 import { finishGraphqlAnswer, refusal } from "./errors.ts";
-import { GRAPHIQL_PATH, GraphiqlPlugin } from "./graphiql.ts";
+import { createGraphiqlPlugin, GRAPHIQL_PATH } from "./graphiql.ts";
 import { abortSignalOf, createGuardPlugin, requestOf } from "./guard.ts";
 import { MAX_BODY_BYTES } from "./limits.ts";
 import type { Metrics } from "./metrics.ts";
@@ -108,7 +108,7 @@ export function createGraphql(options: GraphqlOptions) {
       createTransactionsPlugin(operations),
       createGuardPlugin(config, operations.pool.options.max),
       createAnswersPlugin(),
-      GraphiqlPlugin,
+      createGraphiqlPlugin(config),
     ],
     grafserv: {
       graphqlPath: GRAPHQL_PATH,

@@ -1,0 +1,130 @@
+// What a newcomer finds in GraphiQL: tabs that tell the story, each of which runs as it is.
+interface Tab {
+  title: string;
+  query: string;
+  /** Changes something: it needs an operator's token. */
+  needsToken?: true;
+}
+
+export const TABS: Tab[] = [
+  {
+    title: "Explore",
+    query: `# Users with what they bought and when: follow any relation, filter and order by anything that has an index.
+query Explore {
+  users(first: 5, orderBy: [CREATED_AT_DESC], filter: { transactionsExist: true }) {
+    totalCount
+    nodes {
+      username
+      country
+      transactions(first: 3, orderBy: [TRANSACTION_DATE_DESC]) {
+        nodes { amount status transactionDate dimDate { dayName isWeekend } }
+        aggregates { sum { amount } max { transactionDate } }
+      }
+    }
+    pageInfo { hasNextPage endCursor }
+  }
+}
+`,
+  },
+  {
+    title: "Revenue by quarter",
+    query: `# Through the calendar: by quarter, and whether it was a weekend. Then the same, pre-computed.
+query RevenueByQuarter {
+  transactions {
+    groupedAggregates(groupBy: [DIM_DATE_YEAR, DIM_DATE_QUARTER, DIM_DATE_IS_WEEKEND]) {
+      keys
+      sum { amount }
+      distinctCount { userId }
+    }
+  }
+  quarterlyRevenues { nodes { year quarter totalRevenue weekendRevenue } }
+}
+`,
+  },
+  {
+    title: "Nearby events",
+    query: `# The nearest first, with the distance in metres, at most 500 km away.
+query NearbyEvents {
+  events(
+    first: 10
+    nearestTo: { longitude: 13.405, latitude: 52.52 }
+    filter: { position: { withinDistance: { of: { longitude: 13.405, latitude: 52.52 }, metres: 500000 } } }
+  ) {
+    totalCount
+    nodes {
+      eventType
+      eventTime
+      eventData
+      position { longitude latitude }
+      distance(from: { longitude: 13.405, latitude: 52.52 })
+    }
+  }
+}
+`,
+  },
+  {
+    title: "Freshness and runs",
+    query: `# How current every dataset is, and what the pipeline did last.
+query FreshnessAndRuns {
+  freshness { nodes { dataset refreshedAt rowsBehind lagSeconds } }
+  pipelineRuns(first: 10, orderBy: [RUN_ID_DESC]) {
+    nodes { runId step status trigger startedAt durationMs rowsRead rowsWritten rowsRejected }
+  }
+}
+`,
+  },
+  {
+    title: "Refresh",
+    needsToken: true,
+    query: `# Bring the analytics up to date. Operators only: the token goes into the headers, below.
+mutation Refresh {
+  refreshAnalytics(input: {}) {
+    run { runId status durationMs rowsWritten }
+    query { freshness(filter: { dataset: { equalTo: "daily_user_metrics" } }) { nodes { refreshedAt rowsBehind } } }
+  }
+}
+`,
+  },
+  {
+    title: "Watch runs",
+    query: `# Run this, then Refresh in the other tab.
+subscription WatchRuns {
+  pipelineRunUpdated {
+    run { runId step status progress rowsWritten durationMs }
+  }
+}
+`,
+  },
+];
+
+/** A script for the page, before GraphiQL starts: the tabs on the first visit, a fresh token on every one. */
+export function tabsScript(token: string | undefined): string {
+  const headers = token && JSON.stringify({ Authorization: `Bearer ${token}` }, null, 2);
+  const tabs = TABS.map(({ title, query, needsToken }, index) => ({
+    id: `strata-${index}`,
+    hash: "",
+    title,
+    query,
+    variables: null,
+    headers: (needsToken && headers) || null,
+    operationName: /(?:query|mutation|subscription) (\w+)/.exec(query)![1],
+    response: null,
+  }));
+  const state = JSON.stringify({ tabs, activeTabIndex: 0 }).replaceAll("<", "\\u003c");
+  return `<script>
+    {
+      const ours = ${state};
+      const key = (name) => "graphiql:" + name;
+      const stored = JSON.parse(localStorage.getItem(key("tabState")) ?? "null");
+      const state = stored ?? ours;
+      for (const { id, headers } of ours.tabs)
+        for (const tab of state.tabs) if (headers && tab.id === id) tab.headers = headers;
+      localStorage.setItem(key("tabState"), JSON.stringify(state));
+      if (!stored) {
+        // What GraphiQL takes for the current tab; another text would open one more.
+        localStorage.setItem(key("query"), ours.tabs[0].query);
+        localStorage.setItem(key("shouldPersistHeaders"), "true");
+      }
+    }
+  </script>`;
+}

@@ -1,0 +1,36 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { TABS } from "../../src/server/graphiql-tabs.ts";
+import { isServer } from "../support/database.ts";
+import { createApi, type Api } from "./api.ts";
+
+let api: Api;
+
+beforeAll(async () => {
+  api = await createApi({ ANONYMOUS_ROLE: "reader" });
+});
+afterAll(() => api.close());
+
+const page = async (host: string) => {
+  const { body, headers } = await api.inject({ url: "/graphiql", headers: { host, accept: "text/html" } });
+  return { body, policy: String(headers["content-security-policy"]) };
+};
+
+test("every tab runs as it is", async () => {
+  for (const { title, query, needsToken } of TABS.filter(({ query }) => !query.includes("subscription"))) {
+    const { data, errors } = await api.ask(needsToken ? "operator" : "nobody", query);
+    expect({ errors, isAnswered: data !== null }, title).toEqual({ errors: [], isAnswered: true });
+  }
+});
+
+test("the page opens with the tabs, in a script that its policy lets run", async () => {
+  const { body, policy } = await page("localhost:4000");
+  for (const { title } of TABS) expect(body).toContain(`"title":"${title}"`);
+  const nonce = /'nonce-([^']+)'/.exec(policy)![1];
+  expect(body).toContain(`<script nonce="${nonce}">`);
+  expect(body).not.toContain("<script>");
+});
+
+test("an operator's token is in place on the embedded default alone, and only for this machine", async () => {
+  expect((await page("127.0.0.1:4000")).body.includes("Bearer ")).toBe(!isServer);
+  expect((await page("rebound.example:4000")).body).not.toContain("Bearer ");
+});
