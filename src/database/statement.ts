@@ -1,6 +1,7 @@
 // One SQL statement with what has to surround it, sent up to a single Sync. After an error PostgreSQL skips
 // everything up to the Sync, so a statement can never run outside the transaction and role meant for it.
 import pg from "pg";
+import { serialize } from "pg-protocol";
 
 export interface Part {
   text: string;
@@ -22,17 +23,7 @@ export interface StatementOptions {
 
 /** What pg's own Query and Connection offer to a subclass, beyond their published types. */
 interface Connection {
-  stream: { cork(): void; uncork(): void };
-  parse(message: { text: string; name: string }): void;
-  bind(message: {
-    statement: string;
-    values: readonly unknown[];
-    valueMapper: (value: unknown) => unknown;
-  }): void;
-  describe(message: { type: "P"; name: string }): void;
-  execute(message: object): void;
-  close(message: { type: "S"; name: string }): void;
-  sync(): void;
+  stream: { writable: boolean; write(data: Buffer): void };
 }
 type Callback = (error: Error | null, result: StatementResult) => void;
 interface QueryInternals {
@@ -45,6 +36,8 @@ const internals = pg as unknown as {
   utils: { prepareValue: (value: unknown) => unknown };
 };
 
+const { prepareValue } = internals.utils;
+
 const PREPARED_PER_CONNECTION = 200;
 const prepared = new WeakMap<Connection, Set<string>>();
 
@@ -53,6 +46,30 @@ function preparedBy(connection: Connection): Set<string> {
   let names = prepared.get(connection);
   if (!names) prepared.set(connection, (names = new Set()));
   return names;
+}
+
+function add(
+  messages: Buffer[],
+  names: Set<string>,
+  { text, name = "", values = [] }: Part,
+  isMain: boolean,
+): void {
+  if (!names.delete(name)) {
+    // Closing what does not exist is no error, and one that failed half-way may exist.
+    if (name) messages.push(serialize.close({ type: "S", name }));
+    messages.push(serialize.parse({ text, name, types: [] }));
+  }
+  if (name) {
+    names.add(name);
+    if (names.size > PREPARED_PER_CONNECTION) {
+      const [oldest] = names;
+      names.delete(oldest!);
+      messages.push(serialize.close({ type: "S", name: oldest! }));
+    }
+  }
+  messages.push(serialize.bind({ statement: name, values: [...values], valueMapper: prepareValue }));
+  if (isMain) messages.push(serialize.describe({ type: "P" }));
+  messages.push(serialize.execute());
 }
 
 class Statement extends internals.Query {
@@ -67,38 +84,17 @@ class Statement extends internals.Query {
   }
 
   submit(connection: Connection): Error | null {
-    // The values are converted before anything is sent: half a batch on the wire could not be taken back.
-    let values: unknown[][];
+    const messages: Buffer[] = [];
     try {
-      values = this.parts.map((part) => (part.values ?? []).map(internals.utils.prepareValue));
+      this.parts.forEach((part, i) => add(messages, preparedBy(connection), part, i === this.main));
     } catch (error) {
+      // A value that cannot be sent: nothing has been sent yet.
       return error as Error;
     }
-    connection.stream.cork();
-    this.parts.forEach((part, i) => this.send(connection, part, values[i]!, i === this.main));
-    connection.sync();
-    connection.stream.uncork();
+    messages.push(serialize.sync());
+    // One write: each costs a system call, or a place in a list of them.
+    if (connection.stream.writable) connection.stream.write(Buffer.concat(messages));
     return null;
-  }
-
-  private send(connection: Connection, { text, name = "" }: Part, values: unknown[], isMain: boolean): void {
-    const names = preparedBy(connection);
-    if (!names.delete(name)) {
-      // Closing what does not exist is no error, and one that failed half-way may exist.
-      if (name) connection.close({ type: "S", name });
-      connection.parse({ text, name });
-    }
-    if (name) {
-      names.add(name);
-      if (names.size > PREPARED_PER_CONNECTION) {
-        const [oldest] = names;
-        names.delete(oldest!);
-        connection.close({ type: "S", name: oldest! });
-      }
-    }
-    connection.bind({ statement: name, values, valueMapper: (value) => value });
-    if (isMain) connection.describe({ type: "P", name: "" });
-    connection.execute({});
   }
 
   override handleDataRow(message: unknown): void {
