@@ -48,6 +48,13 @@ export const AggregatesPlugin: GraphileConfig.Plugin = {
         return build;
       },
 
+      // Times have neither a sum nor a mean, and how many there are is no time.
+      GraphQLInputObjectType_fields(fields, _build, { Self }) {
+        if (!/Having(Sum|Average|DistinctCount)Input$/.test(Self.name)) return fields;
+        const isOfTimes = (type: unknown) => String(type) === "HavingDatetimeFilter";
+        return Object.fromEntries(Object.entries(fields).filter(([, field]) => !isOfTimes(field.type)));
+      },
+
       // By what a row's user or calendar day is, for example by quarter and weekend: one join, no index needed.
       GraphQLEnumType_values(values, build, { scope: { isPgAggregateGroupEnum, pgTypeResource } }) {
         if (!isPgAggregateGroupEnum || !pgTypeResource) return values;

@@ -49,6 +49,8 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     // One line of our own replaces the two of Fastify.
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: "requestId" }),
     genReqId: requestId,
+    // URLs that cannot be decoded never come to the handlers below.
+    frameworkErrors: (...fault) => void handleError(...fault),
     trustProxy: config.TRUSTED_PROXIES.length > 0 && config.TRUSTED_PROXIES,
   });
   addRequestLog(app, observation);

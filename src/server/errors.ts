@@ -134,7 +134,7 @@ export function handleError(error: ThrownError, request: FastifyRequest, reply: 
   logFault(error, extensions.code, request.log);
   return reply
     .status(status)
-    .headers(headersOf(status, extensions.retryAfter))
+    .headers({ ...headersOf(status, extensions.retryAfter), "x-request-id": request.id })
     .type("application/json; charset=utf-8")
     .send({ errors: [{ message, extensions: { ...extensions, requestId: request.id } }] });
 }

@@ -16,6 +16,7 @@ import { createNotifications } from "../database/notifications.ts";
 import { isBadInput } from "../pipeline/ingest-format.ts";
 import { ingest } from "../pipeline/ingest.ts";
 import { queueStep, runStep } from "../pipeline/runs.ts";
+import { answerType } from "./accept.ts";
 import { addAdmission } from "./admission.ts";
 import { addAnswers, createAnswersPlugin } from "./answers.ts";
 import type { Authenticator, Claims } from "./auth.ts";
@@ -154,10 +155,16 @@ export function createGraphql(options: GraphqlOptions) {
       await Promise.all([operations.pool.end(), versions.end()]);
     },
     async addTo(app: FastifyInstance): Promise<void> {
-      // Said by the specification for clients that do not say what they take.
-      app.addHook("onRequest", ({ headers }, _reply, done) => {
-        if (headers.accept === undefined || headers.accept === "*/*") headers.accept = "application/json";
-        done();
+      app.addHook("onRequest", ({ headers, ws, routeOptions }, _reply, done) => {
+        if (routeOptions.url !== GRAPHQL_PATH || ws) return done();
+        headers.accept = answerType(headers.accept);
+        if (headers.accept) return done();
+        done(
+          refusal(
+            "NOT_ACCEPTABLE",
+            "Answers are application/graphql-response+json or application/json; Accept wants neither",
+          ),
+        );
       });
       // As it came, it is what answers are known by; grafserv parses it.
       app.addContentTypeParser("application/json", { parseAs: "string" }, (_request, body, done) =>

@@ -1,0 +1,25 @@
+// Which of the two media types of GraphQL answers a client takes.
+const RESPONSE = "application/graphql-response+json";
+const LEGACY = "application/json";
+const MATCHES: Record<string, string> = {
+  [RESPONSE]: RESPONSE,
+  [LEGACY]: LEGACY,
+  // The specification wants the older one for clients that do not say.
+  "application/*": LEGACY,
+  "*/*": LEGACY,
+};
+
+/** The best one by the client's own weights; undefined if it takes neither. */
+export function answerType(accept: string = "*/*"): string | undefined {
+  let best: string | undefined;
+  let bestWeight = 0;
+  for (const range of accept.split(",")) {
+    const [type = "", ...parameters] = range.split(";").map((part) => part.trim().toLowerCase());
+    const match = Object.hasOwn(MATCHES, type) ? MATCHES[type] : undefined;
+    const weight = Number(parameters.find((parameter) => parameter.startsWith("q="))?.slice(2) ?? 1);
+    if (!match || !(weight > bestWeight)) continue;
+    best = match;
+    bestWeight = weight;
+  }
+  return best;
+}
