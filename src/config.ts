@@ -28,24 +28,32 @@ const callers = z
   .refine((names): names is Caller[] => names.every((name) => name === "anonymous" || isRole(name)), {
     error: "expected a list of anonymous, reader, ingestor, operator, or none",
   });
-const perRole = (min: number, max: number, fallback: number) =>
+/** A number for all, or one for each: "reader=5000 operator=60000"; who is not named keeps the default. */
+const perCaller = <T extends Caller>(defaults: Record<T, number>, max: number) =>
   z
     .string()
-    .default(String(fallback))
-    .transform((value, context): Record<Role, number> => {
-      const limits = Object.fromEntries(ROLES.map((role) => [role, fallback])) as Record<Role, number>;
+    .default("")
+    .transform((value, context): Record<T, number> => {
+      const known = Object.keys(defaults) as T[];
+      const limits = { ...defaults };
       for (const word of words(value)) {
-        const [, role, number] = /^(?:(\w+)=)?(\d{1,9})$/.exec(word) ?? [];
-        const roles = role === undefined ? ROLES : ROLES.filter((known) => known === toRole(role));
-        if (roles.length === 0 || number === undefined || Number(number) < min || Number(number) > max)
+        const [, name, number] = /^(?:(\w+)=)?(\d{1,12})$/.exec(word) ?? [];
+        const named =
+          name === undefined ? known : known.filter((caller) => caller === name || caller === toRole(name));
+        if (named.length === 0 || number === undefined || Number(number) > max)
           context.addIssue({
             code: "custom",
-            message: `expected a number from ${min} to ${max}, for all or as reader=5000 operator=60000`,
+            message: `expected a number from 0 to ${max}, for all or as ${known.map((caller) => `${caller.replace("strata_", "")}=…`).join(" ")}`,
           });
-        for (const known of roles) limits[known] = Number(number);
+        for (const caller of named) limits[caller] = Number(number);
       }
       return limits;
     });
+const forRoles = (number: number): Record<Role, number> => ({
+  strata_reader: number,
+  strata_ingestor: number,
+  strata_operator: number,
+});
 const url = (protocols: RegExp) =>
   z.string().refine((value) => URL.canParse(value) && protocols.test(value), { error: "expected a URL" });
 
@@ -95,7 +103,7 @@ const schema = z.object({
   MAX_PAGE_SIZE: integer(1, 1_000_000, 1000),
   MAX_QUERY_DEPTH: integer(1, 1000, 12),
   MAX_QUERY_COST: integer(1, 1_000_000_000, 25_000),
-  STATEMENT_TIMEOUT_MS: perRole(0, 86_400_000, 10_000),
+  STATEMENT_TIMEOUT_MS: perCaller(forRoles(10_000), 86_400_000),
   TRANSFORM_CRON: cron("0 * * * *"),
   REFRESH_CRON: cron("15 2 * * *"),
   CLEANUP_CRON: cron("45 3 * * *"),
@@ -108,7 +116,7 @@ const schema = z.object({
   MAX_CONCURRENT_OPERATIONS: integer(1, 100_000, 64),
   // Memory for answers that only a refresh changes; 0 keeps none.
   RESPONSE_CACHE_MB: integer(0, 100_000, 64),
-  RATE_LIMIT_COST: integer(0, 1_000_000_000_000, 10_000_000),
+  RATE_LIMIT_COST: perCaller({ anonymous: 5_000_000, ...forRoles(200_000_000) }, 100_000_000_000),
   INTROSPECTION_ROLES: callers,
   GRAPHIQL_ROLES: callers,
   PERSISTED_OPERATIONS_DIR: z.string().optional(),
@@ -127,7 +135,8 @@ const CONTRADICTIONS: [applies: (config: z.output<typeof schema>) => boolean, me
     "DEFAULT_PAGE_SIZE must not exceed MAX_PAGE_SIZE",
   ],
   [
-    ({ RATE_LIMIT_COST: limit, MAX_QUERY_COST }) => limit > 0 && limit < MAX_QUERY_COST,
+    ({ RATE_LIMIT_COST: limits, MAX_QUERY_COST }) =>
+      Object.values(limits).some((limit) => limit > 0 && limit < MAX_QUERY_COST),
     "RATE_LIMIT_COST is for a minute and must not be less than MAX_QUERY_COST, which is for one operation",
   ],
   [

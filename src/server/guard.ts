@@ -49,16 +49,18 @@ export function mayIntrospect({ INTROSPECTION_ROLES }: Config, { claims }: Fasti
 
 /** Connections that one caller cannot take from the others. */
 const SPARED_CONNECTIONS = 2;
-const MAX_WAITING = 200;
+/** Of all that may be worked on or waiting, what one caller may take. */
+const SHARE = 0.75;
 
 export function createGuardPlugin(config: Config, connections: number): GraphileConfig.Plugin {
   const limits = { maxDepth: config.MAX_QUERY_DEPTH };
   const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
   const spend = createRateLimit(config.RATE_LIMIT_COST);
+  const maxRunning = Math.max(connections - SPARED_CONNECTIONS, 1);
   const enterLane = createLanes({
-    maxRunning: Math.max(connections - SPARED_CONNECTIONS, 1),
+    maxRunning,
     maxCost: config.MAX_QUERY_COST,
-    maxWaiting: MAX_WAITING,
+    maxWaiting: Math.max(Math.floor(config.MAX_CONCURRENT_OPERATIONS * SHARE) - maxRunning, 1),
   });
   const checks = new WeakMap<GraphQLSchema, (query: string) => CheckedDocument>();
 

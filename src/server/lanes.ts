@@ -42,12 +42,9 @@ export function createLanes({ maxRunning, maxCost, maxWaiting }: LaneOptions): E
     if (!lane) lanes.set(caller, (lane = { running: 0, cost: 0, waiting: [] }));
     if (lane.waiting.length >= maxWaiting)
       throw refusal(
-        "RATE_LIMITED",
+        "SERVICE_UNAVAILABLE",
         `You have ${maxWaiting} operations waiting already; wait for some of their answers`,
-        {
-          retryAfter: 1,
-          limit: maxWaiting,
-        },
+        { retryAfter: 1, limit: maxWaiting },
       );
     await new Promise<void>((resolve, reject) => {
       const entry = { cost, start: resolve };

@@ -1,6 +1,7 @@
 // How much one caller may use up: a budget of cost that fills up again every minute.
 import { RateLimiterMemory, type RateLimiterRes } from "rate-limiter-flexible";
 import type { FastifyRequest } from "fastify";
+import type { Caller } from "../config.ts";
 import { refusal } from "./errors.ts";
 
 /** A token's subject, or the address of a caller without one (an IPv6 network counts as one caller). */
@@ -11,19 +12,25 @@ export function identityOf({ claims, ip }: FastifyRequest): string {
 
 export type RateLimit = (request: FastifyRequest, cost: number) => Promise<void>;
 
-export function createRateLimit(costPerMinute: number): RateLimit {
-  if (costPerMinute === 0) return () => Promise.resolve();
-  const limiter = new RateLimiterMemory({ points: costPerMinute, duration: 60 });
+export function createRateLimit(costPerMinute: Record<Caller, number>): RateLimit {
+  const limiters = Object.fromEntries(
+    Object.entries(costPerMinute).map(([caller, points]) => [
+      caller,
+      points > 0 ? new RateLimiterMemory({ points, duration: 60 }) : undefined,
+    ]),
+  );
   return async (request, cost) => {
+    const caller = request.claims.isAnonymous ? "anonymous" : request.claims.role!;
     try {
-      await limiter.consume(identityOf(request), Math.ceil(cost));
+      await limiters[caller]?.consume(identityOf(request), Math.ceil(cost));
     } catch (error) {
       const { msBeforeNext } = error as RateLimiterRes;
       const retryAfter = Math.ceil(msBeforeNext / 1000);
+      const limit = costPerMinute[caller];
       throw refusal(
         "RATE_LIMITED",
-        `You have used up the ${costPerMinute} cost units of this minute; try again in ${retryAfter} s`,
-        { retryAfter, limit: costPerMinute },
+        `You have used up the ${limit} cost units of this minute; try again in ${retryAfter} s`,
+        { retryAfter, limit },
       );
     }
   };

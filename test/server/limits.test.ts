@@ -229,6 +229,20 @@ describe.runIf(isServer)("on a server", () => {
     for (const answer of attack) expect((await answer).status).toBe(200);
   });
 
+  test("one caller cannot take all the places: beyond its share it is refused, others are not", async () => {
+    const heavy = "{ users(first: 1000) { nodes { username transactions(first: 5) { nodes { amount } } } } }";
+    const flood = Array.from({ length: 70 }, () => server.ask("reader", heavy));
+    await sleep(20);
+    const other = await server.ask("operator", "{ users(first: 1) { nodes { username } } }");
+    expect(other.status).toBe(200);
+    const answers = await Promise.all(flood);
+    const refused = answers.filter(({ status }) => status === 503);
+    expect(refused.length).toBeGreaterThan(0);
+    expect(answers.filter(({ status }) => status === 200).length).toBeGreaterThan(20);
+    expect(refused[0]!.errors[0]!.extensions.code).toBe("SERVICE_UNAVAILABLE");
+    expect(refused[0]!.headers["retry-after"]).toBe("1");
+  });
+
   describe("with statements that take long", () => {
     beforeAll(() =>
       server.database.pool.query(`
