@@ -1,4 +1,5 @@
 // One log for the process: lines for people on a terminal, JSON for everything else.
+import { isSafeError } from "grafast";
 import pino, { type Logger } from "pino";
 import type { Config } from "./config.ts";
 
@@ -28,4 +29,14 @@ function serializeError(error: unknown): unknown {
     ),
     ...(error.cause !== undefined && { cause: serializeError(error.cause) }),
   };
+}
+
+/** Libraries print faults to the console, and values that clients sent: the former belong in the log, the latter do not. */
+export function captureConsole(logger: Logger): void {
+  for (const method of ["error", "warn", "dir"] as const)
+    console[method] = (...words: unknown[]) => {
+      const error = words.find((word) => word instanceof Error);
+      if (error && !isSafeError(error)) logger.warn({ error }, "a library reports");
+      else logger.trace("a library reports something that a client sent");
+    };
 }

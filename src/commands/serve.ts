@@ -5,7 +5,7 @@ import { openDatabase, type Database } from "../database/connect.ts";
 import { ensureSchema } from "../database/migrate.ts";
 import { keepWorker, type KeptWorker } from "../keep-worker.ts";
 import { createLifecycle, type Lifecycle } from "../lifecycle.ts";
-import { createLogger } from "../logger.ts";
+import { captureConsole, createLogger } from "../logger.ts";
 import { ensureSampleData } from "../pipeline/sample.ts";
 import { createApp } from "../server/app.ts";
 import { createAuthenticator } from "../server/auth.ts";
@@ -25,6 +25,7 @@ export async function serve(options: { worker: boolean }): Promise<void> {
   // A server that could not tell who is asking need not wait for its database.
   if (config.DATABASE_URL) createAuthenticator(config);
   const logger = await createLogger(config);
+  captureConsole(logger);
   const lifecycle = createLifecycle(logger, config);
   let worker: KeptWorker | undefined;
 

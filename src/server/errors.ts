@@ -166,6 +166,7 @@ export function finishGraphqlAnswer(request: FastifyRequest, reply: FastifyReply
     error.extensions = { code: codeOf(reply.statusCode), ...extensions, requestId: request.id };
   }
   const { code, retryAfter } = errors[0]!.extensions!;
+  if (reply.statusCode >= 500) request.log.error({ code }, "operation failed before it began");
   const status = statusOf(code);
   const isLegacy = !String(reply.getHeader("content-type")).startsWith("application/graphql-response+json");
   // By the specification application/json answers 200 to a well-formed request, whatever becomes of it; what has
