@@ -122,6 +122,11 @@ const schema = z.object({
   PERSISTED_OPERATIONS_DIR: z.string().optional(),
   PERSISTED_OPERATIONS_ONLY: z.stringbool().default(false),
   TRUSTED_PROXIES: z.string().default("").transform(words),
+  OTEL_EXPORTER_OTLP_ENDPOINT: url(/^https?:/).optional(),
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: url(/^https?:/).optional(),
+  OTEL_SERVICE_NAME: z.string().default("strata"),
+  OTEL_TRACES_SAMPLER_ARG: z.coerce.number().min(0).max(1).default(1),
+  OTEL_SDK_DISABLED: z.stringbool().default(false),
   LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "trace", "silent"]).default("info"),
 });
 

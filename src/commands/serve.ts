@@ -1,15 +1,15 @@
 import type { FastifyInstance } from "fastify";
-import type { Logger } from "pino";
 import { loadConfig, type Config } from "../config.ts";
 import { openDatabase, type Database } from "../database/connect.ts";
 import { ensureSchema } from "../database/migrate.ts";
 import { keepWorker, type KeptWorker } from "../keep-worker.ts";
-import { createLifecycle, type Lifecycle } from "../lifecycle.ts";
+import { createLifecycle } from "../lifecycle.ts";
 import { captureConsole, createLogger } from "../logger.ts";
 import { ensureSampleData } from "../pipeline/sample.ts";
-import { createApp } from "../server/app.ts";
+import { createApp, type AppOptions } from "../server/app.ts";
 import { createAuthenticator } from "../server/auth.ts";
 import { listenWhileStarting } from "../server/starting.ts";
+import { startTracing } from "../tracing.ts";
 import { migrateWorker } from "../worker.ts";
 import { announce, say } from "./announce.ts";
 import { whenAvailable } from "./when-available.ts";
@@ -27,6 +27,7 @@ export async function serve(options: { worker: boolean }): Promise<void> {
   const logger = await createLogger(config);
   captureConsole(logger);
   const lifecycle = createLifecycle(logger, config);
+  const tracing = await startTracing(config);
   let worker: KeptWorker | undefined;
 
   // The port comes first: a server that waits for its database is alive, and says that it is not ready.
@@ -37,8 +38,9 @@ export async function serve(options: { worker: boolean }): Promise<void> {
     ? { worker: () => worker?.state() ?? { ok: false, detail: "not started" } }
     : undefined;
   const { app, database } = await whenAvailable(config, logger, () =>
-    open(config, logger, lifecycle, parts),
+    open(config, { logger, lifecycle, parts, tracing }),
   ).finally(() => starting.close());
+  if (tracing) lifecycle.onStop(() => tracing.stop());
   lifecycle.onStop(() => database.close());
   // Requests and jobs end side by side: together they have the time that SHUTDOWN_TIMEOUT_MS gives.
   lifecycle.onStop(() => Promise.all([app.close(), worker?.stop()]));
@@ -68,12 +70,7 @@ export async function serve(options: { worker: boolean }): Promise<void> {
   await announce(config, database, starting.port, startedAt);
 }
 
-async function open(
-  config: Config,
-  logger: Logger,
-  lifecycle: Lifecycle,
-  parts: Parameters<typeof createApp>[0]["parts"],
-): Promise<Serving> {
+async function open(config: Config, surroundings: Omit<AppOptions, "config" | "database">): Promise<Serving> {
   if (!config.DATABASE_URL) say(`Opening the embedded database in ${config.DATA_DIR} …`);
   const database = await openDatabase(config);
   try {
@@ -86,7 +83,7 @@ async function open(
       await migrateWorker(database.pool);
       await ensureSampleData(database.pool, say);
     }
-    const app = await createApp({ config, database, logger, parts, lifecycle });
+    const app = await createApp({ config, database, ...surroundings });
     return { app, database };
   } catch (error) {
     await database.close();

@@ -4,6 +4,7 @@ import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } 
 import type { Config } from "../config.ts";
 import type { Database } from "../database/connect.ts";
 import type { Lifecycle } from "../lifecycle.ts";
+import type { Tracing } from "../tracing.ts";
 import { createAuthenticator, requireRole } from "./auth.ts";
 import { handleError, refusal } from "./errors.ts";
 import { addPageRules, isPage } from "./graphiql.ts";
@@ -24,17 +25,18 @@ export interface AppOptions {
   logger?: FastifyBaseLogger;
   /** What readiness depends on beside the database. */
   parts?: Record<string, () => Check>;
+  tracing?: Tracing | undefined;
   lifecycle?: Pick<Lifecycle, "stopping" | "hurry">;
 }
 
 export async function createApp(options: AppOptions): Promise<FastifyInstance> {
-  const { config, database, logger, parts, lifecycle } = options;
+  const { config, database, logger, parts, lifecycle, tracing } = options;
   const authenticator = createAuthenticator(config);
   const probes = createProbePool(database);
   const metrics = createMetrics();
   metrics.watchPool("main", database.pool);
   addPipelineMetrics(metrics.registry, probes);
-  const observation = { metrics, slowMs: config.SLOW_OPERATION_MS };
+  const observation = { metrics, slowMs: config.SLOW_OPERATION_MS, tracing };
   const graphql = createGraphql({
     config,
     database,

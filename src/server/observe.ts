@@ -4,6 +4,7 @@ import type { IncomingHttpHeaders } from "node:http";
 import type { FastifyBaseLogger, FastifyInstance, FastifyRequest } from "fastify";
 import { isAsyncIterable, isPromiseLike } from "grafast";
 import { getOperationAST } from "grafast/graphql";
+import type { Tracing } from "../tracing.ts";
 import type { Metrics, OperationRecord } from "./metrics.ts";
 
 declare module "fastify" {
@@ -15,6 +16,7 @@ declare module "fastify" {
 interface ObserveOptions {
   metrics: Metrics;
   slowMs: number;
+  tracing?: Tracing | undefined;
 }
 
 /** Probes and scrapes come every few seconds and say nothing new. */
@@ -26,7 +28,7 @@ export function requestId({ headers }: { headers: IncomingHttpHeaders }): string
   return typeof given === "string" && /^[\w.:-]{8,128}$/.test(given) ? given : randomUUID();
 }
 
-export function addRequestLog(app: FastifyInstance, { metrics, slowMs }: ObserveOptions): void {
+export function addRequestLog(app: FastifyInstance, { metrics, slowMs, tracing }: ObserveOptions): void {
   app.addHook("onRequest", (request, reply, done) => {
     reply.header("x-request-id", request.id);
     done();
@@ -46,9 +48,32 @@ export function addRequestLog(app: FastifyInstance, { metrics, slowMs }: Observe
       { method: request.method, route, status: reply.statusCode },
       reply.elapsedTime / 1000,
     );
+    if (!QUIET.has(path))
+      tracing?.record({
+        name: operation ? `${operation.type} ${operation.name}` : `${request.method} ${route}`,
+        startedAt: new Date(Date.now() - reply.elapsedTime),
+        failed: reply.statusCode >= 500 || (operation !== undefined && operation.outcome !== "ok"),
+        traceparent: String(request.headers.traceparent),
+        attributes: {
+          "http.request.method": request.method,
+          "http.route": route,
+          "http.response.status_code": reply.statusCode,
+          "strata.request_id": request.id,
+          "strata.role": role,
+          ...(operation && attributesOf(operation)),
+        },
+      });
     done();
   });
 }
+
+const attributesOf = ({ type, name, outcome, sqlSeconds, statements }: OperationRecord) => ({
+  "graphql.operation.type": type,
+  "graphql.operation.name": name,
+  "strata.outcome": outcome,
+  "strata.sql_ms": milliseconds(sqlSeconds),
+  "strata.sql_statements": statements,
+});
 
 const milliseconds = (seconds: number): number => Math.round(seconds * 10_000) / 10;
 
@@ -61,7 +86,7 @@ const describe = (operation: OperationRecord | undefined) =>
     statements: operation.statements,
   };
 
-export function createObservationPlugin({ metrics, slowMs }: ObserveOptions): GraphileConfig.Plugin {
+export function createObservationPlugin({ metrics, slowMs, tracing }: ObserveOptions): GraphileConfig.Plugin {
   function observe<T>(next: () => T, { args }: { args: Grafast.ExecutionArgs }): T {
     const startedAt = performance.now();
     const ast = getOperationAST(args.document, args.operationName);
@@ -81,6 +106,13 @@ export function createObservationPlugin({ metrics, slowMs }: ObserveOptions): Gr
       if (request) tell(request.log, record, request);
       // A socket carries many operations: each has a line of its own.
       if (fastifyv5) fastifyv5.request.operation = record;
+      else
+        tracing?.record({
+          name: `${record.type} ${record.name}`,
+          startedAt: new Date(Date.now() - record.seconds * 1000),
+          failed: outcome !== "ok",
+          attributes: { "strata.role": request?.claims?.role, ...attributesOf(record) },
+        });
     };
     const tell = (log: FastifyBaseLogger, record: OperationRecord, { claims }: FastifyRequest): void => {
       const line = { ...describe(record), ms: milliseconds(record.seconds), role: claims?.role };
