@@ -94,6 +94,7 @@ reader: select on analytics.daily_user_metrics_live
 reader: select on analytics.freshness
 reader: select on analytics.pipeline_runs (actor, arguments, dataset, duration_ms, finished_at, heartbeat_at, parent_run_id, progress, queued_at, rows_deleted, rows_read, rows_rejected, rows_written, run_id, started_at, status, step, trigger)
 reader: select on analytics.quarterly_revenue
+reader: select on analytics.refresh_state (data_version, refreshed_at, run_id)
 reader: select on production.dim_date
 reader: select on production.events
 reader: select on production.transactions
