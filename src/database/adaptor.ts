@@ -261,9 +261,10 @@ function createTransaction({
       if (!close() || !client) return;
       const current = client;
       if (self.pending > 0) return void cancel(current).then(() => release(true));
-      // An error is heard before the state that it leaves behind.
+      // An error is heard before the state that it leaves behind; one batch that failed leaves none.
+      const mayBeOpen = failed && (writes || limit > 1);
       if (
-        !failed &&
+        !mayBeOpen &&
         (current as unknown as { getTransactionStatus(): string }).getTransactionStatus() === "I"
       )
         return release(false);
