@@ -35,10 +35,7 @@ const sql = (text: string, values?: unknown[]) => database.pool.query(text, valu
 const refresh = () => sql("refresh materialized view analytics.daily_user_metrics");
 const TOTAL = `{ dailyUserMetrics(filter: { date: { isNull: false } }) { nodes { date totalRevenue activeUsers } } }`;
 
-async function ask(
-  query: string,
-  { app = instances[0]!, role = "reader", headers = {} } = {},
-) {
+async function ask(query: string, { app = instances[0]!, role = "reader", headers = {} } = {}) {
   const authorization = tokens[role]!;
   const response = await app.inject({
     method: "POST",

@@ -15,8 +15,12 @@ export interface Strata {
   stop(signal?: NodeJS.Signals): Promise<number | null>;
 }
 
-export function startStrata(args: string[], environment: Record<string, string> = {}): Strata {
-  const child = spawn(process.execPath, [cli, ...args], {
+export function startStrata(
+  args: string[],
+  environment: Record<string, string> = {},
+  nodeArguments: string[] = [],
+): Strata {
+  const child = spawn(process.execPath, [...nodeArguments, cli, ...args], {
     env: { PATH: process.env.PATH!, NO_COLOR: "1", ...environment },
     // Not the project's folder: a developer's .env must not matter here.
     cwd: "/",
