@@ -2,12 +2,6 @@
 import type { FastifyInstance } from "fastify";
 import { refusal } from "./errors.ts";
 
-declare module "fastify" {
-  interface FastifyRequest {
-    admitted?: boolean;
-  }
-}
-
 /** At most `limit` operations are worked on or waiting, of everybody together; answers from memory do not count. */
 export function addAdmission(app: FastifyInstance, limit: number): void {
   let admitted = 0;
@@ -20,11 +14,8 @@ export function addAdmission(app: FastifyInstance, limit: number): void {
       );
     }
     admitted++;
-    request.admitted = true;
-    done();
-  });
-  app.addHook("onResponse", (request, _reply, done) => {
-    if (request.admitted) admitted--;
+    // Not onResponse: that is not called for a client that went away.
+    reply.raw.once("close", () => void admitted--);
     done();
   });
 }

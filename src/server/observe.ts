@@ -33,6 +33,10 @@ export function addRequestLog(app: FastifyInstance, { metrics, slowMs, tracing }
     reply.header("x-request-id", request.id);
     done();
   });
+  app.addHook("onRequestAbort", (request, done) => {
+    request.log.info({ method: request.method, path: request.url.split("?", 1)[0] }, "client went away");
+    done();
+  });
   app.addHook("onResponse", (request, reply, done) => {
     const { operation } = request;
     // Without the query string: it may hold variables.
