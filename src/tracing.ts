@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Config } from "./config.ts";
 
-export interface SpanRecord {
+interface SpanRecord {
   name: string;
   startedAt: Date;
   attributes: Record<string, string | number | boolean | undefined>;

@@ -5,7 +5,7 @@ import type { Database } from "./connect.ts";
 
 const file = new URL("../../schema.sql", import.meta.url);
 
-export const schemaSql = (): string => readFileSync(file, "utf8");
+const schemaSql = (): string => readFileSync(file, "utf8");
 
 /** The version that schema.sql declares and installs as `analytics.schema_version()`. */
 export function currentVersion(): number {

@@ -33,7 +33,7 @@ export const FIELDS = {
 
 export const DATASETS = Object.keys(FIELDS) as Dataset[];
 
-export interface Fault {
+interface Fault {
   reason: string;
   detail: string;
 }
@@ -341,7 +341,7 @@ const { rawJSON, isRawJSON } = JSON as unknown as {
 };
 const DEEPEST = 1000;
 
-export function parseJson(text: string): unknown {
+function parseJson(text: string): unknown {
   if (text.length > DEEPEST && isDeep(text)) throw new Error(`it is nested deeper than ${DEEPEST} levels`);
   if (!LOSSY.test(text)) return JSON.parse(text);
   const keep = (_key: string, value: unknown, context?: { source: string }): unknown =>

@@ -18,7 +18,7 @@ export interface SourceRecord {
 }
 
 /** Longest record. A quote that is not closed within it is taken for a stray one. */
-export const MAX_RECORD = 1024 * 1024;
+const MAX_RECORD = 1024 * 1024;
 const SHOWN_OF_TOO_LONG = 8192;
 /** Marks bytes that are not UTF-8, as PostgreSQL takes no NUL anyway. */
 const BAD = "\0";

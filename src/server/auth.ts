@@ -30,7 +30,7 @@ export interface Authenticator {
 }
 
 /** JWT_SECRET, or on the embedded default one made on first use and kept in the data folder. */
-export function signingSecret(config: Config): string | undefined {
+function signingSecret(config: Config): string | undefined {
   if (config.JWT_SECRET) return config.JWT_SECRET;
   if (config.DATABASE_URL) return undefined;
   const path = join(config.DATA_DIR, "jwt-secret");

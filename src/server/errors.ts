@@ -23,7 +23,7 @@ const STATUS: Record<string, number> = {
 const CODE = Object.fromEntries(Object.entries(STATUS).map(([code, status]) => [status, code]));
 CODE[403] = "FORBIDDEN";
 
-export const statusOf = (code: unknown): number => STATUS[String(code)] ?? 400;
+const statusOf = (code: unknown): number => STATUS[String(code)] ?? 400;
 const codeOf = (status: number): string =>
   CODE[status] ?? (status < 500 ? "BAD_REQUEST" : "INTERNAL_SERVER_ERROR");
 
@@ -65,7 +65,7 @@ const DATABASE: [prefix: string, code: string, message?: string][] = [
   ["54", "BAD_USER_INPUT", "The operation is too large for the database"],
 ];
 
-export function explainDatabaseError(error: unknown): Explanation | undefined {
+function explainDatabaseError(error: unknown): Explanation | undefined {
   if (isUnavailable(error)) return UNAVAILABLE;
   const { code: state, message = "" } = error as { code?: unknown; message?: string };
   const row =
