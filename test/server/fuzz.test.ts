@@ -4,10 +4,11 @@ import type { InjectOptions } from "fastify";
 import { buildClientSchema, getIntrospectionQuery, type GraphQLSchema } from "grafast/graphql";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { createTestApp, type TestApp } from "../support/app.ts";
+import { isServer } from "../support/database.ts";
 import { anything, damaged, operationOn } from "../support/fuzz-graphql.ts";
 import { chance, type Chance } from "../support/random.ts";
 
-const INPUTS = Number(process.env.FUZZ_INPUTS ?? 10_000);
+const INPUTS = Number(process.env.FUZZ_INPUTS ?? (isServer ? 10_000 : 3_000));
 const SEED = Number(process.env.FUZZ_SEED ?? 1);
 
 let server: TestApp;
