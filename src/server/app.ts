@@ -5,10 +5,11 @@ import type { Config } from "../config.ts";
 import type { Database } from "../database/connect.ts";
 import type { Lifecycle } from "../lifecycle.ts";
 import type { Tracing } from "../tracing.ts";
+import { addAdmission } from "./admission.ts";
 import { createAuthenticator, requireRole } from "./auth.ts";
 import { handleError, refusal } from "./errors.ts";
 import { addPageRules, isPage } from "./graphiql.ts";
-import { createGraphql } from "./graphql.ts";
+import { createGraphql, GRAPHQL_PATH } from "./graphql.ts";
 import { mayIntrospect } from "./guard.ts";
 import { addHeaders } from "./headers.ts";
 import { addHealth, type Check } from "./health.ts";
@@ -85,6 +86,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   });
 
   await addHeaders(app, config);
+  addAdmission(app, GRAPHQL_PATH, config.MAX_CONCURRENT_OPERATIONS);
   const listen = (): Check =>
     graphql.isListening()
       ? { ok: true, detail: "listening" }

@@ -17,7 +17,6 @@ import { isBadInput } from "../pipeline/ingest-format.ts";
 import { ingest } from "../pipeline/ingest.ts";
 import { queueStep, runStep } from "../pipeline/runs.ts";
 import { answerType } from "./accept.ts";
-import { addAdmission } from "./admission.ts";
 import { addAnswers, createAnswersPlugin } from "./answers.ts";
 import type { Authenticator, Claims } from "./auth.ts";
 import { createDataVersion } from "./data-version.ts";
@@ -30,7 +29,7 @@ import { createPersistedPreset } from "./persisted.ts";
 import { createTransactionsPlugin } from "./transactions.ts";
 import { createSocketHandler } from "./websocket.ts";
 
-const GRAPHQL_PATH = "/graphql";
+export const GRAPHQL_PATH = "/graphql";
 
 export interface GraphqlOptions {
   config: Config;
@@ -121,13 +120,17 @@ export function createGraphql(options: GraphqlOptions) {
     },
     grafast: {
       context(context: Partial<Grafast.RequestContext>) {
-        const { claims } = requestOf(context);
+        const request = requestOf(context);
+        const { claims } = request;
+        // A run takes its own time and connections, and may be long: it holds up no operations.
+        const runPipelineStep = stepRunner(options, claims);
+        const ingestRows = rowIngester(options, claims);
         return {
           pgSettings: settings(config, claims),
           claims,
           abortSignal: abortSignalOf(context),
-          runPipelineStep: stepRunner(options, claims),
-          ingestRows: rowIngester(options, claims),
+          runPipelineStep: (step: PipelineStepRequest) => (request.leave?.(), runPipelineStep(step)),
+          ingestRows: (rows: IngestRowsRequest) => (request.leave?.(), ingestRows(rows)),
         };
       },
     },
@@ -176,7 +179,6 @@ export function createGraphql(options: GraphqlOptions) {
           dataVersion: createDataVersion(versions),
           record: (outcome, bytes) => options.metrics?.recordCache(outcome, bytes),
         });
-      addAdmission(app, config.MAX_CONCURRENT_OPERATIONS);
       app.setReplySerializer((payload) => stringifyPayload(payload as never, true));
       app.addHook("preSerialization", async (request, reply, payload) =>
         finishGraphqlAnswer(request, reply, payload),
