@@ -1,0 +1,188 @@
+// What the pipeline costs: ingest against \copy, transform against a bare INSERT … SELECT, refresh against its work.
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import pg from "pg";
+import { plot } from "./plot.ts";
+import { median, spread, table } from "./statistics.ts";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const HISTORIES = [0.05, 0.1, 0.25, 0.5, 1];
+
+function timed(command: string, args: string[], env: Record<string, string>): number {
+  const startedAt = performance.now();
+  const { status, stderr } = spawnSync(command, args, {
+    cwd: root,
+    env: { ...process.env, ...env },
+    encoding: "utf8",
+  });
+  if (status !== 0) throw new Error(`${command} ${args.join(" ")} failed: ${stderr}`);
+  return performance.now() - startedAt;
+}
+
+export async function comparePipeline(server: string, size: number, rounds: number): Promise<string> {
+  const url = new URL(server);
+  url.pathname = "/strata_bench_pipeline";
+  const administrator = new pg.Client({ connectionString: server });
+  await administrator.connect();
+  await administrator.query("drop database if exists strata_bench_pipeline with (force)");
+  await administrator.query("create database strata_bench_pipeline");
+  const env = { DATABASE_URL: url.href };
+  const folder = mkdtempSync(join(tmpdir(), "strata-bench-"));
+  const strata = (...args: string[]): number => timed(process.execPath, ["src/cli.ts", ...args], env);
+  strata("migrate");
+  const client = new pg.Client({ connectionString: url.href });
+  await client.connect();
+  try {
+    const sections = [
+      await compareIngest(client, strata, folder, url.href, size, rounds),
+      await compareTransform(client, strata, size, rounds),
+      await compareRefresh(client, size, rounds),
+    ];
+    return sections.join("\n\n");
+  } finally {
+    await client.end();
+    rmSync(folder, { recursive: true });
+    await administrator.query("drop database strata_bench_pipeline with (force)");
+    await administrator.end();
+  }
+}
+
+type Strata = (...args: string[]) => number;
+const line = (n: number, users: number): string =>
+  `${n},${1 + ((n * 7919) % users)},${(1 + ((n * 31) % 99_999)) / 100},completed,2024-${String(1 + (n % 12)).padStart(2, "0")}-${String(1 + (n % 28)).padStart(2, "0")} 10:00:00`;
+const COLUMNS = "transaction_id,user_id,amount,status,transaction_date";
+const usersOf = (size: number): number => Math.max(2000, Math.round(size / 20));
+
+async function compareIngest(
+  client: pg.Client,
+  strata: Strata,
+  folder: string,
+  url: string,
+  size: number,
+  rounds: number,
+): Promise<string> {
+  const lines = Array.from({ length: size }, (_, n) => line(n + 1, usersOf(size)));
+  const clean = join(folder, "clean.csv");
+  const dirty = join(folder, "dirty.csv");
+  const none = join(folder, "none.csv");
+  writeFileSync(clean, [COLUMNS, ...lines].join("\n"));
+  writeFileSync(
+    dirty,
+    [COLUMNS, ...lines.map((text, n) => (n % 20 === 7 ? text.replace(",", ",x") : text))].join("\n"),
+  );
+  writeFileSync(none, `${COLUMNS}\n`);
+  const reset = () => client.query("truncate staging.raw_transactions, staging.quarantine; checkpoint");
+  const times: Record<string, number[]> = { copy: [], clean: [], dirty: [] };
+  for (let round = 0; round < rounds; round++) {
+    await reset();
+    const copy = `\\copy staging.raw_transactions (${COLUMNS}) from '${clean}' csv header`;
+    times.copy!.push(timed("psql", ["-q", url, "-c", copy], {}));
+    // A process takes its time to start, however much it brings.
+    const starting = strata("ingest", "transactions", none, "--json");
+    for (const [name, file] of Object.entries({ clean, dirty })) {
+      await reset();
+      times[name]!.push(strata("ingest", "transactions", file, "--json") - starting);
+    }
+  }
+  const rows = Object.entries({ clean: "clean file", dirty: "5 % bad rows" }).map(([name, title]) => [
+    title,
+    `${(size / (median(times[name]!) / 1000)).toFixed(0)} rows/s`,
+    spread(times[name]!.map((time, i) => times.copy![i]! / time)),
+  ]);
+  return table(["ingest", "speed", "relative to `\\copy`"], rows);
+}
+
+async function compareTransform(
+  client: pg.Client,
+  strata: Strata,
+  size: number,
+  rounds: number,
+): Promise<string> {
+  await client.query("truncate staging.raw_transactions, staging.quarantine, production.users cascade");
+  await client.query(
+    `insert into production.users (user_id, username, email, country)
+     select n, 'user' || n, 'user' || n || '@example.org', 'Country ' || n % 12 from generate_series(1, $1::int) n`,
+    [usersOf(size)],
+  );
+  await client.query(
+    `insert into staging.raw_transactions (transaction_id, user_id, amount, status, transaction_date)
+     select n, 1 + (n::bigint * 7919) % $2, (1 + (n::bigint * 31) % 99999) / 100.0, 'completed',
+       timestamp '2024-01-01' + make_interval(secs => n::bigint * 7907 % (730 * 86400::bigint))
+     from generate_series(1, $1::int) n`,
+    [size, usersOf(size)],
+  );
+  await client.query("vacuum analyze");
+  const times: Record<string, number[]> = { bare: [], transform: [] };
+  for (let round = 0; round < rounds; round++) {
+    await client.query("truncate production.transactions; checkpoint");
+    const startedAt = performance.now();
+    await client.query(
+      `insert into production.transactions (${COLUMNS}) select ${COLUMNS} from staging.raw_transactions`,
+    );
+    times.bare!.push(performance.now() - startedAt);
+    await client.query(
+      "truncate production.transactions; update staging.watermarks set xid = '0', seq = 0; checkpoint",
+    );
+    const whole = strata("transform");
+    times.transform!.push(whole - strata("transform"));
+  }
+  const { rows } = await client.query("select count(*)::int as count from production.transactions");
+  if (rows[0].count !== size) throw new Error(`The transform brought ${rows[0].count} of ${size} rows`);
+  return table(
+    ["transform", "speed", "relative to `INSERT … SELECT`"],
+    [
+      [
+        `${size} transactions`,
+        `${(size / (median(times.transform!) / 1000)).toFixed(0)} rows/s`,
+        spread(times.transform!.map((time, i) => times.bare![i]! / time)),
+      ],
+    ],
+  );
+}
+
+async function compareRefresh(client: pg.Client, size: number, rounds: number): Promise<string> {
+  const rows: string[][] = [];
+  const points: { size: number; incremental: number; full: number }[] = [];
+  await client.query("truncate production.transactions");
+  let filled = 0;
+  for (const share of HISTORIES) {
+    const until = Math.round(size * share);
+    await client.query(
+      `insert into production.transactions (${COLUMNS}) select ${COLUMNS} from staging.raw_transactions
+       where transaction_id > $1 and transaction_id <= $2`,
+      [filled, until],
+    );
+    filled = until;
+    await client.query("select analytics.refresh(true)");
+    await client.query("vacuum analyze");
+    const incremental: number[] = [];
+    const full: number[] = [];
+    const time = async (text: string): Promise<number> => {
+      const startedAt = performance.now();
+      await client.query(text);
+      return performance.now() - startedAt;
+    };
+    for (let round = 0; round < rounds; round++) {
+      await client.query(
+        "update production.transactions set amount = amount + 1 where transaction_day = '2024-06-01'",
+      );
+      incremental.push(await time("select analytics.refresh(false)"));
+      full.push(await time("select analytics.refresh(true)"));
+    }
+    points.push({ size: until, incremental: median(incremental), full: median(full) });
+    rows.push([
+      String(until),
+      median(incremental).toFixed(0),
+      median(full).toFixed(0),
+      `${spread(
+        incremental.map((one, i) => full[i]! / one),
+        0,
+      )} ×`,
+    ]);
+  }
+  writeFileSync(new URL("refresh.svg", import.meta.url), plot(points));
+  return `${table(["refresh of one changed day, by history", "incremental, ms", "full, ms", "faster"], rows)}\n\n![Time of a refresh by history](refresh.svg)`;
+}

@@ -1,0 +1,134 @@
+// The table of reads: every contender in turn, round after round, relative to hand-written SQL in the same round.
+import { check, answer } from "./check.ts";
+import { names, start, type Contender } from "./contenders.ts";
+import { load, type Measurement } from "./load.ts";
+import { median, spread, table } from "./statistics.ts";
+import { works } from "./work.ts";
+
+export interface ReadOptions {
+  rounds: number;
+  seconds: number;
+  connections: number;
+  only?: string[];
+}
+
+const BASE = "hand-written SQL";
+
+/** Measures each way of asking in turn, several rounds. */
+async function inTurn(
+  ways: Record<string, () => Promise<Measurement>>,
+  rounds: number,
+): Promise<Record<string, Measurement[]>> {
+  const measured: Record<string, Measurement[]> = Object.fromEntries(
+    Object.keys(ways).map((way) => [way, []]),
+  );
+  for (const way of Object.values(ways)) await way();
+  for (let round = 0; round < rounds; round++) {
+    for (const [name, way] of Object.entries(ways)) measured[name]!.push(await way());
+  }
+  return measured;
+}
+
+const rates = (measurements: readonly Measurement[]): number[] =>
+  measurements.map(({ perSecond }) => perSecond);
+const ratios = (measurements: readonly Measurement[], base: readonly Measurement[]): number[] =>
+  measurements.map(({ perSecond }, i) => perSecond / base[i]!.perSecond);
+
+export async function compareReads(databaseUrl: string, options: ReadOptions): Promise<string> {
+  const contenders: Contender[] = [];
+  try {
+    for (const name of names) contenders.push(await start(name, databaseUrl));
+    const rows: string[][] = [];
+    for (const [name, work] of Object.entries(works)) {
+      if (options.only && !options.only.includes(name)) continue;
+      const mine = contenders.filter((one) => work.peers.length > 0 || [BASE, "Strata"].includes(one.name));
+      await check(mine, name, work);
+      const ways = Object.fromEntries(mine.map((one) => [one.name, () => load(one, name, work, options)]));
+      const measured = await inTurn(ways, options.rounds);
+      const base = measured[BASE]!;
+      const cells = names.map((one) =>
+        one === BASE
+          ? `${median(rates(base)).toFixed(0)}/s`
+          : measured[one]
+            ? spread(ratios(measured[one], base))
+            : "–",
+      );
+      rows.push([work.title, ...cells]);
+      console.log(table(["work", ...names], [rows.at(-1)!]));
+    }
+    const strata = contenders.find(({ name }) => name === "Strata")!;
+    const base = contenders.find(({ name }) => name === BASE)!;
+    const repeated = options.only ? "" : await compareRepeated(strata, base, databaseUrl, options);
+    const overload = options.only ? "" : await overloaded(strata, options);
+    return [table(["work", ...names], rows), repeated, overload].filter(Boolean).join("\n\n");
+  } finally {
+    for (const { stop } of contenders) stop();
+  }
+}
+
+const TITLES: Record<string, string> = {
+  computed: "Strata, computed each time",
+  kept: "Strata, kept",
+  unsent: "Strata, 304",
+};
+
+/** The same question again: computed each time, kept, and not even sent. */
+async function compareRepeated(
+  strata: Contender,
+  base: Contender,
+  databaseUrl: string,
+  options: ReadOptions,
+): Promise<string> {
+  const without = await start("Strata", databaseUrl, { RESPONSE_CACHE_MB: "0" });
+  try {
+    const work = works.analytics!;
+    await answer(strata, "analytics", work, 0);
+    const { headers } = await fetch(strata.url + strata.path(""), {
+      method: "POST",
+      headers: strata.headers,
+      body: strata.body(work, 0),
+    });
+    const ways = {
+      [BASE]: () => load(base, "analytics", work, options),
+      computed: () => load(without, "analytics", work, options),
+      kept: () => load(strata, "analytics", work, options),
+      unsent: () =>
+        load(strata, "analytics", work, { ...options, headers: { "if-none-match": headers.get("etag")! } }),
+    };
+    const measured = await inTurn(ways, options.rounds);
+    return table(
+      [work.title, "answers/s", "× hand-written SQL", "× computed each time"],
+      Object.entries(measured).map(([way, all]) => [
+        TITLES[way] ?? way,
+        median(rates(all)).toFixed(0),
+        spread(ratios(all, measured[BASE]!)),
+        spread(ratios(all, measured.computed!)),
+      ]),
+    );
+  } finally {
+    without.stop();
+  }
+}
+
+/** Twice the connections that saturate it. What is let in must not wait for long; the rest is refused. */
+async function overloaded(strata: Contender, options: ReadOptions): Promise<string> {
+  const work = works.nested!;
+  const rows: string[][] = [];
+  for (const [title, connections] of [
+    ["unloaded", 1],
+    ["saturated", 64],
+    ["twice that", 128],
+  ] as const) {
+    const all: Measurement[] = [];
+    for (let round = 0; round < options.rounds; round++)
+      all.push(await load(strata, "nested", work, { ...options, connections }));
+    rows.push([
+      title,
+      String(connections),
+      median(rates(all)).toFixed(0),
+      median(all.map(({ p99 }) => p99)).toFixed(0),
+      all.reduce((sum, { refused }) => sum + refused, 0).toFixed(0),
+    ]);
+  }
+  return table(["nested read", "connections", "answers/s", "p99 of answers, ms", "refused with 503"], rows);
+}

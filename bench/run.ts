@@ -1,0 +1,62 @@
+// npm run bench -- [--transactions 2000000] [--rounds 7] [--seconds 5] [--only nested,flat] [--server URL]
+import { execFileSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { availableParallelism, cpus, totalmem } from "node:os";
+import { parseArgs } from "node:util";
+import pg from "pg";
+import { prepare } from "./database.ts";
+import { comparePipeline } from "./pipeline.ts";
+import { compareReads } from "./reads.ts";
+
+const { values } = parseArgs({
+  options: {
+    server: { type: "string", default: process.env.TEST_DATABASE_URL },
+    transactions: { type: "string", default: "200000" },
+    rounds: { type: "string", default: "5" },
+    seconds: { type: "string", default: "4" },
+    connections: { type: "string", default: "16" },
+    only: { type: "string" },
+    "no-reads": { type: "boolean" },
+    "no-pipeline": { type: "boolean" },
+  },
+});
+if (!values.server)
+  throw new Error("Give --server or TEST_DATABASE_URL: a PostgreSQL server that may be filled");
+
+const transactions = Number(values.transactions);
+const options = {
+  rounds: Number(values.rounds),
+  seconds: Number(values.seconds),
+  connections: Number(values.connections),
+  only: values.only?.split(","),
+};
+const sections: string[] = [];
+if (!values["no-reads"]) {
+  const url = await prepare(values.server, transactions);
+  sections.push(`## Reads\n\n${await compareReads(url, options)}`);
+}
+if (!values["no-pipeline"] && !values.only)
+  sections.push(`## Pipeline\n\n${await comparePipeline(values.server, transactions, options.rounds)}`);
+
+const client = new pg.Client({ connectionString: values.server });
+await client.connect();
+const { rows } = await client.query<{ version: string }>(
+  "select current_setting('server_version') as version",
+);
+await client.end();
+const commit = execFileSync("git", ["rev-parse", "--short", "HEAD"], { encoding: "utf8" }).trim();
+const report = `# Results
+
+${new Date().toISOString().slice(0, 10)}, commit ${commit}: \`npm run bench -- ${process.argv
+  .slice(2)
+  .filter((text) => !/^postgres|^--server/.test(text))
+  .join(" ")}\`
+
+${availableParallelism()} × ${cpus()[0]!.model}, ${Math.round(totalmem() / 2 ** 30)} GB, shared by client, servers and database;
+Node ${process.versions.node}, PostgreSQL ${rows[0]!.version}; ${transactions} transactions; ${options.rounds} rounds of
+${options.seconds} s with ${options.connections} connections. Medians; lowest and highest round in brackets.
+
+${sections.join("\n\n")}
+`;
+writeFileSync(new URL("results.md", import.meta.url), report);
+console.log(report);
