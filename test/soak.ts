@@ -109,7 +109,8 @@ async function measure(pid: number) {
 const faults: string[] = [];
 const strata = startStrata(["serve"], environment, ["--expose-gc", "--import", COLLECT]);
 try {
-  await until(async () => (await fetch(`${url}/readyz`)).ok, 300);
+  const started = until(async () => (await fetch(`${url}/readyz`)).ok, 300);
+  await Promise.race([started, strata.exit.then(() => Promise.reject(new Error("The server ended")))]);
   const token = (
     await runStrata(["token", "--role", "operator", "--sub", "soak"], environment)
   ).stdout.trim();

@@ -154,7 +154,8 @@ export function createOperation({ pool, prepare, signal }: OperationOptions): Op
   };
 }
 
-const cancelled = (): Error => new Error("The operation was cancelled");
+// With the code that the server itself gives: nobody waits for the answer, and the log is not for it.
+const cancelled = (): Error => Object.assign(new Error("The operation was cancelled"), { code: "57014" });
 
 interface Transaction {
   pending: number;

@@ -7,6 +7,7 @@ import type { Lifecycle } from "../lifecycle.ts";
 import type { Tracing } from "../tracing.ts";
 import { addAdmission } from "./admission.ts";
 import { createAuthenticator, requireRole } from "./auth.ts";
+import { addDrain } from "./drain.ts";
 import { handleError, refusal } from "./errors.ts";
 import { addPageRules, isPage } from "./graphiql.ts";
 import { createGraphql, GRAPHQL_PATH } from "./graphql.ts";
@@ -57,11 +58,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     trustProxy: config.TRUSTED_PROXIES.length > 0 && config.TRUSTED_PROXIES,
   });
   addRequestLog(app, observation);
-  // An idle connection that is kept would keep the process, too; and its client would miss the next instance.
-  app.addHook("onSend", (_request, reply, _payload, done) => {
-    if (lifecycle?.stopping.aborted) reply.header("connection", "close");
-    done();
-  });
+  addDrain(app, lifecycle?.stopping);
 
   app.decorateRequest("claims");
   app.setErrorHandler(handleError);

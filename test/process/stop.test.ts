@@ -109,6 +109,16 @@ test("a mutation that is running gets its answer", async () => {
   expect(await exit).toBe(0);
 });
 
+test("a connection opened ahead of need does not keep it", async () => {
+  server = await startReadyServer(place.environment);
+  const socket = connect(Number(new URL(server.url).port), "127.0.0.1");
+  await once(socket, "connect");
+  socket.on("error", () => undefined);
+  const started = Date.now();
+  expect(await server.stop()).toBe(0);
+  expect(Date.now() - started).toBeLessThan(5_000);
+});
+
 test("sockets are told to go elsewhere", async () => {
   server = await startReadyServer(place.environment);
   const socket = new WebSocket(`${server.url.replace("http", "ws")}/graphql`, "graphql-transport-ws");

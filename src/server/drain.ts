@@ -1,0 +1,24 @@
+// What would keep a stopping server waiting although nobody is served by it.
+import type { IncomingMessage } from "node:http";
+import type { Socket } from "node:net";
+import type { FastifyInstance } from "fastify";
+
+export function addDrain(app: FastifyInstance, stopping: AbortSignal | undefined): void {
+  // An idle connection that is kept would keep the process, too; and its client would miss the next instance.
+  app.addHook("onSend", (_request, reply, _payload, done) => {
+    if (stopping?.aborted) reply.header("connection", "close");
+    done();
+  });
+  // Clients open connections ahead of need. Until its first request Node does not count one as idle.
+  const unused = new Set<Socket>();
+  app.server.on("connection", (socket) => {
+    unused.add(socket);
+    socket.once("close", () => unused.delete(socket));
+  });
+  for (const event of ["request", "upgrade"])
+    app.server.on(event, ({ socket }: IncomingMessage) => unused.delete(socket));
+  app.addHook("preClose", (done) => {
+    for (const socket of unused) socket.destroy();
+    done();
+  });
+}
