@@ -54,6 +54,8 @@ describe.runIf(canStartCluster)("outages", () => {
   afterEach(async () => {
     await server?.stop("SIGKILL");
     server = undefined;
+    // A test that failed in the middle must not take the others with it.
+    if (!cluster.isRunning()) cluster.start();
   });
 
   async function execute(sql: string, database = "outage"): Promise<any[]> {
@@ -102,9 +104,8 @@ describe.runIf(canStartCluster)("outages", () => {
     server = await startReadyServer(environment);
     await isServing();
     cluster.stop(mode);
-    // What listens notices before the probe, whose answer is kept for a moment.
-    await until(async () => !(await readiness(server!)).checks.database!.ok);
-    expect(await readiness(server)).toMatchObject({ status: 503, retryAfter: "5", checks: { database: { ok: false } } });
+    await until(async () => (await readiness(server!)).checks.database?.ok === false);
+    expect(await readiness(server)).toMatchObject({ status: 503, retryAfter: "5" });
     await answersUnavailable();
     await answersUnavailable(RUN);
     await sleep(1_500);

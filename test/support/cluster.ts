@@ -1,6 +1,6 @@
 // A PostgreSQL cluster of a test's own, to be stopped, started and filled without disturbing other tests.
 import { execFileSync } from "node:child_process";
-import { chownSync, globSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chownSync, existsSync, globSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { serverUrl } from "./server.ts";
@@ -17,6 +17,7 @@ export interface Cluster {
   /** User that the server runs as, if not the one of the tests. */
   uid: number | undefined;
   start(options?: string): void;
+  isRunning(): boolean;
   /** "immediate" is a crash: connections break without a word. */
   stop(mode?: "fast" | "immediate"): void;
   remove(): void;
@@ -57,6 +58,7 @@ export async function createCluster(): Promise<Cluster> {
     url: (database, user = "postgres", password = PASSWORD) =>
       `postgres://${user}:${encodeURIComponent(password)}@127.0.0.1:${port}/${database}`,
     uid: identity.uid,
+    isRunning: () => existsSync(join(data, "postmaster.pid")),
     start,
     stop,
     remove() {
