@@ -8,6 +8,7 @@ import type { Format } from "../pipeline/ingest-read.ts";
 import { ingest as ingestStream } from "../pipeline/ingest.ts";
 import { printRun } from "./pipeline.ts";
 import { clearProgress, createProgress } from "./progress.ts";
+import { stoppable } from "./stop-signal.ts";
 import { withDatabase } from "./with-database.ts";
 
 export interface IngestCommandOptions {
@@ -20,26 +21,24 @@ export interface IngestCommandOptions {
 /** Lands a file, or standard input for "-"; what landed before a failure or Ctrl-C stays. */
 export async function ingest(dataset: Dataset, file: string, options: IngestCommandOptions): Promise<void> {
   const { input, totalBytes } = await openInput(file);
-  const stop = new AbortController();
-  const onSignal = () => stop.abort(new Error("The ingest was cancelled"));
-  process.once("SIGINT", onSignal).once("SIGTERM", onSignal);
   try {
-    const run = await withDatabase(({ pool }) =>
-      ingestStream(pool, dataset, input, {
-        format: options.format ?? formatOf(file),
-        sourceSystem: options.source,
-        sourceName: file === "-" ? undefined : basename(file),
-        map: options.map,
-        totalBytes,
-        trigger: "cli",
-        actor: userInfo().username,
-        onProgress: createProgress(totalBytes),
-        signal: stop.signal,
-      }).finally(clearProgress),
+    const run = await stoppable("ingest", (signal) =>
+      withDatabase(({ pool }) =>
+        ingestStream(pool, dataset, input, {
+          format: options.format ?? formatOf(file),
+          sourceSystem: options.source,
+          sourceName: file === "-" ? undefined : basename(file),
+          map: options.map,
+          totalBytes,
+          trigger: "cli",
+          actor: userInfo().username,
+          onProgress: createProgress(totalBytes),
+          signal,
+        }).finally(clearProgress),
+      ),
     );
     printRun(run, options);
   } finally {
-    process.off("SIGINT", onSignal).off("SIGTERM", onSignal);
     input.destroy();
   }
 }

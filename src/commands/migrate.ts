@@ -1,4 +1,5 @@
 import { applySchema, currentVersion, installedVersion } from "../database/migrate.ts";
+import { migrateWorker } from "../worker.ts";
 import { withDatabase } from "./with-database.ts";
 
 export async function migrate(options: { json?: boolean }): Promise<void> {
@@ -11,6 +12,7 @@ export async function migrate(options: { json?: boolean }): Promise<void> {
           `The database has schema version ${from}, newer than this Strata's ${to}; nothing was changed`,
         );
       await applySchema(pool);
+      await migrateWorker(pool);
       return { from: from ?? null, to };
     },
     { schema: false },

@@ -1,20 +1,24 @@
 // transform, refresh, cleanup and run: each executes one step and prints its run.
 import { userInfo } from "node:os";
 import { runStep, type Run, type RunRequest } from "../pipeline/runs.ts";
+import { stoppable } from "./stop-signal.ts";
 import { withDatabase } from "./with-database.ts";
 
 export async function runCommand(
   request: Pick<RunRequest, "step" | "full" | "daysToKeep">,
   options: { json?: boolean },
 ): Promise<void> {
-  const run = await withDatabase(({ pool }, config) =>
-    runStep(pool, {
-      ...request,
-      ...(request.step === "cleanup" && { daysToKeep: request.daysToKeep ?? config.RETENTION_DAYS }),
-      trigger: "cli",
-      actor: userInfo().username,
-      onProgress: showProgress,
-    }),
+  const run = await stoppable("run", (signal) =>
+    withDatabase(({ pool }, config) =>
+      runStep(pool, {
+        ...request,
+        ...(request.step === "cleanup" && { daysToKeep: request.daysToKeep ?? config.RETENTION_DAYS }),
+        trigger: "cli",
+        actor: userInfo().username,
+        onProgress: showProgress,
+        signal,
+      }),
+    ),
   );
   printRun(run, options);
 }

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createDatabase, type TestDatabase } from "../support/database.ts";
 import { strata } from "../support/cli.ts";
+import { startStrata, until } from "../support/process.ts";
 
 describe("the pipeline's commands", () => {
   let database: TestDatabase;
@@ -72,12 +73,36 @@ describe("the pipeline's commands", () => {
     expect((await run("cleanup", "--days", "7")).run).toMatchObject({ status: "succeeded", rowsDeleted: 1 });
   });
 
+  it("stops in order on a signal: the run is closed and says why", async () => {
+    await database.pool.query(
+      `insert into staging.raw_transactions (transaction_id, user_id, amount, status, transaction_date)
+       select 1000 + n, 1, 1, 'completed', '2026-03-02' from generate_series(1, 200000) n`,
+    );
+    const transform = startStrata(["transform", "--json"], database.environment);
+    await until(async () => {
+      const { rows } = await database.pool.query(
+        "select from analytics.pipeline_runs where status = 'running'",
+      );
+      return rows.length > 0;
+    });
+    expect(await transform.stop("SIGINT")).toBe(1);
+    expect(JSON.parse(transform.output.stdout).run).toMatchObject({
+      status: "failed",
+      error: "Stopped: The run was cancelled",
+    });
+    expect((await run("transform")).run).toMatchObject({ status: "succeeded" });
+    const { rows } = await database.pool.query(
+      "select count(*)::int as count from production.transactions where transaction_id > 1000",
+    );
+    expect(rows).toEqual([{ count: 200_000 }]);
+  });
+
   it("shows runs and freshness", async () => {
     const { stdout } = await strata(["status", "--json"], database.environment);
     const { freshness, runs } = JSON.parse(stdout);
     expect(freshness.map((row: { dataset: string }) => row.dataset)).toEqual(
       expect.arrayContaining(["daily_user_metrics", "events", "transactions", "users"]),
     );
-    expect(runs[0]).toMatchObject({ step: "cleanup", status: "succeeded", trigger: "cli" });
+    expect(runs[0]).toMatchObject({ step: "transform", status: "succeeded", trigger: "cli" });
   });
 });
