@@ -985,7 +985,7 @@ comment on column analytics.quarantine.last_attempt_at is 'When the record was t
 
 create or replace function analytics.schema_version()
 returns integer
-language sql immutable parallel safe as 'select 5';
+language sql immutable parallel safe as 'select 6';
 
 comment on function analytics.schema_version() is 'Version of this schema; the server refuses to run on an older one.';
 
@@ -2071,6 +2071,12 @@ begin
   end if;
   for entry in select * from staging.select_quarantined(ids, reason, everything) loop
     if patch is not null then
+      -- A field that the dataset does not have would spoil the record for later tries.
+      if exists (select jsonb_object_keys(patch) except select f.field from staging.raw_fields(entry.dataset) f) then
+        raise exception 'The patch has fields that % do not have; allowed: %.', entry.dataset,
+          (select string_agg(f.field, ', ') from staging.raw_fields(entry.dataset) f)
+          using errcode = 'invalid_parameter_value';
+      end if;
       entry.payload := coalesce(entry.payload, '{}') || patch;
     end if;
     if (patch is null and entry.stage = 'transform') or staging.type_payload(entry) then

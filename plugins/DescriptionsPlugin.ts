@@ -46,6 +46,14 @@ const values: Rule[] = [
 
 /** By name of the type and of its field, input field or argument. */
 const fields: Rule[] = [
+  [/^(?:Retry|Discard)QuarantinedInput\.ids$/, "The records, by `quarantineId`."],
+  [
+    /^(?:Retry|Discard)QuarantinedInput\.reason$/,
+    "All records rejected for this reason, such as `invalid_email`.",
+  ],
+  [/^(?:Retry|Discard)QuarantinedInput\.everything$/, "All records in quarantine."],
+  [/^RetryQuarantinedInput\.patch$/, "Fields to correct first: an object of column names and values."],
+  [/^(?:Retry|Discard)QuarantinedPayload\.result$/, "How many records."],
   [
     /^\w+Aggregates\.keys$/,
     "The values that the group has in common, in the order of `groupBy`; null in a total.",

@@ -113,9 +113,12 @@ const ColumnTagsPlugin: GraphileConfig.Plugin = {
   }),
 };
 
+/** Functions that are mutations; the database decides who may call them. */
+const mutations = ["retry_quarantined", "discard_quarantined"];
+
 const TableTagsPlugin = pgSmartTags([
   { kind: "class", match: (table) => !(nameOf(table) in tables), tags: { behavior: "-*" } },
-  { kind: "procedure", match: () => true, tags: { behavior: "-*" } },
+  { kind: "procedure", match: ({ proname }) => !mutations.includes(proname), tags: { behavior: "-*" } },
   ...Object.entries(tables).flatMap(([match, { tags }]) =>
     tags ? [{ kind: "class" as const, match, tags }] : [],
   ),

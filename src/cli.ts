@@ -56,7 +56,8 @@ withJson(program.command("sample"))
   .option("--transactions <rows>", "how many transactions", parseCount, 10_000)
   .option("--events <rows>", "how many events", parseCount, 5_000)
   .option("--seed <number>", "the same seed gives the same data", parseCount, 1)
-  .action(async (options: Partial<SampleOptions> & { json?: boolean }) =>
+  .option("--force", "also beside data of your own, which it may overwrite")
+  .action(async (options: Partial<SampleOptions> & { json?: boolean; force?: boolean }) =>
     (await import("./commands/sample.ts")).sample(options),
   );
 

@@ -17,8 +17,13 @@ export async function migrate(options: { json?: boolean }): Promise<void> {
     },
     { schema: false },
   );
-  const from = result.from === null ? "an empty database" : `schema version ${result.from}`;
+  const from =
+    result.from === null
+      ? "to an empty database"
+      : result.from === result.to
+        ? "again"
+        : `over version ${result.from}`;
   console.log(
-    options.json ? JSON.stringify({ migration: result }) : `Applied schema version ${result.to} to ${from}.`,
+    options.json ? JSON.stringify({ migration: result }) : `Applied schema version ${result.to} ${from}.`,
   );
 }

@@ -37,9 +37,11 @@ function describeRun(run: Run): string {
     ["deleted", run.rowsDeleted],
   ].filter(([, count]) => count !== 0);
   const rows =
-    counts.length === 0 ? "nothing to do" : counts.map(([verb, count]) => `${count} ${verb}`).join(", ");
+    counts.length === 0
+      ? "nothing to do"
+      : `rows ${counts.map(([verb, count]) => `${verb} ${count}`).join(", ")}`;
   const seconds = ((run.durationMs ?? 0) / 1000).toFixed(1);
-  return `${run.step} ${run.status} in ${seconds} s: ${run.error ?? `rows ${rows}`} (run ${run.id})`;
+  return `${run.step} ${run.status} in ${seconds} s: ${run.error ?? rows} (run ${run.id})`;
 }
 
 function showProgress(run: Run): void {

@@ -23,7 +23,8 @@ export async function listQuarantine({ json, limit, reason }: QuarantineOptions)
     ).rows,
     rows: (
       await pool.query(
-        `select quarantine_id as id, dataset, detail, waiting, source_name as source, source_line as line, quarantined_at
+        `select quarantine_id as id, dataset, reasons, detail, waiting, source_system as source, source_name as file,
+                source_line as line, payload, raw_text, quarantined_at
            from analytics.quarantine where $1::text is null or $1 = any (reasons) order by quarantine_id desc limit $2`,
         [reason ?? null, limit],
       )
@@ -35,7 +36,17 @@ export async function listQuarantine({ json, limit, reason }: QuarantineOptions)
   console.log(styleText("bold", "Reasons"));
   console.table(reasons);
   console.log(styleText("bold", `Latest ${rows.length} rows`));
-  console.table(rows);
+  // The values stay in --json: a table of them would not fit a terminal.
+  console.table(
+    rows.map(({ id, dataset, detail, source, file, line }) => ({
+      id: Number(id),
+      dataset,
+      detail,
+      source,
+      ...(file && { file, line: Number(line) }),
+    })),
+    ["id", "dataset", "detail", "source", "file", "line"],
+  );
 }
 
 const selection = ({ ids, reason, all }: QuarantineOptions): unknown[] => [

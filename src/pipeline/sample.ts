@@ -46,16 +46,33 @@ export async function loadSample(
 
 const ATTEMPTS = 20;
 
-/** Fills an empty database once; says what it does line by line. */
+/** Fills a database that nothing but samples have touched; says what it does line by line. */
 export async function ensureSampleData(pool: Pool, say: (line: string) => void): Promise<void> {
-  const { rows } = await pool.query<{ untouched: boolean }>(
-    `select not exists (select from production.users) and not exists (select from analytics.pipeline_runs) as untouched`,
+  // A first start that was interrupted left some of it: the rest is made up for, and nothing is doubled.
+  const { rows } = await pool.query<{ wanted: boolean }>(
+    `select not exists (select from analytics.pipeline_runs where trigger <> 'sample'
+                        or (step = 'pipeline' and status = 'succeeded')) and (${NO_OTHER_DATA}) as wanted`,
   );
-  if (!rows[0]!.untouched) return;
+  if (!rows[0]!.wanted) return;
   say("Loading sample data, some of it wrong on purpose …");
   await loadSample(pool, {}, (run, what) => {
     if (run.status !== "succeeded")
       throw new Error(`The sample data could not be loaded (${what}): ${run.error}`);
     say(`  ${what}: ${run.rowsWritten} rows${run.rowsRejected ? `, ${run.rowsRejected} quarantined` : ""}`);
   });
+}
+
+const NO_OTHER_DATA = `
+  not exists (select from staging.raw_users where source_system is distinct from 'sample')
+  and not exists (
+    select from production.users u where u.source_seq is null
+      or not exists (select from staging.raw_users r where r.ingest_seq = u.source_seq and r.source_system = 'sample'))`;
+
+/** Sample users have low ids: they would take the places of real ones. */
+export async function refuseBesideRealData(pool: Pool): Promise<void> {
+  const { rows } = await pool.query<{ alone: boolean }>(`select ${NO_OTHER_DATA} as alone`);
+  if (!rows[0]!.alone)
+    throw new Error(
+      "The database has other users than those of the sample, which would overwrite some of them; use an empty one, or --force",
+    );
 }

@@ -55,7 +55,7 @@ describe("strata ingest", () => {
       '{"event_id": 1, "page": "/"}\n{"event_id": 2}\n',
     );
     expect(code).toBe(0);
-    expect(stdout).toMatch(/^ingest succeeded in .* s: rows 2 read, 2 written \(run \d+\)\n$/);
+    expect(stdout).toMatch(/^ingest succeeded in .* s: rows read 2, written 2 \(run \d+\)\n$/);
   });
 
   it.each([
@@ -82,7 +82,11 @@ describe("strata ingest", () => {
 describe("strata sample", () => {
   it("loads data of the given size", async () => {
     const sizes = ["--users", "50", "--transactions", "300", "--events", "100", "--seed", "7"];
-    const { code, stdout } = await run(["sample", ...sizes, "--json"]);
+    // The ingests above landed users of their own, whose places the sample would take.
+    const refused = await run(["sample", ...sizes, "--json"]);
+    expect(refused).toMatchObject({ code: 1, stdout: "" });
+    expect(refused.stderr).toMatch(/other users than those of the sample.*--force/);
+    const { code, stdout } = await run(["sample", ...sizes, "--force", "--json"]);
     expect(code).toBe(0);
     expect(JSON.parse(stdout).run).toMatchObject({
       step: "pipeline",

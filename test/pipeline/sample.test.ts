@@ -99,3 +99,29 @@ describe("loaded", () => {
     expect(lines).toEqual([]);
   });
 });
+
+it("is made up for after a first start that was interrupted", async () => {
+  const database = await createDatabase();
+  try {
+    const stopped = new Error("stopped after the users");
+    await expect(
+      loadSample(database.pool, options, () => {
+        throw stopped;
+      }),
+    ).rejects.toBe(stopped);
+    // As a process leaves it that was killed: without an end of the run it was in.
+    await database.pool.query(
+      "update analytics.pipeline_runs set status = 'running', finished_at = null, heartbeat_at = now() - interval '1 hour'",
+    );
+    const lines: string[] = [];
+    await ensureSampleData(database.pool, (line) => lines.push(line));
+    expect(lines.at(-1)).toMatch(/pipeline: \d+ rows/);
+    const { rows } = await database.pool.query(
+      "select count(*)::int as n, count(distinct user_id)::int as users from production.users",
+    );
+    expect(rows[0].n).toBeGreaterThan(450);
+    expect(rows[0].users).toBe(rows[0].n);
+  } finally {
+    await database.drop();
+  }
+});

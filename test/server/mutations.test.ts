@@ -107,6 +107,36 @@ describe("pipeline mutations", () => {
     expect(response.body.errors[0].extensions.code).toBe("BAD_USER_INPUT");
   });
 
+  it("gives quarantined rows back corrected, and discards them, for operators only", async () => {
+    const { rows } = await database.pool.query("select quarantine_id as id from analytics.quarantine");
+    expect(rows).toHaveLength(1);
+    const retry = (patch: object) =>
+      `mutation { retryQuarantined(input: { ids: ["${rows[0].id}"], patch: ${JSON.stringify(patch).replaceAll(/"(\w+)":/g, "$1:")} }) { result } }`;
+    const refused = await ask(retry({ email: "bob@example.com" }), "strata_reader");
+    expect(refused.body.errors[0].extensions.code).toBe("FORBIDDEN");
+
+    const unknown = await ask(retry({ nope: 1 }), "strata_operator");
+    expect(unknown.body.errors[0]).toMatchObject({
+      message: expect.stringMatching(/users do not have; allowed: user_id, username, email/),
+      extensions: { code: "BAD_USER_INPUT" },
+    });
+    const retried = await ask(retry({ email: "bob@example.com" }), "strata_operator");
+    expect(retried.body.data).toEqual({ retryQuarantined: { result: 1 } });
+    const moved = await ask("mutation { transformStaging { run { rowsWritten } } }", "strata_operator");
+    expect(moved.body.data.transformStaging.run.rowsWritten).toBe("1");
+
+    await database.pool.query(
+      "insert into staging.raw_users (user_id, username, email) values (3, 'cy', 'nobody')",
+    );
+    await ask("mutation { transformStaging { run { status } } }", "strata_operator");
+    const discarded = await ask(
+      'mutation { discardQuarantined(input: { reason: "invalid_email" }) { result } }',
+      "strata_operator",
+    );
+    expect(discarded.body.data).toEqual({ discardQuarantined: { result: 1 } });
+    expect((await database.pool.query("select from staging.quarantine")).rows).toEqual([]);
+  });
+
   it("leaves work in the background queued and returns at once", async () => {
     const response = await ask(
       "mutation { refreshAnalytics(input: { background: true, full: true }) { run { status step } } }",
