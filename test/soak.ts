@@ -1,5 +1,5 @@
 // An hour's load in a few minutes, hostile parts included: afterwards memory, files and connections are where they
-// were. Run it by `npm run soak` (SOAK_ROUNDS, SOAK_SECONDS a round; DATABASE_URL of an empty database, else embedded).
+// were. Run it by `npm run soak` (SOAK_ROUNDS, SOAK_SECONDS a round; DATABASE_URL of a database fresh from `strata migrate`, else embedded).
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -143,4 +143,5 @@ try {
   rmSync(folder, { recursive: true, force: true });
 }
 console.log(faults.length === 0 ? "Nothing leaked." : faults.join("\n"));
-process.exitCode = faults.length === 0 ? 0 : 1;
+// Not left to the event loop: a server that never came up is still being asked.
+process.exit(faults.length === 0 ? 0 : 1);
