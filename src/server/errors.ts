@@ -42,20 +42,12 @@ interface Explanation {
 const UNAVAILABLE = { code: "SERVICE_UNAVAILABLE", message: "The database does not answer; try again" };
 const INTERNAL = { code: "INTERNAL_SERVER_ERROR", message: "Internal server error" };
 
-/** By SQLSTATE, longest prefix first. A message of the database is passed on only where it quotes the input alone. */
+/** What is not about a constraint, by SQLSTATE, longest prefix first. A message of the database is passed on only where it quotes the input alone. */
 const DATABASE: [prefix: string, code: string, message?: string][] = [
   ["42501", "FORBIDDEN", "Your role may not do this"],
   ["57014", "TIMEOUT", "The statement took too long and was cancelled; nothing of it was saved"],
   ["40", "CONFLICT", "Another transaction changed the same rows; try again"],
   ["55P03", "CONFLICT", "Another transaction holds the same rows; try again"],
-  ["23505", "UNIQUE_VIOLATION", "Another row has the same value"],
-  [
-    "23503",
-    "FOREIGN_KEY_VIOLATION",
-    "A row that this one refers to, or that refers to it, stands in the way",
-  ],
-  ["23514", "CHECK_VIOLATION", "A value breaks a rule of its column"],
-  ["23502", "NOT_NULL_VIOLATION", "A value is missing"],
   ["22023", "BAD_USER_INPUT"],
   ["22P02", "BAD_USER_INPUT"],
   ["22003", "BAD_USER_INPUT"],
@@ -67,6 +59,8 @@ const DATABASE: [prefix: string, code: string, message?: string][] = [
 
 function explainDatabaseError(error: unknown): Explanation | undefined {
   if (isUnavailable(error)) return UNAVAILABLE;
+  const explained = explainDataError(error as Error);
+  if (explained) return { ...explained };
   const { code: state, message = "" } = error as { code?: unknown; message?: string };
   const row =
     typeof state === "string" &&
@@ -93,7 +87,7 @@ function explain(error: GraphQLError): Explanation {
       (cause as SafeError<Record<string, unknown> | undefined>).extensions ?? {};
     return { code: "BAD_USER_INPUT", ...extensions, message: (cause as Error).message };
   }
-  return explainDataError(cause as Error) ?? explainDatabaseError(cause) ?? INTERNAL;
+  return explainDatabaseError(cause) ?? INTERNAL;
 }
 
 interface Asker {
