@@ -30,9 +30,11 @@ export function createNotifications(connection: pg.ClientConfig): Notifications 
   const subscribers = new Set<Subscriber>();
   const released = new AbortController();
   let client: pg.Client | undefined;
+  let isListening = false;
 
   async function connect(): Promise<pg.Client> {
-    const created = new pg.Client({ ...connection, application_name: "strata listen", keepAlive: true });
+    // Known from here on: a release may come while it connects.
+    const created = (client = new pg.Client({ ...connection, application_name: "strata listen", keepAlive: true }));
     created.on("error", () => undefined);
     created.on("notification", ({ channel, payload }) => {
       for (const subscriber of subscribers)
@@ -67,14 +69,15 @@ export function createNotifications(connection: pg.ClientConfig): Notifications 
     let delay = 0;
     while (!released.signal.aborted) {
       try {
-        client = await connect();
+        const current = await connect();
+        isListening = true;
         delay = 0;
         for (const subscriber of subscribers) subscriber.push(MISSED);
-        await lost(client);
+        await lost(current);
       } catch {
         // The next attempt says the same, and requests meanwhile say that the database is away.
       }
-      client = undefined;
+      isListening = false;
       delay = Math.min(Math.max(delay * 2, FIRST_RETRY_MS), LAST_RETRY_MS);
       await sleep(delay, undefined, { signal: released.signal, ref: false }).catch(() => undefined);
     }
@@ -82,14 +85,15 @@ export function createNotifications(connection: pg.ClientConfig): Notifications 
 
   const listening = listen();
   return {
-    isListening: () => client !== undefined,
+    isListening: () => isListening,
     subscribe(channel) {
       return subscription(channel, subscribers);
     },
     async release() {
       released.abort();
       for (const subscriber of subscribers) subscriber.end();
-      await client?.end().catch(() => undefined);
+      // An end in the middle of connecting would leave pg's connect without an outcome.
+      if (client) destroy(client);
       await listening;
     },
   };
