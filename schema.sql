@@ -629,6 +629,10 @@ comment on column analytics.daily_rollup.active_users is 'Users with at least on
 comment on column analytics.daily_rollup.total_revenue is 'Sum of all amounts.';
 comment on column analytics.daily_rollup.avg_transaction is 'Mean amount.';
 
+-- The order in which daily_user_metrics is made: sorting all groups takes three times as long as this.
+create index if not exists idx_daily_rollup_order on analytics.daily_rollup
+  ((date < date '2000-01-01'), date, country collate "C");
+
 -- Finding these users takes an anti-join over all transactions, so they are kept from one refresh to the next.
 create table if not exists analytics.users_without_transactions (
   user_id integer primary key,
@@ -832,11 +836,16 @@ comment on function analytics.dirty_metrics() is 'Daily metrics that changed sin
 
 -- What daily_user_metrics has to equal: the rollup where nothing changed since the last refresh, production
 -- where something did. Functions do the latter: as parts of the query they would make it look expensive, and
--- have it compiled at every call, although most of the time nothing has changed.
+-- have it compiled at every call, although most of the time nothing has changed. The order is the one that
+-- daily_user_metrics needs, and NOT IN keeps it, where an anti-join would not.
 create or replace view analytics.daily_user_metrics_live as
-select r.date, r.country, r.active_users, r.total_revenue, r.avg_transaction
-from analytics.daily_rollup r
-where r.date is not null and not exists (select from unnest((select d.days from analytics.dirty_days() d)) d (day) where d.day = r.date)
+(
+  select r.date, r.country, r.active_users, r.total_revenue, r.avg_transaction
+  from analytics.daily_rollup r
+  where r.date is not null
+    and r.date not in (select d.day from analytics.dirty_days() c cross join unnest(c.days) d (day) where d.day is not null)
+  order by r.date < date '2000-01-01', r.date, r.country collate "C"
+)
 union all
 select m.date, m.country::varchar(100), m.active_users, m.total_revenue, m.avg_transaction
 from analytics.dirty_metrics() m;
@@ -985,7 +994,7 @@ comment on column analytics.quarantine.last_attempt_at is 'When the record was t
 
 create or replace function analytics.schema_version()
 returns integer
-language sql immutable parallel safe as 'select 6';
+language sql immutable parallel safe as 'select 7';
 
 comment on function analytics.schema_version() is 'Version of this schema; the server refuses to run on an older one.';
 
@@ -1810,13 +1819,17 @@ comment on function analytics.update_rollup(date[], integer[]) is 'Computes the 
 
 -- Writers go on meanwhile. What commits after the log was consumed stays logged, so the view takes it from
 -- production, whether the rollup has it already or not.
+--
+-- REFRESH … CONCURRENTLY compares all groups, however few have changed. What can be spared is sorting them on
+-- disk, and sampling them for statistics that do not change how they are compared.
 create or replace function analytics.refresh("full" boolean default false, run_id bigint default null)
 returns bigint
-language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set plan_cache_mode = force_custom_plan set jit = off as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set plan_cache_mode = force_custom_plan set jit = off set default_statistics_target = 1 as $$
 declare
   changes record;
   days date[];
   written bigint;
+  memory text := current_setting('work_mem');
 begin
   perform staging.enter_batch(refresh.run_id);
   -- One refresh at a time; whoever reads the rollup is not kept waiting.
@@ -1842,7 +1855,9 @@ begin
 
   -- The view itself raises the data version and notifies.
   perform set_config('strata.run_id', coalesce(refresh.run_id::text, ''), true);
+  perform set_config('work_mem', greatest(pg_size_bytes(memory) / 1024, 65536) || 'kB', true);
   refresh materialized view concurrently analytics.daily_user_metrics;
+  perform set_config('work_mem', memory, true);
   perform set_config('strata.run_id', '', true);
   perform staging.count_batch(refresh.run_id, changes.row_count, written, 0, 0, 1);
   return written;

@@ -142,6 +142,17 @@ test("follows users into and out of the group without transactions", async () =>
   expect(await without()).toBe(0);
 });
 
+test("keeps every day when a transaction gets another number", async () => {
+  await sql(
+    "update production.transactions set transaction_id = transaction_id + 1000000 where transaction_day = '2023-02-02'",
+  );
+  expect(await differences("analytics.daily_user_metrics_live")).toEqual([]);
+  await sql("refresh materialized view analytics.daily_user_metrics");
+  expect(await differences("analytics.daily_user_metrics")).toEqual([]);
+  await refresh();
+  expect(await differences("analytics.daily_user_metrics")).toEqual([]);
+});
+
 test("notices a truncation", async () => {
   await sql("truncate production.transactions");
   expect(await differences("analytics.daily_user_metrics_live")).toEqual([]);
