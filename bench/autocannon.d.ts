@@ -9,11 +9,11 @@ declare module "autocannon" {
   }
   interface Result {
     duration: number;
-    non2xx: number;
     errors: number;
-    requests: { total: number };
-    latency: { p50: number; p99: number };
-    statusCodeStats: Record<string, { count: number }>;
   }
-  export default function autocannon(options: Options): Promise<Result>;
+  type Listener = (client: unknown, status: number, bytes: number, milliseconds: number) => void;
+  interface Run extends Promise<Result> {
+    on(event: "response", listener: Listener): void;
+  }
+  export default function autocannon(options: Options): Run;
 }

@@ -3,11 +3,12 @@ import autocannon from "autocannon";
 import type { Contender } from "./contenders.ts";
 import type { Work } from "./work.ts";
 
+/** Rates and times of answers; what was refused with 503 is only counted. */
 export interface Measurement {
   perSecond: number;
   p50: number;
   p99: number;
-  refused: number;
+  refusedPerSecond: number;
 }
 
 interface LoadOptions {
@@ -25,7 +26,10 @@ export async function load(
   work: Work,
   options: LoadOptions,
 ): Promise<Measurement> {
-  const result = await autocannon({
+  const times: number[] = [];
+  let refused = 0;
+  let failed = 0;
+  const run = autocannon({
     url: contender.url + contender.path(name),
     method: "POST",
     connections: options.connections,
@@ -33,14 +37,20 @@ export async function load(
     headers: { ...contender.headers, ...options.headers },
     requests: [{ setupRequest: (request: object) => ({ ...request, body: contender.body(work, asked++) }) }],
   });
-  const refused = result.statusCodeStats["503"]?.count ?? 0;
-  const failed = result.non2xx - refused - (result.statusCodeStats["304"]?.count ?? 0);
-  if (failed > 0 || result.errors > 0)
-    throw new Error(`${contender.name}: ${failed} failures, ${result.errors} errors in "${name}"`);
+  run.on("response", (_client, status, _bytes, milliseconds) => {
+    if (status === 200 || status === 304) times.push(milliseconds);
+    else if (status === 503) refused++;
+    else failed++;
+  });
+  const { duration, errors } = await run;
+  if (failed > 0 || errors > 0)
+    throw new Error(`${contender.name}: ${failed} failures, ${errors} errors in "${name}"`);
+  times.sort((a, b) => a - b);
+  const quantile = (share: number): number => times[Math.floor(times.length * share)] ?? NaN;
   return {
-    perSecond: (result.requests.total - refused) / result.duration,
-    p50: result.latency.p50,
-    p99: result.latency.p99,
-    refused,
+    perSecond: times.length / duration,
+    p50: quantile(0.5),
+    p99: quantile(0.99),
+    refusedPerSecond: refused / duration,
   };
 }

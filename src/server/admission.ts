@@ -1,70 +1,119 @@
-// Too much at once is refused soon: whoever is let in has an answer in a bearable time.
+// Too much at once is refused: whoever is let in has an answer in a bearable time.
 import type { FastifyInstance, FastifyRequest } from "fastify";
 
 declare module "fastify" {
   interface FastifyRequest {
-    /** Gives its place to the next one; for operations that will wait for something else for long. */
-    leave?: () => void;
+    place?: Place;
   }
 }
 
-/** A burst is over by then; what waits longer is load that does not end by waiting. */
-const MAX_WAIT_MS = 100;
+/** What an operation takes while it is worked on. */
+export interface Place {
+  /** Gives it to the next one; for operations that will wait for something else for long. */
+  leave(): void;
+  /** Takes one again, at once: it was let in before. */
+  back(): void;
+}
+
+/** A burst is over by then; what waits longer is load that does not end by waiting. Who is refused has lost no more. */
+const MAX_WAIT_MS = 250;
+/** When some have waited all the time for MAX_WAIT_MS, nobody is let in who has waited longer than this. */
+const PATIENCE_MS = 30;
 const MAX_WAITING = 1000;
 const RETRY_AFTER_S = "1";
+/** The event loop accepts one connection a turn: under load, new ones would wait for seconds, unseen. */
+const ACCEPTS_PER_START = 16;
 
 interface Waiting {
   caller: string;
+  since: number;
   enter: () => void;
+  refuse: () => void;
 }
 
 /** Not yet checked, but nobody gets another's places by it: who it is comes later. */
 const callerOf = ({ headers, ip }: FastifyRequest): string => headers.authorization ?? ip;
 
 /**
- * At most `limit` operations at once, a quarter of them out of reach for any single caller; the others wait for a
- * moment, then are refused.
+ * At most `limit` operations at once, of one caller never more than it leaves free: half of all places for the first,
+ * half of the rest for the second. The others wait for a moment, then are refused. Once the oldest has waited for too
+ * long, the newest are first: most are answered soon, instead of all late.
  */
 export function addAdmission(app: FastifyInstance, path: string, limit: number): void {
-  const share = Math.ceil(limit * 0.75);
   const running = new Map<string, number>();
-  const waiting = new Set<Waiting>();
+  const waiting: Waiting[] = [];
   let total = 0;
+  let busySince = 0;
+  let connections = 0;
+  let accepted = 0;
+  let turn: NodeJS.Immediate | undefined;
 
-  const hasRoom = (caller: string): boolean => total < limit && (running.get(caller) ?? 0) < share;
+  const hasRoom = (caller: string): boolean => (running.get(caller) ?? 0) < limit - total;
 
-  function occupy(caller: string): void {
-    total++;
-    running.set(caller, (running.get(caller) ?? 0) + 1);
-  }
-
-  function leave(caller: string): void {
-    total--;
-    const rest = running.get(caller)! - 1;
+  function move(caller: string, by: 1 | -1): void {
+    total += by;
+    const rest = (running.get(caller) ?? 0) + by;
     if (rest > 0) running.set(caller, rest);
     else running.delete(caller);
-    for (const entry of waiting) {
-      if (total >= limit) return;
-      if (hasRoom(entry.caller)) entry.enter();
-    }
+    if (by < 0) awaitTurn();
   }
+
+  function takePlace(caller: string) {
+    let inside = false;
+    let ended = false;
+    const back = (): void => {
+      if (inside || ended) return;
+      inside = true;
+      move(caller, 1);
+    };
+    const leave = (): void => {
+      if (!inside) return;
+      inside = false;
+      move(caller, -1);
+    };
+    back();
+    return { back, leave, end: () => (leave(), (ended = true)) };
+  }
+
+  function nextToEnter(): Waiting | undefined {
+    const now = performance.now();
+    if (now - (waiting[0]?.since ?? now) <= PATIENCE_MS) return waiting.find(({ caller }) => hasRoom(caller));
+    const patience = now - busySince > MAX_WAIT_MS ? PATIENCE_MS : MAX_WAIT_MS;
+    return waiting.findLast((entry) => now - entry.since <= patience && hasRoom(entry.caller));
+  }
+
+  function awaitTurn(): void {
+    if (waiting.length > 0 && total < limit) turn ??= setImmediate(takeTurn, connections);
+  }
+
+  /** One a turn, so that what came meanwhile is seen in between. */
+  function takeTurn(connectionsBefore: number): void {
+    turn = undefined;
+    const next = nextToEnter();
+    if (!next) return;
+    if (connections === connectionsBefore || ++accepted % ACCEPTS_PER_START === 0) next.enter();
+    awaitTurn();
+  }
+
+  app.server.on("connection", () => connections++);
 
   // Before anything that takes time, so that a refusal costs next to nothing.
   app.addHook("onRequest", (request, reply, done) => {
     if (request.method !== "POST" || !request.url.startsWith(path)) return done();
     const caller = callerOf(request);
     const start = (): void => {
-      occupy(caller);
-      let left = false;
-      request.leave = () => {
-        if (left) return;
-        left = true;
-        leave(caller);
-      };
-      reply.raw.once("close", request.leave);
+      const place = (request.place = takePlace(caller));
+      reply.raw.once("close", place.end);
       done();
     };
+    if (waiting.length === 0 && hasRoom(caller)) return start();
+    const forget = (): void => {
+      clearTimeout(timer);
+      reply.raw.off("close", forget);
+      waiting.splice(waiting.indexOf(entry), 1);
+    };
     const refuse = (): void => {
+      forget();
       const message = "The server has more to do than it can; try again";
       const extensions = { code: "SERVICE_UNAVAILABLE", requestId: request.id };
       reply.hijack();
@@ -77,16 +126,13 @@ export function addAdmission(app: FastifyInstance, path: string, limit: number):
         .end(JSON.stringify({ errors: [{ message, extensions }] }));
       request.raw.resume();
     };
-    if (hasRoom(caller)) return start();
-    if (waiting.size >= MAX_WAITING) return refuse();
-    const forget = (): void => {
-      clearTimeout(timer);
-      waiting.delete(entry);
-      reply.raw.off("close", forget);
-    };
-    const entry: Waiting = { caller, enter: () => (forget(), start()) };
-    const timer = setTimeout(() => (forget(), refuse()), MAX_WAIT_MS);
-    waiting.add(entry);
+    const timer = setTimeout(refuse, MAX_WAIT_MS);
+    const enter = (): void => (forget(), start());
+    const entry: Waiting = { caller, since: performance.now(), enter, refuse };
+    if (waiting.length === 0) busySince = entry.since;
+    waiting.push(entry);
     reply.raw.once("close", forget);
+    if (waiting.length > MAX_WAITING) waiting[0]!.refuse();
+    awaitTurn();
   });
 }

@@ -129,8 +129,8 @@ export function createGraphql(options: GraphqlOptions) {
           pgSettings: settings(config, claims),
           claims,
           abortSignal: abortSignalOf(context),
-          runPipelineStep: (step: PipelineStepRequest) => (request.leave?.(), runPipelineStep(step)),
-          ingestRows: (rows: IngestRowsRequest) => (request.leave?.(), ingestRows(rows)),
+          runPipelineStep: (step: PipelineStepRequest) => (request.place?.leave(), runPipelineStep(step)),
+          ingestRows: (rows: IngestRowsRequest) => (request.place?.leave(), ingestRows(rows)),
         };
       },
     },

@@ -49,8 +49,8 @@ export function mayIntrospect({ INTROSPECTION_ROLES }: Config, { claims }: Fasti
 
 /** Connections that one caller cannot take from the others. */
 const SPARED_CONNECTIONS = 2;
-/** Of all that may be worked on or waiting, what one caller may take. */
-const SHARE = 0.75;
+/** Heavy operations of one caller that wait for each other: as many as a page full of them sends at once. */
+const MAX_WAITING = 40;
 
 export function createGuardPlugin(config: Config, connections: number): GraphileConfig.Plugin {
   const limits = { maxDepth: config.MAX_QUERY_DEPTH };
@@ -60,7 +60,7 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
   const enterLane = createLanes({
     maxRunning,
     maxCost: config.MAX_QUERY_COST,
-    maxWaiting: Math.max(Math.floor(config.MAX_CONCURRENT_OPERATIONS * SHARE) - maxRunning, 1),
+    maxWaiting: MAX_WAITING,
   });
   const checks = new WeakMap<GraphQLSchema, (query: string) => CheckedDocument>();
 
@@ -97,8 +97,8 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
     await spend(request, cost);
     // A subscription is open for long and does little.
     if (operation.operation === OperationTypeNode.SUBSCRIPTION) return () => undefined;
-    const { abortSignal } = args.contextValue;
-    return enterLane(identityOf(request), cost, abortSignal);
+    const { abortSignal: signal } = args.contextValue;
+    return enterLane(identityOf(request), cost, { signal, place: request.place });
   };
 
   const guard = async (next: () => Result | Promise<Result>, { args }: ExecuteEvent): Promise<Result> => {

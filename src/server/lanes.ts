@@ -1,5 +1,6 @@
 // Each caller waits behind its own operations only: whoever sends many heavy ones at once gets them one after the
 // other, and there are connections and time left for everybody else.
+import type { Place } from "./admission.ts";
 import { refusal } from "./errors.ts";
 
 interface Entry {
@@ -20,7 +21,11 @@ export interface LaneOptions {
 }
 
 /** Resolves when it is the operation's turn, with what to call at its end. */
-export type EnterLane = (caller: string, cost: number, signal?: AbortSignal) => Promise<() => void>;
+export type EnterLane = (
+  caller: string,
+  cost: number,
+  waiter?: { signal?: AbortSignal | undefined; place?: Place | undefined },
+) => Promise<() => void>;
 
 export function createLanes({ maxRunning, maxCost, maxWaiting }: LaneOptions): EnterLane {
   const lanes = new Map<string, Lane>();
@@ -37,7 +42,7 @@ export function createLanes({ maxRunning, maxCost, maxWaiting }: LaneOptions): E
     }
   };
 
-  return async (caller, cost, signal) => {
+  return async (caller, cost, { signal, place } = {}) => {
     let lane = lanes.get(caller);
     if (!lane) lanes.set(caller, (lane = { running: 0, cost: 0, waiting: [] }));
     if (lane.waiting.length >= maxWaiting)
@@ -47,10 +52,12 @@ export function createLanes({ maxRunning, maxCost, maxWaiting }: LaneOptions): E
         { retryAfter: 1, limit: maxWaiting },
       );
     await new Promise<void>((resolve, reject) => {
-      const entry = { cost, start: resolve };
+      const entry = { cost, start: () => (place?.back(), resolve()) };
       lane.waiting.push(entry);
       startNext(lane);
       if (!lane.waiting.includes(entry)) return;
+      // Its caller's heavy work is for the caller to wait for, and takes no place from anybody meanwhile.
+      if (lane.running < maxRunning) place?.leave();
       signal?.addEventListener("abort", () => {
         if (!lane.waiting.includes(entry)) return;
         lane.waiting.splice(lane.waiting.indexOf(entry), 1);

@@ -170,7 +170,9 @@ describe.runIf(canStartCluster)("outages", () => {
   });
 
   test("pool exhausted: who waits too long is told so, and everything goes on afterwards", async () => {
-    server = await startReadyServer({ ...environment, STATEMENT_TIMEOUT_MS: "60000" });
+    // More places than connections: it is the pool that has none.
+    const limits = { STATEMENT_TIMEOUT_MS: "60000", MAX_CONCURRENT_OPERATIONS: "64" };
+    server = await startReadyServer({ ...environment, ...limits });
     const locker = createPool({ connectionString: cluster.url("outage") }, { max: 1 });
     const lock = await locker.connect();
     await lock.query("begin; lock table production.users in access exclusive mode");

@@ -49,7 +49,11 @@ default_pool_size = 2
       env: { PATH: `${process.env.PATH}:/usr/sbin` },
     });
     url.host = `127.0.0.1:${port}`;
-    const config = loadConfig({ ...database.environment, POOLED_DATABASE_URL: url.href });
+    const config = loadConfig({
+      ...database.environment,
+      POOLED_DATABASE_URL: url.href,
+      MAX_CONCURRENT_OPERATIONS: "100",
+    });
     authorization = `Bearer ${await createToken(config, { role: "strata_operator" })}`;
     await sleep(500);
     app = await createApp({ config, database });
