@@ -15,6 +15,11 @@ const groupTime: typeof TYPES.timestamp = {
   castFromPg: (time) => sql`to_char(${time}, 'YYYY-MM-DD"T"HH24:MI:SS"Z"')`,
 };
 
+const groupDay: typeof TYPES.timestamp = {
+  ...groupTime,
+  castFromPg: (day) => groupTime.castFromPg!(sql`${day}::timestamp`),
+};
+
 /** Columns with few values: not what identifies a row, nor a time. */
 function categories({ codec, uniques }: PgResource): [string, PgCodecAttribute][] {
   return Object.entries(codec.attributes as Record<string, PgCodecAttribute>).filter(
@@ -83,6 +88,16 @@ export const AggregatesPlugin: GraphileConfig.Plugin = {
               },
             };
           }
+        }
+        // The day of a time is stored beside it: nothing to compute for each row, and half as much to sort.
+        for (const [day, { extensions }] of Object.entries(
+          codec.attributes as Record<string, PgCodecAttribute>,
+        )) {
+          const name = `${inflection.constantCase(String(extensions?.tags?.dayOf))}_TRUNCATED_TO_DAY`;
+          const value = values[name];
+          const apply = (rows: PgSelectQueryBuilder) =>
+            rows.groupBy({ fragment: sql`${rows.alias}.${sql.identifier(day)}`, codec: groupDay });
+          if (value) values = { ...values, [name]: { ...value, extensions: { grafast: { apply } } } };
         }
         // Nobody groups by microseconds.
         const untruncated = Object.entries(codec.attributes as Record<string, PgCodecAttribute>)

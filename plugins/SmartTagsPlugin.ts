@@ -11,6 +11,8 @@ interface Table {
   notNull?: string[];
   /** Bounded by days, countries or runs: any column may filter and order, index or not. */
   isSmall?: true;
+  /** A stored date, and the time that it is the day of. */
+  day?: [column: string, of: string];
   /** A view shows no indexes: these columns have one in its table, others may not filter. */
   indexed?: string[];
 }
@@ -36,10 +38,12 @@ const tables: Record<string, Table> = {
   "production.transactions": {
     tags: { foreignKey: toDimDate("transaction_day") },
     writable: ["user_id", "amount", "status", "transaction_date"],
+    day: ["transaction_day", "transaction_date"],
   },
   "production.events": {
     tags: { foreignKey: toDimDate("event_day") },
     writable: ["user_id", "event_type", "event_data", "event_time", "position"],
+    day: ["event_day", "event_time"],
   },
   "production.dim_date": { tags: { behavior: "-insert -delete" }, writable: ["is_holiday"], isSmall: true },
   "analytics.daily_user_metrics": metrics,
@@ -93,6 +97,7 @@ function tagsOf(table: Table, column: string): Record<string, string | true> {
     ...(behavior.length > 0 && { behavior: behavior.join(" ") }),
     ...(table.notNull?.includes(column) && { notNull: true as const }),
     ...(table.isSmall && { isIndexed: true as const }),
+    ...(table.day?.[0] === column && { dayOf: table.day[1] }),
   };
 }
 
