@@ -113,7 +113,7 @@ const schema = z.object({
   SHUTDOWN_TIMEOUT_MS: integer(100, 3_600_000, 25_000),
   SHUTDOWN_DELAY_MS: integer(0, 600_000, 0),
   // Of everybody together; more wait for a moment, and are refused with 503.
-  MAX_CONCURRENT_OPERATIONS: integer(1, 100_000, 12),
+  MAX_CONCURRENT_OPERATIONS: integer(1, 100_000, 24),
   // Memory for answers that only a refresh changes; 0 keeps none.
   RESPONSE_CACHE_MB: integer(0, 100_000, 64),
   RATE_LIMIT_COST: perCaller({ anonymous: 5_000_000, ...forRoles(200_000_000) }, 100_000_000_000),

@@ -23,6 +23,8 @@ const MAX_WAITING = 1000;
 const RETRY_AFTER_S = "1";
 /** The event loop accepts one connection a turn: under load, new ones would wait for seconds, unseen. */
 const ACCEPTS_PER_START = 16;
+/** No connection for so long: none is waiting to be accepted. */
+const CALM_MS = 100;
 
 interface Waiting {
   caller: string;
@@ -45,6 +47,7 @@ export function addAdmission(app: FastifyInstance, path: string, limit: number):
   let total = 0;
   let busySince = 0;
   let connections = 0;
+  let connectedAt = -Infinity;
   let accepted = 0;
   let turn: NodeJS.Immediate | undefined;
 
@@ -83,7 +86,9 @@ export function addAdmission(app: FastifyInstance, path: string, limit: number):
   }
 
   function awaitTurn(): void {
-    if (waiting.length > 0 && total < limit) turn ??= setImmediate(takeTurn, connections);
+    if (waiting.length === 0 || total >= limit) return;
+    if (performance.now() - connectedAt > CALM_MS) nextToEnter()?.enter();
+    else turn ??= setImmediate(takeTurn, connections);
   }
 
   /** One a turn, so that what came meanwhile is seen in between. */
@@ -95,7 +100,10 @@ export function addAdmission(app: FastifyInstance, path: string, limit: number):
     awaitTurn();
   }
 
-  app.server.on("connection", () => connections++);
+  app.server.on("connection", () => {
+    connections++;
+    connectedAt = performance.now();
+  });
 
   // Before anything that takes time, so that a refusal costs next to nothing.
   app.addHook("onRequest", (request, reply, done) => {
