@@ -5,10 +5,13 @@ import pg from "pg";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 
-function strata(url: string, ...args: string[]): void {
+/** Which database Strata works on: DATABASE_URL, or DATA_DIR for an embedded one. */
+export type Where = { DATABASE_URL: string; DATA_DIR?: string };
+
+function strata(where: Where, ...args: string[]): void {
   const { status, stderr } = spawnSync(process.execPath, ["src/cli.ts", ...args], {
     cwd: root,
-    env: { ...process.env, DATABASE_URL: url },
+    env: { ...process.env, ...where },
     encoding: "utf8",
   });
   if (status !== 0) throw new Error(`strata ${args.join(" ")} failed: ${stderr}`);
@@ -36,21 +39,23 @@ export async function prepare(server: string, transactions: number): Promise<str
   const { rowCount } = await administrator.query("select from pg_database where datname = $1", [name]);
   if (!rowCount) await administrator.query(`create database ${name}`);
   await administrator.end();
-  strata(url.href, "migrate");
-
-  const client = new pg.Client({ connectionString: url.href });
-  await client.connect();
-  const { rows } = await client.query("select count(*)::int as count from production.transactions");
-  if (rows[0].count !== transactions) {
-    console.log(`Filling ${name} with ${transactions} transactions …`);
-    const users = Math.max(2000, Math.round(transactions / 20));
-    await client.query("truncate production.users cascade");
-    await client.query(ROWS, [users]);
-    await client.query(TRANSACTIONS, [transactions, users]);
-    await client.query("vacuum analyze");
-    strata(url.href, "refresh");
-    await client.query("vacuum analyze");
-  }
-  await client.end();
+  await fill({ DATABASE_URL: url.href }, new pg.Pool({ connectionString: url.href, max: 1 }), transactions);
   return url.href;
+}
+
+/** Applies the schema, and makes the rows unless they are there. */
+export async function fill(where: Where, pool: pg.Pool, transactions: number): Promise<void> {
+  strata(where, "migrate");
+  const { rows } = await pool.query("select count(*)::int as count from production.transactions");
+  if (rows[0].count !== transactions) {
+    console.log(`Filling a database with ${transactions} transactions …`);
+    const users = Math.max(2000, Math.round(transactions / 20));
+    await pool.query("truncate production.users cascade");
+    await pool.query(ROWS, [users]);
+    await pool.query(TRANSACTIONS, [transactions, users]);
+    await pool.query("vacuum analyze");
+    strata(where, "refresh");
+    await pool.query("vacuum analyze");
+  }
+  await pool.end();
 }

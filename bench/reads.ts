@@ -15,7 +15,7 @@ export interface ReadOptions {
 const BASE = "hand-written SQL";
 
 /** Measures each way of asking in turn, several rounds. */
-async function inTurn(
+export async function inTurn(
   ways: Record<string, () => Promise<Measurement>>,
   rounds: number,
 ): Promise<Record<string, Measurement[]>> {
@@ -29,9 +29,9 @@ async function inTurn(
   return measured;
 }
 
-const rates = (measurements: readonly Measurement[]): number[] =>
+export const rates = (measurements: readonly Measurement[]): number[] =>
   measurements.map(({ perSecond }) => perSecond);
-const ratios = (measurements: readonly Measurement[], base: readonly Measurement[]): number[] =>
+export const ratios = (measurements: readonly Measurement[], base: readonly Measurement[]): number[] =>
   measurements.map(({ perSecond }, i) => perSecond / base[i]!.perSecond);
 
 export async function compareReads(databaseUrl: string, options: ReadOptions): Promise<string> {

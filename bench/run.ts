@@ -5,6 +5,7 @@ import { availableParallelism, cpus, totalmem } from "node:os";
 import { parseArgs } from "node:util";
 import pg from "pg";
 import { prepare } from "./database.ts";
+import { compareEmbedded } from "./embedded.ts";
 import { comparePipeline } from "./pipeline.ts";
 import { compareReads } from "./reads.ts";
 
@@ -18,6 +19,7 @@ const { values } = parseArgs({
     only: { type: "string" },
     "no-reads": { type: "boolean" },
     "no-pipeline": { type: "boolean" },
+    "no-embedded": { type: "boolean" },
   },
 });
 if (!values.server)
@@ -35,6 +37,8 @@ if (!values["no-reads"]) {
   const url = await prepare(values.server, transactions);
   sections.push(`## Reads\n\n${await compareReads(url, options)}`);
 }
+if (!values["no-embedded"] && !values.only)
+  sections.push(`## Embedded engine\n\n${await compareEmbedded(options)}`);
 if (!values["no-pipeline"] && !values.only)
   sections.push(`## Pipeline\n\n${await comparePipeline(values.server, transactions, options.rounds)}`);
 
