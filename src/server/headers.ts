@@ -1,7 +1,8 @@
 // From where: origins, and what browsers are told about our pages.
 import cors from "@fastify/cors";
-import helmet from "@fastify/helmet";
+import type { IncomingMessage, ServerResponse } from "node:http";
 import type { FastifyInstance, FastifyRequest } from "fastify";
+import helmet, { type HelmetOptions } from "helmet";
 import type { Config } from "../config.ts";
 import { refusal } from "./errors.ts";
 
@@ -15,7 +16,7 @@ export async function addHeaders(app: FastifyInstance, { CORS_ORIGINS }: Config)
         : undefined,
     );
   });
-  await app.register(helmet, {
+  const fixed = headersOf({
     // For data; the one page that has scripts brings its own policy.
     contentSecurityPolicy: {
       useDefaults: false,
@@ -25,6 +26,11 @@ export async function addHeaders(app: FastifyInstance, { CORS_ORIGINS }: Config)
     // TLS ends in front of this process, and so does this promise.
     strictTransportSecurity: false,
   });
+  app.addHook("onRequest", (_request, reply, done) => {
+    reply.headers(fixed);
+    done();
+  });
+  if (CORS_ORIGINS.length === 0) return;
   await app.register(cors, {
     origin: CORS_ORIGINS,
     methods: ["GET", "POST"],
@@ -39,4 +45,15 @@ function isOwnOrAllowed({ headers, host }: FastifyRequest, allowed: string[]): b
   const { origin } = headers;
   if (origin === undefined || allowed.includes(origin)) return true;
   return URL.canParse(origin) && new URL(origin).host === host;
+}
+
+/** They are the same for every answer, so helmet is asked once. */
+function headersOf(options: HelmetOptions): Record<string, string> {
+  const headers: Record<string, string> = {};
+  const response = {
+    setHeader: (name: string, value: string) => void (headers[name.toLowerCase()] = value),
+    removeHeader: () => undefined,
+  };
+  helmet(options)({} as IncomingMessage, response as unknown as ServerResponse, () => undefined);
+  return headers;
 }
