@@ -15,6 +15,7 @@ import { PostgisPlugin, PostgisTypesPlugin } from "./plugins/PostgisPlugin.ts";
 import { PipelineMutationsPlugin } from "./plugins/PipelineMutationsPlugin.ts";
 import { ScalarsPlugin } from "./plugins/ScalarsPlugin.ts";
 import { SmartTagsPreset } from "./plugins/SmartTagsPlugin.ts";
+import { SourcesPlugin } from "./plugins/SourcesPlugin.ts";
 import { SubscriptionsPlugin } from "./plugins/SubscriptionsPlugin.ts";
 import { UpdateNotFoundPlugin } from "./plugins/UpdateNotFoundPlugin.ts";
 import { UpsertUserPlugin } from "./plugins/UpsertUserPlugin.ts";
@@ -69,6 +70,7 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
       PageSizePlugin,
       PostgisTypesPlugin,
       PostgisPlugin,
+      SourcesPlugin,
       UpdateNotFoundPlugin,
       SubscriptionsPlugin,
       UpsertUserPlugin,

@@ -2,6 +2,7 @@ import {
   TYPES,
   type PgCodecAttribute,
   type PgCodecWithAttributes,
+  type PgOrderSpec,
   type PgSelectQueryBuilder,
 } from "@dataplan/pg";
 import type { GraphQLEnumValueConfigMap } from "grafast/graphql";
@@ -10,6 +11,13 @@ import type {} from "postgraphile";
 
 type Direction = "ASC" | "DESC";
 type Nulls = "FIRST" | "LAST";
+
+/** On an order that only tells NULLs from values: where the NULLs of the column that follows belong. */
+export const NULLS = Symbol("nulls");
+
+export interface NullsOrder {
+  [NULLS]?: Nulls;
+}
 
 /**
  * A cursor's condition in @dataplan/pg 1.1 has its two NULL cases swapped: a page that follows the last
@@ -21,7 +29,8 @@ function orderBy(rows: PgSelectQueryBuilder, attribute: string, direction: Direc
     codec: TYPES.boolean,
     direction: nulls === "LAST" ? "ASC" : "DESC",
     nullable: false,
-  });
+    [NULLS]: nulls,
+  } as PgOrderSpec & NullsOrder);
   rows.orderBy({ attribute, direction });
 }
 

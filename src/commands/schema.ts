@@ -7,7 +7,10 @@ const file = new URL("../../schema.graphql", import.meta.url);
 
 export async function schema(options: { write?: boolean }): Promise<void> {
   const sdl = await withDatabase(async (database, config) => {
-    const authenticator = { authenticate: () => Promise.reject(new Error("no requests here")) };
+    const authenticator = {
+      recall: () => undefined,
+      authenticate: () => Promise.reject(new Error("no requests here")),
+    };
     const graphql = createGraphql({ config, database, authenticator });
     try {
       return await graphql.printSdl();

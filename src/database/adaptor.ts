@@ -19,6 +19,8 @@ export interface OperationOptions {
 /** The SQL side of one GraphQL operation. */
 export interface Operation {
   withPgClient: WithPgClient;
+  /** The one value of a query's only statement, as PostgreSQL writes it. */
+  readText(settings: Settings, statement: Part): Promise<string>;
   /** Says what the operation is before its first statement, and how many there are, if that is known. */
   describe(kind: "query" | "mutation" | "subscription", statements: number): void;
   /** Ends the transaction; what still runs is cancelled. */
@@ -36,6 +38,18 @@ const SAVEPOINT: Part = { name: "savepoint", text: "savepoint opened" };
 const RECOVER: Part = { name: "recover", text: "rollback to savepoint opened" };
 
 const setters = new Map<string, { name: string; text: string }>();
+
+const readOnly = new WeakMap<object, Part>();
+
+/** Of a statement that is the only one; the same settings often come again. */
+function applyReadOnly(settings: Settings): Part {
+  let part = settings ? readOnly.get(settings) : undefined;
+  if (!part) {
+    part = applySettings(settings, { transaction_read_only: "on" });
+    if (settings) readOnly.set(settings, part);
+  }
+  return part;
+}
 
 /** The role comes last: it may not be allowed to change the others. */
 function applySettings(settings: Settings, extra: Record<string, string> = {}): Part {
@@ -129,6 +143,12 @@ export function createOperation({ pool, prepare, signal }: OperationOptions): Op
     }
   };
 
+  async function readText(settings: Settings, part: Part): Promise<string> {
+    const current = transaction(settings, false, 1);
+    const { rows } = await measured(() => current.query(part, { rowMode: "text" }));
+    return (rows as [string][])[0]![0];
+  }
+
   function closeIdle(current: Transaction): void {
     if (current.pending > 0) return;
     if (reading === current) reading = undefined;
@@ -145,6 +165,7 @@ export function createOperation({ pool, prepare, signal }: OperationOptions): Op
   else signal?.addEventListener("abort", end, { once: true });
   return {
     withPgClient: withPgClient,
+    readText,
     describe(given, statements) {
       kind = given;
       expected = statements;
@@ -199,7 +220,7 @@ function createTransaction({
     if (sent > 1) return { before: writes ? [] : parts(RECOVER), after: isLast ? parts(COMMIT) : [] };
     if (writes) return { before: parts(BEGIN_WRITE, applySettings(settings)) };
     // A batch up to its Sync is a transaction already, and one statement sees one state of the database.
-    if (isLast) return { before: parts(applySettings(settings, { transaction_read_only: "on" })) };
+    if (isLast) return { before: parts(applyReadOnly(settings)) };
     return { before: parts(BEGIN_READ, applySettings(settings), SAVEPOINT) };
   }
 

@@ -34,7 +34,11 @@ export function createNotifications(connection: pg.ClientConfig): Notifications 
 
   async function connect(): Promise<pg.Client> {
     // Known from here on: a release may come while it connects.
-    const created = (client = new pg.Client({ ...connection, application_name: "strata listen", keepAlive: true }));
+    const created = (client = new pg.Client({
+      ...connection,
+      application_name: "strata listen",
+      keepAlive: true,
+    }));
     created.on("error", () => undefined);
     created.on("notification", ({ channel, payload }) => {
       for (const subscriber of subscribers)

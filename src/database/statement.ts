@@ -18,7 +18,8 @@ export interface StatementResult {
 export interface StatementOptions {
   before?: readonly Part[];
   after?: readonly Part[];
-  rowMode?: "array";
+  /** "text": the values as PostgreSQL writes them, without being told what they are. */
+  rowMode?: "array" | "text";
 }
 
 /** What pg's own Query and Connection offer to a subclass, beyond their published types. */
@@ -27,7 +28,9 @@ interface Connection {
 }
 type Callback = (error: Error | null, result: StatementResult) => void;
 interface QueryInternals {
-  handleDataRow(message: unknown): void;
+  _result: { rows: unknown[] };
+  handleDataRow(message: { fields: string[] }): void;
+  handleReadyForQuery(connection: Connection): void;
   handleCommandComplete(message: unknown, connection: Connection): void;
   handleError(error: Error, connection: Connection): void;
 }
@@ -52,7 +55,7 @@ function add(
   messages: Buffer[],
   names: Set<string>,
   { text, name = "", values = [] }: Part,
-  isMain: boolean,
+  isDescribed: boolean,
 ): void {
   if (!names.delete(name)) {
     // Closing what does not exist is no error, and one that failed half-way may exist.
@@ -68,25 +71,29 @@ function add(
     }
   }
   messages.push(serialize.bind({ statement: name, values: [...values], valueMapper: prepareValue }));
-  if (isMain) messages.push(serialize.describe({ type: "P" }));
+  if (isDescribed) messages.push(serialize.describe({ type: "P" }));
   messages.push(serialize.execute());
 }
 
 class Statement extends internals.Query {
   private readonly parts: readonly Part[];
   private readonly main: number;
+  private readonly texts: string[][] | undefined;
   private completed = 0;
 
   constructor(main: Part, { before = [], after = [], rowMode }: StatementOptions, callback: Callback) {
     super({ text: main.text, rowMode }, undefined, callback);
     this.parts = [...before, main, ...after];
     this.main = before.length;
+    if (rowMode === "text") this.texts = [];
   }
 
   submit(connection: Connection): Error | null {
     const messages: Buffer[] = [];
     try {
-      this.parts.forEach((part, i) => add(messages, preparedBy(connection), part, i === this.main));
+      this.parts.forEach((part, i) =>
+        add(messages, preparedBy(connection), part, i === this.main && !this.texts),
+      );
     } catch (error) {
       // A value that cannot be sent: nothing has been sent yet.
       return error as Error;
@@ -97,8 +104,15 @@ class Statement extends internals.Query {
     return null;
   }
 
-  override handleDataRow(message: unknown): void {
-    if (this.completed === this.main) super.handleDataRow(message);
+  override handleDataRow(message: { fields: string[] }): void {
+    if (this.completed !== this.main) return;
+    if (this.texts) this.texts.push(message.fields);
+    else super.handleDataRow(message);
+  }
+
+  override handleReadyForQuery(connection: Connection): void {
+    if (this.texts) this._result.rows = this.texts;
+    super.handleReadyForQuery(connection);
   }
 
   override handleCommandComplete(message: unknown, connection: Connection): void {

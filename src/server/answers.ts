@@ -27,16 +27,23 @@ declare module "fastify" {
   }
 }
 
+const checks = new WeakMap<GraphQLSchema, (document: DocumentNode) => boolean>();
+
+/** May the answer be kept? */
+export function isCacheable({
+  schema,
+  document,
+}: {
+  schema: GraphQLSchema;
+  document: DocumentNode;
+}): boolean {
+  let check = checks.get(schema);
+  if (!check) checks.set(schema, (check = createCacheableCheck(schema)));
+  return check(document);
+}
+
 /** Says of each operation over HTTP whether its answer may be kept. */
 export function createAnswersPlugin(): GraphileConfig.Plugin {
-  const checks = new WeakMap<GraphQLSchema, (document: DocumentNode) => boolean>();
-
-  function isCacheable({ schema, document }: { schema: GraphQLSchema; document: DocumentNode }): boolean {
-    let check = checks.get(schema);
-    if (!check) checks.set(schema, (check = createCacheableCheck(schema)));
-    return check(document);
-  }
-
   return {
     name: "AnswersPlugin",
     version: "1.0.0",
@@ -87,19 +94,24 @@ export function addAnswers(app: FastifyInstance, { maxBytes, dataVersion, record
     }
   }
 
-  app.addHook("preHandler", async (request, reply) => {
+  app.addHook("preHandler", (request, reply, done) => {
     const key = keyOf(request);
-    if (key === undefined || !answers.has(key)) return;
+    if (key === undefined || !answers.has(key)) return done();
+    lookUp(key, request, reply).then((isGiven) => isGiven || done(), done);
+  });
+
+  async function lookUp(key: string, request: FastifyRequest, reply: FastifyReply): Promise<boolean> {
     // Before anything is read: what is read later is of this version or a newer one, never of an older one.
     const version = await dataVersion().catch(() => undefined);
-    if (version === undefined) return;
+    if (version === undefined) return false;
     request.lookup = { key, version };
     const answer = answers.get(key);
-    if (answer?.version !== version) return;
+    if (answer?.version !== version) return false;
     answers.delete(key);
     answers.set(key, answer);
-    return give(request, reply, answer);
-  });
+    give(request, reply, answer);
+    return true;
+  }
 
   app.addHook("onSend", (request, reply, payload, done) => {
     if (reply.hasHeader("cache-control")) return done();

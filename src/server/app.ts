@@ -6,7 +6,7 @@ import type { Database } from "../database/connect.ts";
 import type { Lifecycle } from "../lifecycle.ts";
 import type { Tracing } from "../tracing.ts";
 import { addAdmission } from "./admission.ts";
-import { createAuthenticator, requireRole } from "./auth.ts";
+import { createAuthenticator, requireRole, type Claims } from "./auth.ts";
 import { addDrain } from "./drain.ts";
 import { handleError, refusal } from "./errors.ts";
 import { addPageRules, isPage } from "./graphiql.ts";
@@ -17,7 +17,7 @@ import { addHealth, type Check } from "./health.ts";
 import { addIngest } from "./ingest.ts";
 import { MAX_BODY_BYTES } from "./limits.ts";
 import { addMetrics, createMetrics } from "./metrics.ts";
-import { addRequestLog, createObservationPlugin, requestId } from "./observe.ts";
+import { addRequestLog, requestId } from "./observe.ts";
 import { addPipelineMetrics } from "./pipeline-metrics.ts";
 import { createProbePool } from "./probe.ts";
 
@@ -43,9 +43,8 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     config,
     database,
     authenticator,
-    metrics,
+    observation,
     hurry: lifecycle?.hurry,
-    plugins: [createObservationPlugin(observation)],
   });
   metrics.watchPool("operations", graphql.pool);
   const app = Fastify({
@@ -93,11 +92,17 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
 
   // Everything below acts for somebody.
   await app.register(async (scope) => {
-    scope.addHook("onRequest", async (request) => {
+    scope.addHook("onRequest", (request, _reply, done) => {
       // A socket brings its token in connection_init.
-      if (request.ws) return;
-      const claims = await authenticator.authenticate(request.headers.authorization);
-      request.claims = isPage(request.url) ? claims : requireRole(claims);
+      if (request.ws) return done();
+      const { authorization } = request.headers;
+      const take = (claims: Claims): void => {
+        request.claims = isPage(request.url) ? claims : requireRole(claims);
+        done();
+      };
+      const known = authenticator.recall(authorization);
+      if (known) take(known);
+      else authenticator.authenticate(authorization).then(take).catch(done);
     });
     addPageRules(scope, config);
     scope.get("/schema.graphql", async (request, reply) => {

@@ -22,11 +22,12 @@ import type { Authenticator, Claims } from "./auth.ts";
 import { createDataVersion } from "./data-version.ts";
 import { finishGraphqlAnswer, refusal } from "./errors.ts";
 import { createGraphiqlPlugin, GRAPHIQL_PATH } from "./graphiql.ts";
-import { abortSignalOf, createGuardPlugin, requestOf } from "./guard.ts";
+import { abortSignalOf, createGuard, requestOf } from "./guard.ts";
 import { MAX_BODY_BYTES } from "./limits.ts";
-import type { Metrics } from "./metrics.ts";
-import { createPersistedPreset } from "./persisted.ts";
+import { createObservationPlugin, type ObserveOptions } from "./observe.ts";
+import { createPersisted } from "./persisted.ts";
 import { createTransactionsPlugin } from "./transactions.ts";
+import { addReads } from "./reads.ts";
 import { createSocketHandler } from "./websocket.ts";
 
 export const GRAPHQL_PATH = "/graphql";
@@ -35,9 +36,8 @@ export interface GraphqlOptions {
   config: Config;
   database: Database;
   authenticator: Authenticator;
-  metrics?: Metrics;
-  /** Of the process: they see every operation, before any other plugin. */
-  plugins?: GraphileConfig.Plugin[];
+  /** Sees every operation. */
+  observation?: ObserveOptions;
   /** Aborted when runs must not keep the process from ending any longer. */
   hurry?: AbortSignal;
 }
@@ -88,6 +88,8 @@ export function createGraphql(options: GraphqlOptions) {
   const notifications = createNotifications(database.connection);
   // A connection that no other work can take.
   const versions = createPool(database.connection, { max: 1, query_timeout: 5_000 });
+  const guard = createGuard(config, operations.pool.options.max);
+  const persisted = createPersisted(config, requestOf);
   const preset: GraphileConfig.Preset = {
     extends: [
       createPreset({
@@ -101,12 +103,12 @@ export function createGraphql(options: GraphqlOptions) {
         defaultPageSize: config.DEFAULT_PAGE_SIZE,
         maxPageSize: config.MAX_PAGE_SIZE,
       }),
-      createPersistedPreset(config, requestOf),
+      persisted.preset,
     ],
     plugins: [
-      ...(options.plugins ?? []),
+      ...(options.observation ? [createObservationPlugin(options.observation)] : []),
       createTransactionsPlugin(operations),
-      createGuardPlugin(config, operations.pool.options.max),
+      guard.plugin,
       createAnswersPlugin(),
       createGraphiqlPlugin(config),
     ],
@@ -177,8 +179,17 @@ export function createGraphql(options: GraphqlOptions) {
         addAnswers(app, {
           maxBytes: config.RESPONSE_CACHE_MB * 1024 * 1024,
           dataVersion: createDataVersion(versions),
-          record: (outcome, bytes) => options.metrics?.recordCache(outcome, bytes),
+          record: (outcome, bytes) => options.observation?.metrics.recordCache(outcome, bytes),
         });
+      addReads(app, {
+        config,
+        getSchema: () => instance.getSchema(),
+        textOf: persisted.textOf,
+        guard,
+        operations,
+        settings: (claims) => settings(config, claims),
+        observation: options.observation,
+      });
       app.setReplySerializer((payload) => stringifyPayload(payload as never, true));
       app.addHook("preSerialization", async (request, reply, payload) =>
         finishGraphqlAnswer(request, reply, payload),

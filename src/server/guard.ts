@@ -1,7 +1,14 @@
 // What every operation passes, over HTTP and WebSocket, before it is planned; and its errors afterwards.
 import type { FastifyRequest } from "fastify";
 import { isAsyncIterable, type SafeError } from "grafast";
-import { GraphQLError, OperationTypeNode, type ExecutionResult, type GraphQLSchema } from "grafast/graphql";
+import {
+  GraphQLError,
+  OperationTypeNode,
+  type DocumentNode,
+  type ExecutionResult,
+  type GraphQLSchema,
+  type OperationDefinitionNode,
+} from "grafast/graphql";
 import type {} from "grafserv";
 import type { WebSocket } from "ws";
 import type { Config } from "../config.ts";
@@ -10,6 +17,13 @@ import { presentError, refusal } from "./errors.ts";
 import { createLanes } from "./lanes.ts";
 import { checkVariables, createDocumentCheck, type CheckedDocument } from "./limits.ts";
 import { createRateLimit, identityOf } from "./rate-limit.ts";
+
+declare module "fastify" {
+  interface FastifyRequest {
+    /** Its operation is counted in its caller's budget. */
+    isPaid?: boolean;
+  }
+}
 
 type Result = ExecutionResult | AsyncGenerator<ExecutionResult>;
 interface ExecuteEvent {
@@ -52,7 +66,22 @@ const SPARED_CONNECTIONS = 2;
 /** Heavy operations of one caller that wait for each other: as many as a page full of them sends at once. */
 const MAX_WAITING = 40;
 
-export function createGuardPlugin(config: Config, connections: number): GraphileConfig.Plugin {
+/** An operation that somebody asks for. */
+export interface Asked {
+  schema: GraphQLSchema;
+  document: DocumentNode;
+  operation: OperationDefinitionNode;
+  variables: Record<string, unknown>;
+}
+
+export interface Guard {
+  plugin: GraphileConfig.Plugin;
+  checkDocument(schema: GraphQLSchema, query: string, request: FastifyRequest): CheckedDocument;
+  /** Resolves when it is the operation's turn, with what to call at its end; rejects if it may not run. */
+  admit(asked: Asked, request: FastifyRequest, signal?: AbortSignal): Promise<() => void>;
+}
+
+export function createGuard(config: Config, connections: number): Guard {
   const limits = { maxDepth: config.MAX_QUERY_DEPTH };
   const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
   const spend = createRateLimit(config.RATE_LIMIT_COST);
@@ -76,16 +105,16 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
     return checked.errors ? { errors: checked.errors.map(withoutSuggestion) } : checked;
   };
 
-  const admit = async (args: Grafast.ExecutionArgs, request: FastifyRequest): Promise<() => void> => {
-    const { schema, document, operationName } = args;
-    const variables = args.variableValues ?? {};
+  const admit = async (
+    { schema, document, operation, variables }: Asked,
+    request: FastifyRequest,
+    signal?: AbortSignal,
+  ): Promise<() => void> => {
     // A socket outlives the check of its token.
     if (request.claims.expiresAt !== undefined && request.claims.expiresAt * 1000 <= Date.now())
       throw refusal("UNAUTHENTICATED", "The token has expired");
     const tooDeep = checkVariables(variables);
     if (tooDeep) throw tooDeep;
-    const operation = findOperation(document, operationName);
-    if (!operation) return () => undefined;
     const cost = costOf(schema, document, operation, variables, sizes);
     if (cost > config.MAX_QUERY_COST)
       throw refusal(
@@ -94,10 +123,11 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
           `at most ${config.MAX_QUERY_COST} is allowed: ask for smaller pages or fewer levels`,
         { limit: config.MAX_QUERY_COST, given: cost },
       );
-    await spend(request, cost);
+    // Asked a second time when one way of answering leaves it to the other.
+    if (!request.isPaid) await spend(request, cost);
+    request.isPaid = request.ws !== true;
     // A subscription is open for long and does little.
     if (operation.operation === OperationTypeNode.SUBSCRIPTION) return () => undefined;
-    const { abortSignal: signal } = args.contextValue;
     return enterLane(identityOf(request), cost, { signal, place: request.place });
   };
 
@@ -105,7 +135,12 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
     const request = requestOf(args.requestContext!);
     let leave: () => void;
     try {
-      leave = await admit(args, request);
+      const { schema, document, operationName, contextValue } = args;
+      const operation = findOperation(document, operationName);
+      const variables = args.variableValues ?? {};
+      leave = operation
+        ? await admit({ schema, document, operation, variables }, request, contextValue.abortSignal)
+        : () => undefined;
     } catch (error) {
       return { errors: [presentError(toGraphqlError(error), request)] };
     }
@@ -116,7 +151,7 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
     }
   };
 
-  return {
+  const plugin: GraphileConfig.Plugin = {
     name: "GuardPlugin",
     version: "1.0.0",
     grafserv: {
@@ -135,9 +170,10 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
     },
     grafast: { middleware: { execute: guard as never, subscribe: guard as never } },
   };
+  return { plugin, checkDocument, admit };
 }
 
-function toGraphqlError(error: unknown): GraphQLError {
+export function toGraphqlError(error: unknown): GraphQLError {
   if (error instanceof GraphQLError) return error;
   const { message, extensions } = error as SafeError<Record<string, unknown>>;
   return new GraphQLError(message, { originalError: error as Error, extensions });

@@ -1,7 +1,7 @@
 // What is seen of each request: one log line, a warning if it was slow, and its share in the metrics.
 import { randomUUID } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
-import type { FastifyBaseLogger, FastifyInstance, FastifyRequest } from "fastify";
+import type { FastifyInstance, FastifyRequest } from "fastify";
 import { isAsyncIterable, isPromiseLike } from "grafast";
 import { getOperationAST } from "grafast/graphql";
 import type { Tracing } from "../tracing.ts";
@@ -13,7 +13,7 @@ declare module "fastify" {
   }
 }
 
-interface ObserveOptions {
+export interface ObserveOptions {
   metrics: Metrics;
   slowMs: number;
   tracing?: Tracing | undefined;
@@ -90,7 +90,30 @@ const describe = (operation: OperationRecord | undefined) =>
     statements: operation.statements,
   };
 
-export function createObservationPlugin({ metrics, slowMs, tracing }: ObserveOptions): GraphileConfig.Plugin {
+/** Tells of an operation that is over; over HTTP, its request's own line follows. */
+export function recordOperation(
+  { metrics, slowMs, tracing }: ObserveOptions,
+  record: OperationRecord,
+  request: FastifyRequest | undefined,
+  isHttp: boolean,
+): void {
+  metrics.recordOperation(record);
+  const role = request?.claims?.role;
+  const line = () => ({ ...describe(record), ms: milliseconds(record.seconds), role });
+  if (record.seconds * 1000 > slowMs) request?.log.warn(line(), "slow operation");
+  else if (!isHttp) request?.log.info(line(), "operation");
+  // A socket carries many operations: each has a line of its own.
+  if (request && isHttp) request.operation = record;
+  else
+    tracing?.record({
+      name: `${record.type} ${record.name}`,
+      startedAt: new Date(Date.now() - record.seconds * 1000),
+      failed: record.outcome !== "ok",
+      attributes: { "strata.role": role, ...attributesOf(record) },
+    });
+}
+
+export function createObservationPlugin(options: ObserveOptions): GraphileConfig.Plugin {
   function observe<T>(next: () => T, { args }: { args: Grafast.ExecutionArgs }): T {
     const startedAt = performance.now();
     const ast = getOperationAST(args.document, args.operationName);
@@ -106,22 +129,7 @@ export function createObservationPlugin({ metrics, slowMs, tracing }: ObserveOpt
         sqlSeconds: (sql?.milliseconds ?? 0) / 1000,
         statements: sql?.statements ?? 0,
       };
-      metrics.recordOperation(record);
-      if (request) tell(request.log, record, request);
-      // A socket carries many operations: each has a line of its own.
-      if (fastifyv5) fastifyv5.request.operation = record;
-      else
-        tracing?.record({
-          name: `${record.type} ${record.name}`,
-          startedAt: new Date(Date.now() - record.seconds * 1000),
-          failed: outcome !== "ok",
-          attributes: { "strata.role": request?.claims?.role, ...attributesOf(record) },
-        });
-    };
-    const tell = (log: FastifyBaseLogger, record: OperationRecord, { claims }: FastifyRequest): void => {
-      const line = { ...describe(record), ms: milliseconds(record.seconds), role: claims?.role };
-      if (record.seconds * 1000 > slowMs) log.warn(line, "slow operation");
-      else if (!fastifyv5) log.info(line, "operation");
+      recordOperation(options, record, request, fastifyv5 !== undefined);
     };
     const settle = (result: unknown): void => {
       const [error] = (!isAsyncIterable(result) && (result as { errors?: Faults }).errors) || [];

@@ -1,0 +1,60 @@
+import type { PgCodec, PgCodecRelation, PgResource } from "@dataplan/pg";
+import type {} from "graphile-build-pg";
+import type {} from "postgraphile";
+
+/** Where in the database a field's value comes from. */
+export type FieldSource =
+  | { kind: "column"; column: string; codec: PgCodec }
+  | { kind: "row"; resource: PgResource; key: { argument: string; column: string; codec: PgCodec }[] }
+  | { kind: "rows"; resource: PgResource }
+  | { kind: "relatedRow" | "relatedRows"; relation: PgCodecRelation };
+
+declare module "graphql" {
+  // eslint-disable-next-line @typescript-eslint/no-unused-vars -- must repeat the parameters
+  interface GraphQLFieldExtensions<_TSource, _TContext, _TArgs> {
+    strataSource?: FieldSource | undefined;
+  }
+}
+
+/** Remembers of each field what its plan reads, for readers of the schema that do not plan. */
+export const SourcesPlugin: GraphileConfig.Plugin = {
+  name: "SourcesPlugin",
+  version: "1.0.0",
+  schema: {
+    hooks: {
+      GraphQLObjectType_fields_field(field, build, { scope }) {
+        const { pgCodec, pgFieldAttribute, pgRelationDetails, pgFieldResource } = scope;
+        const source = (): FieldSource | undefined => {
+          if (pgFieldAttribute) {
+            const attributes = Object.entries(pgCodec?.attributes ?? {});
+            const column = attributes.find(([, attribute]) => attribute === pgFieldAttribute)?.[0];
+            return column === undefined
+              ? undefined
+              : { kind: "column", column, codec: pgFieldAttribute.codec };
+          }
+          if (pgRelationDetails) {
+            const { registry, codec, relationName } = pgRelationDetails;
+            const relation = registry.pgRelations[codec.name]![relationName] as PgCodecRelation;
+            if (scope.isPgSingleRelationField) return { kind: "relatedRow", relation };
+            if (scope.isPgManyRelationConnectionField) return { kind: "relatedRows", relation };
+            return undefined;
+          }
+          const resource = pgFieldResource as PgResource | undefined;
+          if (!resource || resource.parameters || typeof resource.from === "function") return undefined;
+          if (scope.isPgRowByUniqueConstraintField && scope.pgFieldResourceUnique) {
+            const { codec } = resource;
+            const key = scope.pgFieldResourceUnique.attributes.map((column) => ({
+              argument: build.inflection.attribute({ codec, attributeName: column } as never),
+              column,
+              codec: codec.attributes![column]!.codec,
+            }));
+            return { kind: "row", resource, key };
+          }
+          return scope.isPgFieldConnection && scope.isRootQuery ? { kind: "rows", resource } : undefined;
+        };
+        const strataSource = source();
+        return strataSource ? { ...field, extensions: { ...field.extensions, strataSource } } : field;
+      },
+    },
+  },
+};

@@ -1,0 +1,237 @@
+// Reads that PostgreSQL answers whole: an operation becomes one statement, and its result is the answer's text.
+// What is not known here is left to the planner, which knows everything; both give the same answers.
+import { sqlValueWithCodec, type PgResource } from "@dataplan/pg";
+import {
+  getArgumentValues,
+  getNamedType,
+  getVariableValues,
+  isObjectType,
+  Kind,
+  OperationTypeNode,
+  type DocumentNode,
+  type FieldNode,
+  type FragmentDefinitionNode,
+  type GraphQLField,
+  type GraphQLObjectType,
+  type GraphQLSchema,
+  type OperationDefinitionNode,
+  type SelectionSetNode,
+} from "grafast/graphql";
+import { sql, type SQL } from "pg-sql2";
+import type {} from "../../plugins/SourcesPlugin.ts";
+import { createShapes, type Statement, type Variables } from "./shapes.ts";
+import { columnOf, conjunction, jsonOf, rowOf, selectionOf, verbatim, type Row } from "./select.ts";
+
+export interface Read {
+  /** Of the answer's outermost fields. */
+  keys: string[];
+  /** Undefined if the planner has to look at these variables. */
+  statementFor(this: void, variables: Variables): Statement | undefined;
+}
+
+interface PageSizes {
+  defaultPageSize: number;
+  maxPageSize: number;
+}
+
+/** An expression for JSON text, given the variables. */
+type Json = (variables: Variables) => SQL;
+
+/** Thrown where the planner is needed; never leaves this file. */
+class NotCompiled extends Error {}
+const leaveToPlanner = (what: string): never => {
+  throw new NotCompiled(what);
+};
+
+export function compileRead(
+  schema: GraphQLSchema,
+  document: DocumentNode,
+  operation: OperationDefinitionNode,
+  sizes: PageSizes,
+): Read | undefined {
+  if (operation.operation !== OperationTypeNode.QUERY || operation.directives?.length) return undefined;
+  const query = schema.getQueryType()!;
+  let json: Json;
+  let keys: string[];
+  try {
+    const { collect, rowObject } = compiler(schema, document, sizes);
+    const fields = collect(query, operation.selectionSet, new Map());
+    if ([...fields.values()].every(({ name }) => name.value === "__typename")) return undefined;
+    keys = [...fields.keys()];
+    json = rowObject(query, operation.selectionSet, undefined);
+  } catch (error) {
+    if (error instanceof NotCompiled) return undefined;
+    throw error;
+  }
+  const build = (variables: Variables): Statement | undefined => {
+    try {
+      return sql.compile(sql`select ${json(variables)}`);
+    } catch {
+      // Also what the arguments' own code refuses: the planner meets it again, and says it properly.
+      return undefined;
+    }
+  };
+  const definitions = operation.variableDefinitions ?? [];
+  const prepared = createShapes(operation, build);
+  return {
+    keys,
+    statementFor(given) {
+      const { coerced, errors } = getVariableValues(schema, definitions, given);
+      return errors ? undefined : prepared(coerced);
+    },
+  };
+}
+
+function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSizes) {
+  const fragments = new Map<string, FragmentDefinitionNode>();
+  for (const definition of document.definitions)
+    if (definition.kind === Kind.FRAGMENT_DEFINITION) fragments.set(definition.name.value, definition);
+
+  function collect(
+    type: GraphQLObjectType,
+    { selections }: SelectionSetNode,
+    fields: Map<string, FieldNode>,
+  ) {
+    for (const selection of selections) {
+      if (selection.directives?.length) leaveToPlanner("a directive");
+      if (selection.kind === Kind.FIELD) {
+        const key = (selection.alias ?? selection.name).value;
+        const other = fields.get(key);
+        if (other && (selection.selectionSet || selection.arguments?.length))
+          leaveToPlanner("fields to merge");
+        fields.set(key, other ?? selection);
+      } else {
+        const fragment =
+          selection.kind === Kind.FRAGMENT_SPREAD ? fragments.get(selection.name.value)! : selection;
+        if (fragment.typeCondition && fragment.typeCondition.name.value !== type.name)
+          leaveToPlanner("a type condition");
+        collect(type, fragment.selectionSet, fields);
+      }
+    }
+    return fields;
+  }
+
+  function object(
+    type: GraphQLObjectType,
+    selectionSet: SelectionSetNode,
+    json: (node: FieldNode, field: GraphQLField<unknown, unknown>) => Json,
+  ): Json {
+    const parts: (string | Json)[] = [];
+    for (const [key, node] of collect(type, selectionSet, new Map())) {
+      const name = node.name.value;
+      parts.push(`${parts.length > 0 ? "," : "{"}"${key}":`);
+      const field = type.getFields()[name];
+      if (name === "__typename") parts.push(`"${type.name}"`);
+      else parts.push(field ? json(node, field) : leaveToPlanner(name));
+    }
+    return concatenation([...parts, "}"]);
+  }
+
+  const typeOf = ({ type }: GraphQLField<unknown, unknown>): GraphQLObjectType => {
+    const named = getNamedType(type);
+    return isObjectType(named) ? named : leaveToPlanner(named.name);
+  };
+
+  function rowObject(type: GraphQLObjectType, selectionSet: SelectionSetNode, row: Row | undefined): Json {
+    return object(type, selectionSet, (node, field) => {
+      const source = field.extensions.strataSource ?? leaveToPlanner(node.name.value);
+      if (source.kind === "row") {
+        const other = rowOf(source.resource);
+        const one = rowObject(typeOf(field), node.selectionSet!, other);
+        return (variables) => {
+          const given = getArgumentValues(field, node, variables);
+          const isKey = source.key.map(
+            ({ argument, column, codec }) =>
+              sql`${columnOf(other, column)} = ${sqlValueWithCodec(given[argument], codec)}`,
+          );
+          return first(one(variables), source.resource, other, isKey);
+        };
+      }
+      if (source.kind === "rows") return connection(node, field, source.resource, () => []);
+      if (!row) return leaveToPlanner("a value of no row");
+      if (source.kind === "column") {
+        const json = jsonOf(source.codec, columnOf(row, source.column)) ?? leaveToPlanner(source.codec.name);
+        return () => json;
+      }
+      const { remoteResource, localAttributes, remoteAttributes } = source.relation;
+      const local = localAttributes.map((name) => columnOf(row, name));
+      const isRelated = (other: Row): SQL[] =>
+        remoteAttributes.map((name, i) => sql`${columnOf(other, name)} = ${local[i]!}`);
+      if (source.kind === "relatedRows") return connection(node, field, remoteResource, isRelated);
+      const other = rowOf(remoteResource);
+      const one = rowObject(typeOf(field), node.selectionSet!, other);
+      return (variables) => first(one(variables), remoteResource, other, isRelated(other));
+    });
+  }
+
+  /** Rows are taken, filtered and ordered inside, where an order ends what is read; they become text outside. */
+  function connection(
+    node: FieldNode,
+    field: GraphQLField<unknown, unknown>,
+    resource: PgResource,
+    isRelated: (row: Row) => SQL[],
+  ): Json {
+    for (const { name } of node.arguments ?? [])
+      if (!PAGED.has(name.value)) leaveToPlanner(`the argument ${name.value}`);
+    const inside = rowOf(resource);
+    const outside = rowOf(resource);
+    const select = selectionOf(schema, field, resource, inside.alias);
+    let selected: { conditions: SQL[]; from: SQL; page: SQL };
+    const json = object(typeOf(field), node.selectionSet!, (inner, innerField) => {
+      if (inner.name.value === "totalCount")
+        return () => sql`(select count(*)::text ${selected.from}${conjunction(selected.conditions)})`;
+      if (inner.name.value !== "nodes") return leaveToPlanner(inner.name.value);
+      const one = rowObject(typeOf(innerField), inner.selectionSet!, outside);
+      return (variables) => {
+        const columns = [...outside.columns].map((name) => sql`${inside.alias}.${sql.identifier(name)}`);
+        return sql`'[' || coalesce((select string_agg(${one(variables)}, ',') from (select ${sql.join(columns, ", ")} ${
+          selected.from
+        }${conjunction(selected.conditions)}${selected.page}) as ${outside.alias}), '') || ']'`;
+      };
+    });
+    return (variables) => {
+      const { first: size, offset, ...given } = getArgumentValues(field, node, variables);
+      const { conditions, orderBy } = select(given);
+      selected = {
+        conditions: [...isRelated(inside), ...conditions],
+        from: sql`from ${resource.from as SQL} as ${inside.alias}`,
+        page: sql`${orderBy}${limit(size, offset)}`,
+      };
+      return json(variables);
+    };
+  }
+
+  function limit(size: unknown, offset: unknown): SQL {
+    const count = Number(size ?? sizes.defaultPageSize);
+    const start = Number(offset ?? 0);
+    if (!(count >= 0 && count <= sizes.maxPageSize && start >= 0)) leaveToPlanner("a page size");
+    return sql` limit ${sql.literal(count)}${offset == null ? sql.blank : sql` offset ${sql.value(start)}`}`;
+  }
+
+  return { collect, rowObject };
+}
+
+const PAGED = new Set(["first", "offset", "filter", "orderBy"]);
+
+const first = (json: SQL, { from }: PgResource, { alias }: Row, conditions: readonly SQL[]): SQL =>
+  sql`coalesce((select ${json} from ${from as SQL} as ${alias}${conjunction(conditions)}), 'null')`;
+
+/** Keys are GraphQL names: there is nothing in them to escape. */
+function concatenation(parts: readonly (string | Json)[]): Json {
+  const merged: (SQL | Json)[] = [];
+  let text = "";
+  for (const part of parts) {
+    if (typeof part === "string") {
+      text += part;
+    } else {
+      merged.push(verbatim(`'${text}'`), part);
+      text = "";
+    }
+  }
+  merged.push(verbatim(`'${text}'`));
+  return (variables) =>
+    sql`(${sql.join(
+      merged.map((part) => (typeof part === "function" ? part(variables) : part)),
+      " || ",
+    )})`;
+}

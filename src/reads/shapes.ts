@@ -1,0 +1,109 @@
+// Statements of one operation by the shape of its variables: to write one takes longer than to run it.
+// Which parameter takes which variable is found by trial: made twice with values that occur nowhere else, the
+// text must be the same, and each parameter that differs must hold one of those values as it was given.
+import { hash } from "node:crypto";
+import { Kind, visit, type OperationDefinitionNode, type TypeNode } from "grafast/graphql";
+
+export interface Statement {
+  text: string;
+  name?: string;
+  values: unknown[];
+}
+
+export type Variables = Record<string, unknown>;
+
+type Build = (variables: Variables) => Statement | undefined;
+
+/** A statement's text, and what gives each of its parameters. */
+interface Shape {
+  text: string;
+  name: string;
+  values: unknown[];
+  variables: (string | undefined)[];
+}
+
+const MAX_SHAPES = 20;
+
+const digits = (n: number): string => String(n).padStart(2, "0");
+/** Two valid values of each type that nobody sends; texts with everything that could need an escape. */
+const TRIALS: Record<string, (n: number) => unknown> = {
+  Int: (n) => 1_734_000_000 + n,
+  BigInt: (n) => `17340000${digits(n)}`,
+  BigFloat: (n) => `17340000${digits(n)}.25`,
+  String: (n) => `%_\\\\'"*?\\n{[(.Ä ${n}`,
+  Date: (n) => `19${digits(n)}-02-03`,
+  Datetime: (n) => `19${digits(n)}-02-03T04:05:06Z`,
+};
+const MAX_VARIABLES = 40;
+
+const nameOf = (type: TypeNode): string | undefined =>
+  type.kind === Kind.NON_NULL_TYPE
+    ? nameOf(type.type)
+    : type.kind === Kind.NAMED_TYPE
+      ? type.name.value
+      : undefined;
+
+/** Variables of which only the kind matters. A page's size is part of the text. */
+function freeVariables(operation: OperationDefinitionNode): Map<string, (n: number) => unknown> {
+  const free = new Map<string, (n: number) => unknown>();
+  for (const { variable, type } of operation.variableDefinitions ?? []) {
+    const trial = TRIALS[nameOf(type) ?? ""];
+    if (trial && free.size < MAX_VARIABLES) free.set(variable.name.value, trial);
+  }
+  visit(operation, {
+    Argument({ name, value }) {
+      if (name.value === "first" && value.kind === Kind.VARIABLE) free.delete(value.name.value);
+    },
+  });
+  return free;
+}
+
+export function createShapes(operation: OperationDefinitionNode, build: Build): Build {
+  const free = freeVariables(operation);
+  const shapes = new Map<string, Shape | undefined>();
+
+  const keyOf = (variables: Variables): string => {
+    let key = "";
+    for (const name in variables) {
+      const value = variables[name];
+      key += free.has(name) && value !== null ? `${name};` : `${name}:${JSON.stringify(value)};`;
+    }
+    return key;
+  };
+
+  function shapeOf(variables: Variables): Shape | undefined {
+    const names = Object.keys(variables).filter((name) => free.has(name) && variables[name] !== null);
+    const tried = [0, 1].map((round) => {
+      const values = new Map(names.map((name, i) => [free.get(name)!(2 * i + round), name]));
+      const trial = Object.fromEntries([...values].map(([value, name]) => [name, value]));
+      return { values, statement: build({ ...variables, ...trial }) };
+    });
+    const [one, other] = tried;
+    const text = one!.statement?.text;
+    if (text === undefined || text !== other!.statement?.text) return undefined;
+    const { values } = one!.statement!;
+    const sources: (string | undefined)[] = [];
+    for (const [i, value] of values.entries()) {
+      const second = other!.statement.values[i];
+      const source = one!.values.get(value);
+      if (source === undefined ? !isSame(value, second) : other!.values.get(second) !== source)
+        return undefined;
+      sources.push(source);
+    }
+    return { text, name: hash("sha1", text, "base64url"), values, variables: sources };
+  }
+
+  return (variables) => {
+    const key = keyOf(variables);
+    let shape = shapes.get(key);
+    if (!shape) {
+      if (shapes.has(key) || shapes.size >= MAX_SHAPES) return build(variables);
+      shapes.set(key, (shape = shapeOf(variables)));
+      if (!shape) return build(variables);
+    }
+    const { text, name, values, variables: sources } = shape;
+    return { text, name, values: values.map((value, i) => (sources[i] ? variables[sources[i]] : value)) };
+  };
+}
+
+const isSame = (one: unknown, other: unknown): boolean => JSON.stringify(one) === JSON.stringify(other);

@@ -1,0 +1,155 @@
+// Most reads: one statement, sent as soon as they are let in, and its result passed on as it is. The planner behind
+// gets what is left, also what turns out unusual on the way, and says what there is to say about it.
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import {
+  getOperationAST,
+  GraphQLError,
+  type DocumentNode,
+  type GraphQLSchema,
+  type OperationDefinitionNode,
+} from "grafast/graphql";
+import type pg from "pg";
+import type { Config } from "../config.ts";
+import { createOperation } from "../database/adaptor.ts";
+import { isUnavailable } from "../database/unavailable.ts";
+import { compileRead, type Read } from "../reads/compile.ts";
+import { isCacheable } from "./answers.ts";
+import type { Claims } from "./auth.ts";
+import { presentError } from "./errors.ts";
+import { toGraphqlError, type Guard } from "./guard.ts";
+import { recordOperation, type ObserveOptions } from "./observe.ts";
+import type { Persisted } from "./persisted.ts";
+
+export interface ReadsOptions {
+  config: Config;
+  getSchema: () => GraphQLSchema | PromiseLike<GraphQLSchema>;
+  textOf: Persisted["textOf"];
+  guard: Guard;
+  operations: { pool: pg.Pool; prepare: boolean };
+  settings: (claims: Claims) => Record<string, string>;
+  observation: ObserveOptions | undefined;
+}
+
+interface Compiled {
+  operation: OperationDefinitionNode;
+  read: Read;
+}
+
+interface Asked {
+  query: string;
+  variables: Record<string, unknown>;
+  operationName: string | undefined;
+}
+
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** What a request asks for; undefined if there may be something wrong with it. */
+function askedBy({ method, body: text }: FastifyRequest, textOf: Persisted["textOf"]): Asked | undefined {
+  if (method !== "POST" || typeof text !== "string") return undefined;
+  let body: unknown;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+  if (!isObject(body) || !isObject(body.extensions ?? {}) || body.onError != null) return undefined;
+  const query = textOf(body);
+  const variables = body.variables ?? {};
+  const operationName = body.operationName ?? undefined;
+  if (query === undefined || !isObject(variables)) return undefined;
+  if (operationName !== undefined && typeof operationName !== "string") return undefined;
+  return { query, variables, operationName };
+}
+
+export function addReads(app: FastifyInstance, options: ReadsOptions): void {
+  const { config, getSchema, textOf, guard, operations, settings, observation } = options;
+  const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
+  const known = new Map<string, Compiled | undefined>();
+  let schema: GraphQLSchema;
+
+  function compiledOf(document: DocumentNode, { query, operationName = "" }: Asked): Compiled | undefined {
+    const key = `${operationName} ${query}`;
+    if (known.has(key)) {
+      const compiled = known.get(key);
+      known.delete(key);
+      known.set(key, compiled);
+      return compiled;
+    }
+    const operation = getOperationAST(document, operationName || undefined);
+    if (!operation) return undefined;
+    const read = compileRead(schema, document, operation, sizes);
+    const compiled = read && { operation, read };
+    known.set(key, compiled);
+    if (known.size > MAX_KNOWN) known.delete(known.keys().next().value!);
+    return compiled;
+  }
+
+  const settingsByClaims = new WeakMap<Claims, Record<string, string>>();
+  const settingsOf = (claims: Claims): Record<string, string> => {
+    let made = settingsByClaims.get(claims);
+    if (!made) settingsByClaims.set(claims, (made = settings(claims)));
+    return made;
+  };
+
+  app.addHook("preHandler", async (request, reply) => {
+    const asked = askedBy(request, textOf);
+    if (!asked) return;
+    schema ??= await getSchema();
+    const { variables } = asked;
+    const { document } = guard.checkDocument(schema, asked.query, request);
+    const compiled = document && compiledOf(document, asked);
+    const statement = compiled?.read.statementFor(variables);
+    if (!statement) return;
+    const { operation, read } = compiled!;
+    const startedAt = performance.now();
+    const transaction = createOperation(operations);
+    reply.raw.once("close", transaction.end);
+    const finish = (outcome: string): void =>
+      observation &&
+      recordOperation(
+        observation,
+        {
+          type: "query",
+          name: operation.name?.value ?? "anonymous",
+          outcome,
+          seconds: (performance.now() - startedAt) / 1000,
+          sqlSeconds: transaction.sql.milliseconds / 1000,
+          statements: transaction.sql.statements,
+        },
+        request,
+        true,
+      );
+    let leave: () => void;
+    try {
+      leave = await guard.admit({ schema, document: document!, operation, variables }, request);
+    } catch (error) {
+      const refused = presentError(toGraphqlError(error), request);
+      finish(String(refused.extensions.code));
+      return send(request, reply, { errors: [refused] });
+    }
+    try {
+      const data = await transaction.readText(settingsOf(request.claims), statement);
+      finish("ok");
+      request.cacheable = isCacheable({ schema, document: document! });
+      return send(request, reply, `{"data":${data}}`);
+    } catch (error) {
+      // The planner says what is wrong with a statement, but would wait as long again.
+      if (!isUnavailable(error) && (error as { code?: unknown }).code !== QUERY_CANCELED) return;
+      const errors = read.keys.map((key) =>
+        presentError(new GraphQLError("", { path: [key], originalError: error as Error }), request),
+      );
+      finish(String(errors[0]!.extensions.code));
+      return send(request, reply, { data: Object.fromEntries(read.keys.map((key) => [key, null])), errors });
+    } finally {
+      leave();
+    }
+  });
+}
+
+/** Operations whose statements are kept, the most recently asked ones. */
+const MAX_KNOWN = 500;
+const QUERY_CANCELED = "57014";
+
+const send = ({ headers }: FastifyRequest, reply: FastifyReply, answer: unknown): FastifyReply =>
+  reply.type(`${headers.accept};charset=utf-8`).send(answer);

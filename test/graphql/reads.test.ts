@@ -1,0 +1,204 @@
+// Reads that become one statement give the planner's answers, to the letter of each value.
+import {
+  getNamedType,
+  isEnumType,
+  isInputObjectType,
+  isObjectType,
+  parse,
+  type GraphQLArgument,
+  type GraphQLField,
+  type GraphQLObjectType,
+  type GraphQLSchema,
+  type OperationDefinitionNode,
+} from "grafast/graphql";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { compileRead } from "../../src/reads/compile.ts";
+import { createAuthenticator } from "../../src/server/auth.ts";
+import { createGraphql } from "../../src/server/graphql.ts";
+import { chance, type Chance } from "../support/random.ts";
+import type { Answer } from "../support/app.ts";
+import { createApi, type Api } from "./api.ts";
+
+const QUERIES = Number(process.env.READS_QUERIES ?? 300);
+const SEED = Number(process.env.READS_SEED ?? 1);
+
+let api: Api;
+let schema: GraphQLSchema;
+
+beforeAll(async () => {
+  api = await createApi();
+  await api.database.pool.query(`
+    insert into production.users (user_id, username, email, country, created_at, email_verified)
+    select n, case n when 7 then E'O''Neil "\\\\" \\n\\tÄ€😀 %_' else 'user' || n end, 'p' || n || '@example.org',
+      case when n % 4 > 0 then (array['UK', 'SE', 'Côte d''Ivoire'])[n % 4] end,
+      timestamp '2024-12-01' + n * interval '1.000001 hour', n % 2 = 0
+    from generate_series(1, 30) n;
+    insert into production.transactions (transaction_id, user_id, amount, status, transaction_date)
+    select n, 1 + n % 25, n + 0.5, (array['pending', 'completed', 'failed', 'refunded'])[1 + n % 4],
+      timestamp '2024-12-31' + n * interval '1 hour' from generate_series(1, 120) n;
+    insert into production.events (event_id, user_id, event_type, event_data, event_time)
+    select n, nullif(n % 20, 0), 'view', '{"a": [1, null, "x"]}', timestamp '2025-01-01' + n * interval '1 hour'
+    from generate_series(1, 60) n;
+    select analytics.refresh(false)`);
+  const { database } = api;
+  const graphql = createGraphql({
+    config: database.config,
+    database,
+    authenticator: createAuthenticator(database.config),
+  });
+  schema = await graphql.instance.getSchema();
+  await graphql.release();
+});
+afterAll(() => api.close());
+
+const statementOf = (query: string, variables: Record<string, unknown> = {}) => {
+  const document = parse(query);
+  const operation = document.definitions[0] as OperationDefinitionNode;
+  return compileRead(schema, document, operation, { defaultPageSize: 100, maxPageSize: 1000 })?.statementFor(
+    variables,
+  );
+};
+
+const some = <T>(by: Chance, values: readonly T[], count: number): T[] => {
+  const rest = [...values];
+  return Array.from(
+    { length: Math.min(count, rest.length) },
+    () => rest.splice(by.below(rest.length), 1)[0]!,
+  );
+};
+
+const VALUES: Record<string, (by: Chance) => unknown> = {
+  Int: (by) => by.pick([0, 1, 7, 24, 2_000_000]),
+  BigInt: (by) => by.pick(["0", "1", "30"]),
+  BigFloat: (by) => by.pick(["0", "20.5", "99.99"]),
+  String: (by) =>
+    by.pick(["UK", "SE", "Côte d'Ivoire", "user1", "", "%", "O'Neil", "pending", "view", "transactions"]),
+  Boolean: (by) => by.is(0.5),
+  Date: (by) => by.pick(["2024-12-31", "2025-01-02"]),
+  Datetime: (by) =>
+    by.pick(["2025-01-01T00:00:00Z", "2025-01-03T01:30:00+01:30", "2024-12-05T12:00:00.000012Z"]),
+};
+
+interface Made {
+  variables: Map<string, { type: string; make: () => unknown }>;
+}
+
+/** A value as a literal, or as a variable. */
+function valued(by: Chance, { variables }: Made, type: GraphQLArgument["type"], make: () => unknown): string {
+  if (by.is(0.5)) return JSON.stringify(make());
+  const name = `v${variables.size}`;
+  variables.set(name, { type: String(type), make });
+  return `$${name}`;
+}
+
+function filterOn(by: Chance, made: Made, type: unknown, depth: number): string {
+  if (!isInputObjectType(type)) return "";
+  const fields = some(by, Object.values(type.getFields()), 1 + Number(by.is(0.3)));
+  const parts = fields.map((field) => {
+    const inner = getNamedType(field.type);
+    const isList = /^\[/.test(String(field.type));
+    if (isInputObjectType(inner)) {
+      const one = depth > 0 ? filterOn(by, made, inner, depth - 1) : "";
+      return one && `${field.name}: ${isList ? `[${one}]` : one}`;
+    }
+    const make = VALUES[inner.name];
+    if (!make) return "";
+    return `${field.name}: ${valued(by, made, field.type, () => (isList ? [make(by), make(by)] : make(by)))}`;
+  });
+  const given = parts.filter(Boolean).join(", ");
+  return given && `{ ${given} }`;
+}
+
+function argumentsOf(by: Chance, made: Made, field: GraphQLField<unknown, unknown>): string {
+  const parts = field.args.map(({ name, type }) => {
+    const named = getNamedType(type);
+    if (field.extensions.strataSource?.kind === "row")
+      return `${name}: ${valued(by, made, type, () => VALUES[named.name]!(by))}`;
+    if (name === "first") return `first: ${valued(by, made, type, () => by.pick([0, 1, 3, 10]))}`;
+    if (name === "offset" && by.is(0.3)) return `offset: ${valued(by, made, type, () => by.pick([0, 2]))}`;
+    if (name === "orderBy" && by.is(0.6) && isEnumType(named)) {
+      // Others, by aggregates for example, are for the planner.
+      const orders = named
+        .getValues()
+        .filter((value) => !/_BY_|SUM|COUNT|AVERAGE|MIN_|MAX_/.test(value.name));
+      return `orderBy: [${some(by, orders, 2)
+        .map((value) => value.name)
+        .join(" ")}]`;
+    }
+    const filter = name === "filter" && by.is(0.6) ? filterOn(by, made, named, 2) : "";
+    return filter && `filter: ${filter}`;
+  });
+  const given = parts.filter(Boolean).join(", ");
+  return given && `(${given})`;
+}
+
+function selectionsOf(by: Chance, made: Made, type: GraphQLObjectType, depth: number): string {
+  const fields = Object.values(type.getFields()).filter(({ extensions, name }) => {
+    const source = extensions.strataSource;
+    if (name === "nodes" || name === "totalCount") return true;
+    return source && (source.kind === "column" || depth > 0);
+  });
+  const parts = some(by, fields, type.name === "Query" ? 2 : 5).map((field, i) => {
+    const named = getNamedType(field.type);
+    if (!isObjectType(named)) return field.name;
+    const isConnection = named.name.endsWith("Connection");
+    const inner = selectionsOf(
+      by,
+      made,
+      named,
+      field.name === "nodes" ? depth : depth - Number(isConnection || depth > 0),
+    );
+    return `a${i}: ${field.name}${argumentsOf(by, made, field)} ${inner}`;
+  });
+  return `{ ${parts.join(" ") || "__typename"} }`;
+}
+
+const withoutId = ({ message, path, extensions }: Answer["errors"][number]) => ({
+  message,
+  path,
+  code: extensions.code,
+});
+
+test(`${QUERIES} random reads`, { timeout: 300_000 }, async () => {
+  const counts = { compiled: 0, planned: 0, variables: 0, rows: 0 };
+  for (let i = 0; i < QUERIES; i++) {
+    const by = chance(SEED * 1_000_003 + i);
+    const made: Made = { variables: new Map() };
+    const selections = selectionsOf(by, made, schema.getQueryType()!, 3);
+    const declared = [...made.variables].map(([name, { type }]) => `$${name}: ${type}`).join(", ");
+    const operation = `query Q${declared && `(${declared})`}`;
+    const query = `${operation} ${selections}`;
+    const values = () => Object.fromEntries([...made.variables].map(([name, { make }]) => [name, make()]));
+    const isCompiled = statementOf(query, values()) !== undefined;
+    counts[isCompiled ? "compiled" : "planned"]++;
+    if (!isCompiled) continue;
+    counts.variables += made.variables.size;
+    // A directive that changes nothing is not compiled: the planner answers.
+    const planned = `${operation} { ... @include(if: true) ${selections} }`;
+    // From the second time on by what is known of its shape.
+    for (const variables of [values(), values(), values()]) {
+      const { status, data, errors, headers } = await api.ask("operator", query, variables);
+      const expected = await api.ask("operator", planned, variables);
+      expect({
+        query,
+        variables,
+        status,
+        data,
+        errors: errors.map(withoutId),
+        type: headers["content-type"],
+      }).toEqual({
+        query,
+        variables,
+        status: expected.status,
+        data: expected.data,
+        errors: expected.errors.map(withoutId),
+        type: expected.headers["content-type"],
+      });
+      counts.rows += JSON.stringify(data).length > 100 ? 1 : 0;
+    }
+  }
+  // Most of what is made is of the kind that this is about, and has something to show.
+  expect(counts.compiled).toBeGreaterThan(QUERIES / 2);
+  expect(counts.rows).toBeGreaterThan(QUERIES / 4);
+  expect(counts.variables).toBeGreaterThan(QUERIES / 4);
+});
