@@ -191,6 +191,9 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
     });
     return (variables) => {
       const { first: size, offset, ...given } = getArgumentValues(field, node, variables);
+      // Refused by an argument's own code, which is not called here.
+      const { filter } = given;
+      if (filter === null || (filter && Object.keys(filter).length === 0)) leaveToPlanner("an empty filter");
       const { conditions, orderBy } = select(given);
       selected = {
         conditions: [...isRelated(inside), ...conditions],

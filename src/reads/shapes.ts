@@ -23,6 +23,8 @@ interface Shape {
 }
 
 const MAX_SHAPES = 20;
+/** Characters of a key or a text worth remembering. */
+const MAX_LENGTH = 20_000;
 
 const digits = (n: number): string => String(n).padStart(2, "0");
 /** Two valid values of each type that nobody sends; texts with everything that could need an escape. */
@@ -80,7 +82,7 @@ export function createShapes(operation: OperationDefinitionNode, build: Build): 
     });
     const [one, other] = tried;
     const text = one!.statement?.text;
-    if (text === undefined || text !== other!.statement?.text) return undefined;
+    if (text === undefined || text !== other!.statement?.text || text.length > MAX_LENGTH) return undefined;
     const { values } = one!.statement!;
     const sources: (string | undefined)[] = [];
     for (const [i, value] of values.entries()) {
@@ -95,6 +97,7 @@ export function createShapes(operation: OperationDefinitionNode, build: Build): 
 
   return (variables) => {
     const key = keyOf(variables);
+    if (key.length > MAX_LENGTH) return build(variables);
     let shape = shapes.get(key);
     if (!shape) {
       if (shapes.has(key) || shapes.size >= MAX_SHAPES) return build(variables);

@@ -77,7 +77,7 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
       return compiled;
     }
     const operation = getOperationAST(document, operationName || undefined);
-    if (!operation) return undefined;
+    if (!operation || key.length > MAX_LENGTH) return undefined;
     const read = compileRead(schema, document, operation, sizes);
     const compiled = read && { operation, read };
     known.set(key, compiled);
@@ -149,6 +149,8 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
 
 /** Operations whose statements are kept, the most recently asked ones. */
 const MAX_KNOWN = 500;
+/** Of their text: planning a longer one takes no larger part of its time. */
+const MAX_LENGTH = 20_000;
 const QUERY_CANCELED = "57014";
 
 const send = ({ headers }: FastifyRequest, reply: FastifyReply, answer: unknown): FastifyReply =>

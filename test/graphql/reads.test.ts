@@ -202,3 +202,36 @@ test(`${QUERIES} random reads`, { timeout: 300_000 }, async () => {
   expect(counts.rows).toBeGreaterThan(QUERIES / 4);
   expect(counts.variables).toBeGreaterThan(QUERIES / 4);
 });
+
+test.each([
+  ["an empty filter", "{ users(filter: {}) { totalCount } }"],
+  ["no filter at all", "{ users(filter: null) { totalCount } }"],
+  ["an empty comparison", "{ users(filter: { userId: {} }) { totalCount } }"],
+  ["a page too large", "{ users(first: 1001) { totalCount } }"],
+  ["a negative page", "{ users(first: -1) { totalCount } }"],
+  ["an offset before the first", "{ users(offset: -1) { nodes { userId } } }"],
+])("%s is answered in the planner's words", async (_, query) => {
+  const answers = [];
+  for (const asked of [query, query.replace("{ users", "{ ... @include(if: true) { users") + " }"])
+    answers.push(await api.ask("operator", asked));
+  const [compiled, planned] = answers.map(({ status, data, errors }) => ({
+    status,
+    data,
+    errors: errors.map(withoutId),
+  }));
+  expect(compiled).toEqual(planned);
+});
+
+test("texts that mean something to a pattern are found as what they are, with the same operation", async () => {
+  const query = `query ($text: String!) { users(filter: { username: { startsWith: $text } }) { nodes { username } } }`;
+  const named = async (text: string) =>
+    (await api.read(query, { text })).users.nodes.map((user: any) => user.username);
+  // A pattern is made of the text: such a statement is not kept for other texts.
+  expect(statementOf(query, { text: "O" })).toMatchObject({ values: ["O%"] });
+  expect(statementOf(query, { text: "O" })?.name).toBeUndefined();
+  expect(statementOf(query.replace("startsWith", "equalTo"), { text: "O" })?.name).toBeDefined();
+  expect(await named("user29")).toEqual(["user29"]);
+  expect(await named("%")).toEqual([]);
+  expect(await named("user_9")).toEqual([]);
+  expect(await named("O'Neil \"\\")).toHaveLength(1);
+});
