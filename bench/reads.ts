@@ -43,7 +43,8 @@ export async function compareReads(databaseUrl: string, options: ReadOptions): P
       if (options.only && !options.only.includes(name)) continue;
       const mine = contenders.filter((one) => work.peers.length > 0 || [BASE, "Strata"].includes(one.name));
       await check(mine, name, work);
-      const ways = Object.fromEntries(mine.map((one) => [one.name, () => load(one, name, work, options)]));
+      const how = work.slow ? { connections: 2, seconds: options.seconds * 4 } : options;
+      const ways = Object.fromEntries(mine.map((one) => [one.name, () => load(one, name, work, how)]));
       const measured = await inTurn(ways, options.rounds);
       const base = measured[BASE]!;
       const cells = names.map((one) =>

@@ -17,16 +17,16 @@ const program = new Command("strata")
 const withJson = (command: Command): Command => command.option("--json", "print JSON and nothing else");
 
 // Commands load their code when they run: `strata token` need not wait for a GraphQL schema library.
-program
-  .command("serve")
+withJson(program.command("serve"))
   .description("serve GraphQL, GraphiQL and ingest; runs scheduled and background work too")
   .option("--no-worker", "leave scheduled and background work to `strata worker`")
-  .action(async (options: { worker: boolean }) => (await import("./commands/serve.ts")).serve(options));
+  .action(async (options: { worker: boolean; json?: boolean }) =>
+    (await import("./commands/serve.ts")).serve(options),
+  );
 
-program
-  .command("worker")
+withJson(program.command("worker"))
   .description("run scheduled and background work without serving HTTP")
-  .action(async () => (await import("./commands/worker.ts")).worker());
+  .action(async (options: { json?: boolean }) => (await import("./commands/worker.ts")).worker(options));
 
 withJson(program.command("migrate"))
   .description("apply schema.sql to the database (safe to repeat)")
@@ -136,11 +136,12 @@ withJson(program.command("doctor"))
   .description("check the database and the configuration, and say what to do")
   .action(async (options: { json?: boolean }) => (await import("./commands/doctor.ts")).doctor(options));
 
-program
-  .command("schema")
-  .description("print the GraphQL schema")
+withJson(program.command("schema"))
+  .description("print the GraphQL schema; as JSON, the result of introspection")
   .option("--write", "write it to schema.graphql instead")
-  .action(async (options: { write?: boolean }) => (await import("./commands/schema.ts")).schema(options));
+  .action(async (options: { write?: boolean; json?: boolean }) =>
+    (await import("./commands/schema.ts")).schema(options),
+  );
 
 async function runStep(
   request: { step: "transform" | "refresh" | "cleanup" | "pipeline"; full?: boolean; daysToKeep?: number },

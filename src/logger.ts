@@ -3,7 +3,10 @@ import { isSafeError } from "grafast";
 import pino, { type Logger } from "pino";
 import type { Config } from "./config.ts";
 
-export async function createLogger({ LOG_LEVEL }: Pick<Config, "LOG_LEVEL">): Promise<Logger> {
+export async function createLogger(
+  { LOG_LEVEL }: Pick<Config, "LOG_LEVEL">,
+  { json }: { json?: boolean } = {},
+): Promise<Logger> {
   const options: pino.LoggerOptions = {
     level: LOG_LEVEL,
     base: undefined,
@@ -11,7 +14,7 @@ export async function createLogger({ LOG_LEVEL }: Pick<Config, "LOG_LEVEL">): Pr
     formatters: { level: (label) => ({ level: label }) },
     serializers: { error: serializeError, err: serializeError },
   };
-  if (!process.stdout.isTTY) return pino(options, pino.destination({ dest: 1, sync: true }));
+  if (json || !process.stdout.isTTY) return pino(options, pino.destination({ dest: 1, sync: true }));
   const { default: pretty } = await import("pino-pretty");
   return pino(options, pretty({ translateTime: "SYS:HH:MM:ss", sync: true }));
 }

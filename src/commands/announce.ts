@@ -4,24 +4,34 @@ import type { Config } from "../config.ts";
 import type { Database } from "../database/connect.ts";
 import { createToken } from "../server/auth.ts";
 
-export const say = (line: string): void => void process.stdout.write(`${line}\n`);
+export type Say = (line: string) => void;
 
-export async function announce(
-  config: Config,
-  database: Database,
-  port: number,
-  startedAt: number,
-): Promise<void> {
+export const say: Say = (line) => void process.stdout.write(`${line}\n`);
+
+interface Announcement {
+  config: Config;
+  database: Database;
+  port: number;
+  startedAt: number;
+  /** Instead of the text: an object for programs. */
+  tell?: ((facts: object) => void) | undefined;
+}
+
+export async function announce({ config, database, port, startedAt, tell }: Announcement): Promise<void> {
   const host = ["0.0.0.0", "::", "127.0.0.1"].includes(config.HOST) ? "localhost" : config.HOST;
   const origin = `http://${host}:${port}`;
+  const token = database.embedded
+    ? await createToken(config, { role: "strata_operator", subject: "operator", ttl: "7d" })
+    : undefined;
+  if (tell)
+    return tell({ graphql: `${origin}/graphql`, graphiql: `${origin}/graphiql`, operatorToken: token });
   const link = (text: string): string => styleText(["cyan", "underline"], text);
   say("");
   say(`Strata is ready after ${((Date.now() - startedAt) / 1000).toFixed(1)} s.`);
   say("");
   say(`  GraphiQL   ${link(`${origin}/graphiql`)}`);
   say(`  GraphQL    ${origin}/graphql`);
-  if (database.embedded) {
-    const token = await createToken(config, { role: "strata_operator", subject: "operator", ttl: "7d" });
+  if (token) {
     say("");
     say("An operator token for 7 days (more: npx strata token --role operator), and a mutation with it:");
     say("");

@@ -1,11 +1,11 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { buildSchema, findBreakingChanges } from "graphql";
+import { buildSchema, findBreakingChanges, introspectionFromSchema } from "graphql";
 import { createGraphql } from "../server/graphql.ts";
 import { withDatabase } from "./with-database.ts";
 
 const file = new URL("../../schema.graphql", import.meta.url);
 
-export async function schema(options: { write?: boolean }): Promise<void> {
+export async function schema(options: { write?: boolean; json?: boolean }): Promise<void> {
   const sdl = await withDatabase(async (database, config) => {
     const authenticator = {
       recall: () => undefined,
@@ -18,7 +18,10 @@ export async function schema(options: { write?: boolean }): Promise<void> {
       await graphql.release();
     }
   });
-  if (!options.write) return void process.stdout.write(sdl);
+  if (!options.write)
+    return void process.stdout.write(
+      options.json ? `${JSON.stringify(introspectionFromSchema(buildSchema(sdl)))}\n` : sdl,
+    );
   if (existsSync(file)) reportBreakingChanges(readFileSync(file, "utf8"), sdl);
   writeFileSync(file, sdl);
 }

@@ -11,7 +11,7 @@ import { createAuthenticator } from "../server/auth.ts";
 import { listenWhileStarting } from "../server/starting.ts";
 import { startTracing } from "../tracing.ts";
 import { migrateWorker } from "../worker.ts";
-import { announce, say } from "./announce.ts";
+import { announce, say, type Say } from "./announce.ts";
 import { whenAvailable } from "./when-available.ts";
 
 interface Serving {
@@ -19,12 +19,13 @@ interface Serving {
   database: Database;
 }
 
-export async function serve(options: { worker: boolean }): Promise<void> {
+export async function serve(options: { worker: boolean; json?: boolean }): Promise<void> {
   const config = loadConfig();
   const startedAt = Date.now();
   // A server that could not tell who is asking need not wait for its database.
   if (config.DATABASE_URL) createAuthenticator(config);
-  const logger = await createLogger(config);
+  const logger = await createLogger(config, options);
+  const tellPeople = options.json ? (): void => undefined : say;
   captureConsole(logger);
   const lifecycle = createLifecycle(logger, config);
   const tracing = await startTracing(config);
@@ -38,7 +39,7 @@ export async function serve(options: { worker: boolean }): Promise<void> {
     ? { worker: () => worker?.state() ?? { ok: false, detail: "not started" } }
     : undefined;
   const { app, database } = await whenAvailable(config, logger, () =>
-    open(config, { logger, lifecycle, parts, tracing }),
+    open(config, { logger, lifecycle, parts, tracing }, tellPeople),
   ).finally(() => starting.close());
   if (tracing) lifecycle.onStop(() => tracing.stop());
   lifecycle.onStop(() => database.close());
@@ -67,11 +68,16 @@ export async function serve(options: { worker: boolean }): Promise<void> {
     logger.fatal(error.message);
     void lifecycle.stop(1);
   });
-  await announce(config, database, starting.port, startedAt);
+  const tell = options.json ? (facts: object) => say(JSON.stringify({ ready: facts })) : undefined;
+  await announce({ config, database, port: starting.port, startedAt, tell });
 }
 
-async function open(config: Config, surroundings: Omit<AppOptions, "config" | "database">): Promise<Serving> {
-  if (!config.DATABASE_URL) say(`Opening the embedded database in ${config.DATA_DIR} …`);
+async function open(
+  config: Config,
+  surroundings: Omit<AppOptions, "config" | "database">,
+  tellPeople: Say,
+): Promise<Serving> {
+  if (!config.DATABASE_URL) tellPeople(`Opening the embedded database in ${config.DATA_DIR} …`);
   const database = await openDatabase(config);
   try {
     if (database.shared)
@@ -81,7 +87,7 @@ async function open(config: Config, surroundings: Omit<AppOptions, "config" | "d
     await ensureSchema(database);
     if (database.embedded) {
       await migrateWorker(database.pool);
-      await ensureSampleData(database.pool, say);
+      await ensureSampleData(database.pool, tellPeople);
     }
     const app = await createApp({ config, database, ...surroundings });
     return { app, database };

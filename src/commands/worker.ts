@@ -6,9 +6,9 @@ import { createLifecycle } from "../lifecycle.ts";
 import { createLogger } from "../logger.ts";
 import { whenAvailable } from "./when-available.ts";
 
-export async function worker(): Promise<void> {
+export async function worker(options: { json?: boolean }): Promise<void> {
   const config = loadConfig();
-  const logger = await createLogger(config);
+  const logger = await createLogger(config, options);
   const lifecycle = createLifecycle(logger, config);
   const database = await whenAvailable(config, logger, async () => {
     const opened = await openDatabase(config);

@@ -9,7 +9,7 @@ import { addAdmission } from "./admission.ts";
 import { createAuthenticator, requireRole, type Claims } from "./auth.ts";
 import { addDrain } from "./drain.ts";
 import { handleError, refusal } from "./errors.ts";
-import { addPageRules, isPage } from "./graphiql.ts";
+import { addPageRules, GRAPHIQL_PATH, isPage } from "./graphiql.ts";
 import { createGraphql, GRAPHQL_PATH } from "./graphql.ts";
 import { mayIntrospect } from "./guard.ts";
 import { addHeaders } from "./headers.ts";
@@ -89,6 +89,8 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
       : { ok: false, detail: "not listening for changes" };
   addHealth(app, { pool: probes, parts: { listen, ...parts }, stopping: lifecycle?.stopping });
   addMetrics(app, metrics, config);
+  // What somebody types who knows the address alone.
+  if (config.GRAPHIQL_ROLES.length > 0) app.get("/", (_request, reply) => reply.redirect(GRAPHIQL_PATH));
 
   // Everything below acts for somebody.
   await app.register(async (scope) => {

@@ -49,6 +49,19 @@ test.each([
   expect((await runStrata(args)).code).toBe(expected);
 });
 
+test("every command has --help and --json", async () => {
+  const { stdout } = await runStrata(["--help"]);
+  const commands = [...stdout.matchAll(/^ {2}(\w+) /gm)]
+    .map(([, name]) => name!)
+    .filter((name) => name !== "help");
+  expect(commands.length).toBeGreaterThan(12);
+  for (const command of commands) {
+    const help = await runStrata([command, "--help"]);
+    expect([command, help.code]).toEqual([command, 0]);
+    expect(help.stdout).toContain("--json");
+  }
+});
+
 test("a port in use", async () => {
   const other = createServer().listen(0, "127.0.0.1");
   await once(other, "listening");

@@ -141,6 +141,22 @@ test("what does not end is given up after SHUTDOWN_TIMEOUT_MS", async () => {
   expect(server.output.stdout).toContain("Not finished after 1500 ms (SHUTDOWN_TIMEOUT_MS); ending anyway");
 });
 
+test("with --json every line is JSON, the start's too", async () => {
+  server = await startReadyServer({ ...place.environment, LOG_LEVEL: "info" }, ["--json"]);
+  await until(() => Promise.resolve(server!.output.stdout.includes('"ready"')));
+  await graphql(server, token, "{ users { totalCount } }");
+  expect(await server.stop()).toBe(0);
+  const lines = server.output.stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, any>);
+  expect(lines.find((line) => line.ready)?.ready).toMatchObject({
+    graphql: expect.stringMatching(/\/graphql$/),
+    graphiql: expect.stringMatching(/\/graphiql$/),
+  });
+  expect(lines.find((line) => line.msg === "request" && line.path === "/graphql")).toBeDefined();
+});
+
 test("a second signal ends it at once", async () => {
   server = await startReadyServer(place.environment);
   await hang(server);
