@@ -17,15 +17,17 @@ const TRANSACTIONS = 50_000;
 
 export async function compareEmbedded(options: ReadOptions): Promise<string> {
   const folder = mkdtempSync(join(tmpdir(), "strata-bench-"));
-  const engine = await openEmbedded(folder);
+  const where = { DATABASE_URL: "", DATA_DIR: folder };
   const contenders: Contender[] = [];
   try {
-    const where = { DATABASE_URL: "", DATA_DIR: folder };
-    await fill(where, new pg.Pool({ ...engine.connection, max: 1 }), TRANSACTIONS);
-    const url = `postgres://postgres@localhost/postgres?host=${encodeURIComponent(engine.connection.host!)}`;
-    contenders.push(await start("hand-written SQL", url));
-    contenders.push(await start("Strata", "", where));
-    const [base, strata] = contenders as [Contender, Contender];
+    // It runs the engine; whoever comes later shares it.
+    const strata = await start("Strata", "", where);
+    contenders.push(strata);
+    const { connection } = await openEmbedded(folder);
+    await fill(where, new pg.Pool({ ...connection, max: 1 }), TRANSACTIONS);
+    const url = `postgres://postgres@localhost/postgres?host=${encodeURIComponent(connection.host!)}`;
+    const base = await start("hand-written SQL", url);
+    contenders.unshift(base);
     const work = works.nested!;
     await check(contenders, "nested", work);
     const measured = await inTurn(
@@ -47,7 +49,6 @@ export async function compareEmbedded(options: ReadOptions): Promise<string> {
     );
   } finally {
     for (const { stop } of contenders) stop();
-    await engine.close();
     rmSync(folder, { recursive: true, force: true });
   }
 }

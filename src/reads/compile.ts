@@ -20,7 +20,8 @@ import {
 import { sql, type SQL } from "pg-sql2";
 import type {} from "../../plugins/SourcesPlugin.ts";
 import { createShapes, type Statement, type Variables } from "./shapes.ts";
-import { columnOf, conjunction, jsonOf, rowOf, selectionOf, verbatim, type Row } from "./select.ts";
+import { cursorOf, isAfter } from "./cursor.ts";
+import { columnOf, conjunction, jsonOf, orderBy, rowOf, selectionOf, verbatim, type Row } from "./select.ts";
 
 export interface Read {
   /** Of the answer's outermost fields. */
@@ -176,45 +177,110 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
     const inside = rowOf(resource);
     const outside = rowOf(resource);
     const select = selectionOf(schema, field, resource, inside.alias);
-    let selected: { conditions: SQL[]; from: SQL; page: SQL };
+    const needs = { rows: false, cursor: false, page: false };
+    let now: { conditions: SQL[]; from: SQL; size: number; start: SQL | undefined; cursor: SQL | undefined };
+
+    const list = (one: Json): Json => {
+      needs.rows = true;
+      return (variables) =>
+        sql`'[' || coalesce(string_agg(${one(variables)}, ',')${
+          needs.page ? sql` filter (where ${NUMBER} <= ${sql.literal(now.size)})` : sql.blank
+        }, '') || ']'`;
+    };
+    const cursor = (): Json => {
+      needs.rows = needs.cursor = true;
+      return () => now.cursor ?? leaveToPlanner("an order without cursors");
+    };
+    const edge = (inner: FieldNode, innerField: GraphQLField<unknown, unknown>): Json => {
+      if (inner.name.value === "cursor") return cursor();
+      if (inner.name.value !== "node") return leaveToPlanner(inner.name.value);
+      return rowObject(typeOf(innerField), inner.selectionSet!, outside);
+    };
+    const page = (inner: FieldNode): Json => {
+      needs.rows = needs.page = true;
+      const cursorAt = (number: () => SQL): Json => {
+        const json = cursor();
+        return (variables) =>
+          sql`coalesce(max(${json(variables)}) filter (where ${NUMBER} = ${number()}), 'null')`;
+      };
+      switch (inner.name.value) {
+        case "hasNextPage":
+          return () =>
+            now.size === 0 ? verbatim("'false'") : sql`(count(*) > ${sql.literal(now.size)})::text`;
+        case "hasPreviousPage":
+          return () =>
+            now.size === 0 || !now.start ? verbatim("'false'") : sql`(${now.start}::bigint <> 0)::text`;
+        case "startCursor":
+          return cursorAt(() => sql.literal(Math.min(now.size, 1)));
+        case "endCursor":
+          return cursorAt(() => sql`least(${COUNT}, ${sql.literal(now.size)})`);
+        default:
+          return leaveToPlanner(inner.name.value);
+      }
+    };
     const json = object(typeOf(field), node.selectionSet!, (inner, innerField) => {
-      if (inner.name.value === "totalCount")
-        return () => sql`(select count(*)::text ${selected.from}${conjunction(selected.conditions)})`;
-      if (inner.name.value !== "nodes") return leaveToPlanner(inner.name.value);
-      const one = rowObject(typeOf(innerField), inner.selectionSet!, outside);
-      return (variables) => {
-        const columns = [...outside.columns].map((name) => sql`${inside.alias}.${sql.identifier(name)}`);
-        return sql`'[' || coalesce((select string_agg(${one(variables)}, ',') from (select ${sql.join(columns, ", ")} ${
-          selected.from
-        }${conjunction(selected.conditions)}${selected.page}) as ${outside.alias}), '') || ']'`;
-      };
+      switch (inner.name.value) {
+        case "totalCount":
+          return () => sql`(select count(*)::text ${now.from}${conjunction(now.conditions)})`;
+        case "nodes":
+          return list(rowObject(typeOf(innerField), inner.selectionSet!, outside));
+        case "edges":
+          return list(object(typeOf(innerField), inner.selectionSet!, edge));
+        case "pageInfo":
+          return object(typeOf(innerField), inner.selectionSet!, page);
+        default:
+          return leaveToPlanner(inner.name.value);
+      }
     });
+
     return (variables) => {
-      const { first: size, offset, ...given } = getArgumentValues(field, node, variables);
+      const { first: given, offset, after, ...others } = getArgumentValues(field, node, variables);
       // Refused by an argument's own code, which is not called here.
-      const { filter } = given;
+      const { filter } = others;
       if (filter === null || (filter && Object.keys(filter).length === 0)) leaveToPlanner("an empty filter");
-      const { conditions, orderBy } = select(given);
-      selected = {
-        conditions: [...isRelated(inside), ...conditions],
-        from: sql`from ${resource.from as SQL} as ${inside.alias}`,
-        page: sql`${orderBy}${limit(size, offset)}`,
+      const { size, start } = pageOf(given, offset);
+      const { conditions: filters, orders } = select(others);
+      const conditions = [...isRelated(inside), ...filters];
+      const from = sql`from ${resource.from as SQL} as ${inside.alias}`;
+      now = {
+        conditions,
+        from,
+        size,
+        start,
+        cursor: cursorOf(orders, (i) => sql`${outside.alias}.${ordinal(i)}`),
       };
-      return json(variables);
+      if (!needs.rows) return json(variables);
+      const behind = after == null ? [] : [isAfter(orders, after as string) ?? leaveToPlanner("a cursor")];
+      const answer = json(variables);
+      const columns = [
+        ...[...outside.columns].map((name) => sql`${inside.alias}.${sql.identifier(name)}`),
+        ...(needs.cursor ? orders.map(({ fragment }, i) => sql`${fragment} as ${ordinal(i)}`) : []),
+      ];
+      const limit = sql` limit ${sql.literal(size + Number(needs.page))}`;
+      const skip = start ? sql` offset ${start}` : sql.blank;
+      const rows = sql`select ${sql.join(columns, ", ")} ${from}${conjunction([...conditions, ...behind])}${orderBy(orders)}${limit}${skip}`;
+      // One row more says whether there is a next page.
+      const numbered = needs.page
+        ? sql`select rows.*, row_number() over () as ${NUMBER}, count(*) over () as ${COUNT} from (${rows}) as rows`
+        : rows;
+      return sql`(select ${answer} from (${numbered}) as ${outside.alias})`;
     };
   }
 
-  function limit(size: unknown, offset: unknown): SQL {
-    const count = Number(size ?? sizes.defaultPageSize);
-    const start = Number(offset ?? 0);
-    if (!(count >= 0 && count <= sizes.maxPageSize && start >= 0)) leaveToPlanner("a page size");
-    return sql` limit ${sql.literal(count)}${offset == null ? sql.blank : sql` offset ${sql.value(start)}`}`;
+  function pageOf(first: unknown, offset: unknown): { size: number; start: SQL | undefined } {
+    const size = Number(first ?? sizes.defaultPageSize);
+    if (!(size >= 0 && size <= sizes.maxPageSize && Number(offset ?? 0) >= 0)) leaveToPlanner("a page size");
+    return { size, start: offset == null ? undefined : sql.value(offset as number) };
   }
 
   return { collect, rowObject };
 }
 
-const PAGED = new Set(["first", "offset", "filter", "orderBy"]);
+const PAGED = new Set(["first", "offset", "after", "filter", "orderBy"]);
+// No columns of tables are named like this.
+const NUMBER = sql.identifier("#");
+const COUNT = sql.identifier("##");
+const ordinal = (i: number): SQL => sql.identifier(`#${i}`);
 
 const first = (json: SQL, { from }: PgResource, { alias }: Row, conditions: readonly SQL[]): SQL =>
   sql`coalesce((select ${json} from ${from as SQL} as ${alias}${conjunction(conditions)}), 'null')`;

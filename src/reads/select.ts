@@ -4,6 +4,7 @@ import {
   PgCondition,
   TYPES,
   type PgCodec,
+  type PgCodecAttribute,
   type PgOrderSpec,
   type PgResource,
 } from "@dataplan/pg";
@@ -50,11 +51,16 @@ const quoted = (value: SQL): SQL => sql`'"' || ${value}::text || '"'`;
 const bare = (value: SQL): SQL => sql`${value}::text`;
 const time = (value: SQL): SQL => sql`'"' || ${TYPES.timestamp.castFromPg!(value)} || 'Z"'`;
 
-/** As the scalars of the schema write them. Others, floats among them, are written by JavaScript in its own way. */
+// What is no number in JSON is for the planner to refuse: it fails here.
+const finite = (value: SQL): SQL =>
+  sql`case when ${value} between '-1e308' and '1e308' then ${value}::text else ('no JSON: ' || ${value})::int::text end`;
+
+/** As the scalars of the schema write them. */
 const JSON_OF = new Map<unknown, (value: SQL) => SQL>([
   ...[TYPES.text, TYPES.varchar, TYPES.bpchar].map((codec) => [codec, escaped] as const),
   ...[TYPES.int, TYPES.int2, TYPES.boolean].map((codec) => [codec, bare] as const),
   ...[TYPES.bigint, TYPES.numeric, TYPES.uuid, TYPES.date].map((codec) => [codec, quoted] as const),
+  ...[TYPES.float, TYPES.float4].map((codec) => [codec, finite] as const),
   [TYPES.jsonb, bare],
   [LIST_TYPES.text, (value) => sql`to_json(${value})::text`],
   [TYPES.timestamp, time],
@@ -69,7 +75,20 @@ export function jsonOf(codec: PgCodec, value: SQL): SQL | undefined {
 
 export interface Selection {
   conditions: SQL[];
-  orderBy: SQL;
+  orders: Order[];
+}
+
+/** One term of an order. */
+export interface Order {
+  fragment: SQL;
+  codec: PgCodec;
+  isNullable: boolean;
+  direction: "ASC" | "DESC";
+  nulls: "FIRST" | "LAST" | undefined;
+  /** Set where the fragment is a column. */
+  column: string | undefined;
+  /** It only tells where the NULLs of the next column belong. */
+  tells: "FIRST" | "LAST" | undefined;
 }
 
 type Select = (given: Record<string, unknown>) => Selection;
@@ -95,7 +114,7 @@ export function selectionOf(
   const type = new GraphQLInputObjectType({ name: "Arguments", fields, extensions });
   return (given) => {
     const rows = bakedInputRuntime(schema, type, given) as Rows;
-    return { conditions: rows.conditions, orderBy: orderSql(resource, alias, rows) };
+    return { conditions: rows.conditions, orders: ordersOf(resource, alias, rows) };
   };
 }
 
@@ -126,31 +145,43 @@ function createRows(alias: SQL) {
 }
 
 /** As PostGraphile does: what is not yet in a unique order is, by the first unique key, in the first direction. */
-function orderSql(resource: PgResource, alias: SQL, { orders, isOrderUnique }: Rows): SQL {
-  const direction = (order: PgOrderSpec | undefined): string =>
-    order?.direction === "DESC" ? "desc" : "asc";
-  const terms = new Map<unknown, SQL>();
-  const add = (key: unknown, value: SQL, how: string): void => {
-    if (!terms.has(key)) terms.set(key, sql`${value} ${verbatim(how)}`);
-  };
-  let nulls: string | undefined;
-  for (const order of orders) {
+function ordersOf(resource: PgResource, alias: SQL, { orders, isOrderUnique }: Rows): Order[] {
+  const attributes = (resource.codec.attributes ?? {}) as Record<string, PgCodecAttribute>;
+  const ofColumn = (column: string): Pick<Order, "fragment" | "codec" | "column"> => ({
+    fragment: sql`${alias}.${sql.identifier(column)}`,
+    codec: attributes[column]!.codec,
+    column,
+  });
+  const terms = orders.map((order): Order => {
+    const how = { direction: order.direction, nulls: order.nulls ?? undefined };
     if (order.attribute === undefined) {
-      // What tells NULLs apart comes before the column itself; said in one, an index serves both.
-      const { [NULLS]: told } = order as NullsOrder;
-      if (told) nulls = told;
-      else add(order, order.fragment, `${direction(order)}${order.nulls ? ` nulls ${order.nulls}` : ""}`);
-      continue;
+      const { fragment, codec, nullable = false } = order;
+      const tells = (order as NullsOrder)[NULLS];
+      return { ...how, fragment, codec, isNullable: nullable, column: undefined, tells };
     }
     if (order.callback) throw new Error("An order of its own making");
-    const column = sql`${alias}.${sql.identifier(order.attribute)}`;
-    nulls ??= order.nulls ?? undefined;
-    add(order.attribute, column, `${direction(order)}${nulls ? ` nulls ${nulls}` : ""}`);
-    nulls = undefined;
-  }
+    const { notNull, codec } = attributes[order.attribute]!;
+    return { ...how, ...ofColumn(order.attribute), isNullable: !notNull && !codec.notNull, tells: undefined };
+  });
   const [unique] = resource.uniques;
-  if (!isOrderUnique && unique)
-    for (const name of unique.attributes)
-      add(name, sql`${alias}.${sql.identifier(name)}`, direction(orders[0]));
-  return terms.size > 0 ? sql` order by ${sql.join([...terms.values()], ", ")}` : sql.blank;
+  if (isOrderUnique || !unique) return terms;
+  const how = { isNullable: false, nulls: undefined, tells: undefined };
+  const direction = orders[0]?.direction ?? "ASC";
+  return [...terms, ...unique.attributes.map((name) => ({ ...how, ...ofColumn(name), direction }))];
+}
+
+/** The same order in as few words as possible, so that an index can serve it. */
+export function orderBy(orders: readonly Order[]): SQL {
+  const terms: SQL[] = [];
+  const columns = new Set<string>();
+  let told: Order["tells"];
+  for (const { fragment, direction, nulls = told, column, tells } of orders) {
+    told = tells;
+    if (tells || (column !== undefined && columns.has(column))) continue;
+    if (column !== undefined) columns.add(column);
+    terms.push(
+      sql`${fragment} ${verbatim(`${direction.toLowerCase()}${nulls ? ` nulls ${nulls.toLowerCase()}` : ""}`)}`,
+    );
+  }
+  return terms.length > 0 ? sql` order by ${sql.join(terms, ", ")}` : sql.blank;
 }

@@ -37,6 +37,8 @@ const TRIALS: Record<string, (n: number) => unknown> = {
   Datetime: (n) => `19${digits(n)}-02-03T04:05:06Z`,
 };
 const MAX_VARIABLES = 40;
+/** Seldom the same twice: a shape would be made for nothing. */
+const UNIQUE = "Cursor";
 
 const nameOf = (type: TypeNode): string | undefined =>
   type.kind === Kind.NON_NULL_TYPE
@@ -62,6 +64,9 @@ function freeVariables(operation: OperationDefinitionNode): Map<string, (n: numb
 
 export function createShapes(operation: OperationDefinitionNode, build: Build): Build {
   const free = freeVariables(operation);
+  const unique = (operation.variableDefinitions ?? [])
+    .filter(({ type }) => nameOf(type) === UNIQUE)
+    .map(({ variable }) => variable.name.value);
   const shapes = new Map<string, Shape | undefined>();
 
   const keyOf = (variables: Variables): string => {
@@ -95,14 +100,21 @@ export function createShapes(operation: OperationDefinitionNode, build: Build): 
     return { text, name: hash("sha1", text, "base64url"), values, variables: sources };
   }
 
+  // The text may be known all the same.
+  const unshaped: Build = (variables) => {
+    const statement = build(variables);
+    return statement && { ...statement, name: hash("sha1", statement.text, "base64url") };
+  };
+
   return (variables) => {
+    if (unique.some((name) => variables[name] != null)) return unshaped(variables);
     const key = keyOf(variables);
-    if (key.length > MAX_LENGTH) return build(variables);
+    if (key.length > MAX_LENGTH) return unshaped(variables);
     let shape = shapes.get(key);
     if (!shape) {
-      if (shapes.has(key) || shapes.size >= MAX_SHAPES) return build(variables);
+      if (shapes.has(key) || shapes.size >= MAX_SHAPES) return unshaped(variables);
       shapes.set(key, (shape = shapeOf(variables)));
-      if (!shape) return build(variables);
+      if (!shape) return unshaped(variables);
     }
     const { text, name, values, variables: sources } = shape;
     return { text, name, values: values.map((value, i) => (sources[i] ? variables[sources[i]] : value)) };
