@@ -15,8 +15,6 @@ export interface Database {
 
 // Business times are UTC in columns without a zone: a session in another zone would shift them.
 const SESSION_OPTIONS = "-c timezone=UTC";
-// What the planner takes for long work is often over before its compilation would be.
-const OPERATION_OPTIONS = `${SESSION_OPTIONS} -c jit=off`;
 
 export function createPool(connection: pg.PoolConfig, options: pg.PoolConfig = {}): pg.Pool {
   const pool = new pg.Pool({
@@ -37,9 +35,8 @@ export function createPool(connection: pg.PoolConfig, options: pg.PoolConfig = {
  * options nor, in general, prepared statements; every operation sets its time zone itself.
  */
 export function createOperationPool({ POOLED_DATABASE_URL: pooled }: Config, database: Database) {
-  const connection = pooled ? { connectionString: pooled } : database.connection;
-  const options = pooled ? undefined : OPERATION_OPTIONS;
-  return { pool: createPool(connection, { pipeline: true, options }), prepare: !pooled };
+  const connection = pooled ? { connectionString: pooled, options: undefined } : database.connection;
+  return { pool: createPool(connection, { pipeline: true }), prepare: !pooled };
 }
 
 export async function openDatabase(config: Config): Promise<Database> {

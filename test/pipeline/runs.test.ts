@@ -17,11 +17,13 @@ const statusOf = async (runId: string) =>
   (await sql("select status, error from analytics.pipeline_runs where run_id = $1", [runId]))[0];
 
 test("two that ask for a step at the same time share one run", async () => {
-  await rawUsers({ user_id: 1 });
+  // Enough that the first is not over before the second asks.
+  await sql(`insert into staging.raw_users (user_id, username, email, created_at)
+    select n, 'user' || n, 'user' || n || '@example.com', '2024-01-01' from generate_series(1, 5000) n`);
   const [first, second] = await Promise.all([run("transform"), run("transform")]);
   expect(second.id).toBe(first.id);
   expect(await sql("select status, rows_read from analytics.pipeline_runs")).toEqual([
-    { status: "succeeded", rows_read: "1" },
+    { status: "succeeded", rows_read: "5000" },
   ]);
 });
 
