@@ -107,12 +107,7 @@ export function createOperation({ pool, prepare, signal }: OperationOptions): Op
     const client: Client = {
       rawClient: null,
       query: ({ text, name, values, arrayMode }) =>
-        measured(() =>
-          current.query(
-            { text, name: prepare ? name : undefined, values },
-            arrayMode ? { rowMode: "array" } : {},
-          ),
-        ),
+        measured(() => current.query({ text, name, values }, arrayMode ? { rowMode: "array" } : {})),
       withTransaction: (callback) => callback(client),
     } as Client;
     return client;
@@ -257,7 +252,7 @@ function createTransaction({
         // Behind an opening that failed, a statement that writes would run outside of its role.
         if (writes && opening) await opening;
         if (closed) throw cancelled();
-        const result = run(current, part, { ...options, ...surroundings() });
+        const result = run(current, named(part), { ...options, ...surroundings() });
         opening ??= result;
         return await result;
       } catch (error) {

@@ -5,6 +5,7 @@ import {
   getArgumentValues,
   getNamedType,
   getVariableValues,
+  isNonNullType,
   isObjectType,
   Kind,
   OperationTypeNode,
@@ -24,8 +25,10 @@ import { cursorOf, isAfter } from "./cursor.ts";
 import { columnOf, conjunction, jsonOf, orderBy, rowOf, selectionOf, verbatim, type Row } from "./select.ts";
 
 export interface Read {
-  /** Of the answer's outermost fields. */
+  /** Of the answer's outermost fields that are read. */
   keys: string[];
+  /** The answer if they cannot be. */
+  nothing: Record<string, string | null>;
   /** Undefined if the planner has to look at these variables. */
   statementFor(this: void, variables: Variables): Statement | undefined;
 }
@@ -53,12 +56,13 @@ export function compileRead(
   if (operation.operation !== OperationTypeNode.QUERY || operation.directives?.length) return undefined;
   const query = schema.getQueryType()!;
   let json: Json;
-  let keys: string[];
+  let nothing: Read["nothing"];
   try {
     const { collect, rowObject } = compiler(schema, document, sizes);
     const fields = collect(query, operation.selectionSet, new Map());
-    if ([...fields.values()].every(({ name }) => name.value === "__typename")) return undefined;
-    keys = [...fields.keys()];
+    const isRead = ({ name }: FieldNode): boolean => name.value !== "__typename";
+    if (![...fields.values()].some(isRead)) return undefined;
+    nothing = Object.fromEntries([...fields].map(([key, node]) => [key, isRead(node) ? null : query.name]));
     json = rowObject(query, operation.selectionSet, undefined);
   } catch (error) {
     if (error instanceof NotCompiled) return undefined;
@@ -75,7 +79,8 @@ export function compileRead(
   const definitions = operation.variableDefinitions ?? [];
   const prepared = createShapes(operation, build);
   return {
-    keys,
+    keys: Object.keys(nothing).filter((key) => nothing[key] === null),
+    nothing,
     statementFor(given) {
       const { coerced, errors } = getVariableValues(schema, definitions, given);
       return errors ? undefined : prepared(coerced);
@@ -151,7 +156,9 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
       if (source.kind === "rows") return connection(node, field, source.resource, () => []);
       if (!row) return leaveToPlanner("a value of no row");
       if (source.kind === "column") {
-        const json = jsonOf(source.codec, columnOf(row, source.column)) ?? leaveToPlanner(source.codec.name);
+        const value = columnOf(row, source.column);
+        const isNullable = !isNonNullType(field.type);
+        const json = jsonOf(source.codec, value, isNullable) ?? leaveToPlanner(source.codec.name);
         return () => json;
       }
       const { remoteResource, localAttributes, remoteAttributes } = source.relation;
@@ -249,7 +256,11 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
         start,
         cursor: cursorOf(orders, (i) => sql`${outside.alias}.${ordinal(i)}`),
       };
-      if (!needs.rows) return json(variables);
+      if (!needs.rows) {
+        // Not used, but looked at all the same.
+        if (after != null || offset != null) leaveToPlanner("a page of nothing");
+        return json(variables);
+      }
       const behind = after == null ? [] : [isAfter(orders, after as string) ?? leaveToPlanner("a cursor")];
       const answer = json(variables);
       const columns = [

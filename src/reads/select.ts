@@ -50,27 +50,34 @@ const escaped = (value: SQL): SQL => sql`to_json(${value}::text)::text`;
 const quoted = (value: SQL): SQL => sql`'"' || ${value}::text || '"'`;
 const bare = (value: SQL): SQL => sql`${value}::text`;
 const time = (value: SQL): SQL => sql`'"' || ${TYPES.timestamp.castFromPg!(value)} || 'Z"'`;
+// Not as the database's settings say.
+const day = (value: SQL): SQL => sql`'"' || ${TYPES.date.castFromPg!(value)} || '"'`;
 
 // What is no number in JSON is for the planner to refuse: it fails here.
 const finite = (value: SQL): SQL =>
-  sql`case when ${value} between '-1e308' and '1e308' then ${value}::text else ('no JSON: ' || ${value})::int::text end`;
+  sql`case when ${value}::float8 between '-1e308' and '1e308' then ${value}::text else ('no JSON: ' || ${value})::int::text end`;
 
 /** As the scalars of the schema write them. */
 const JSON_OF = new Map<unknown, (value: SQL) => SQL>([
   ...[TYPES.text, TYPES.varchar, TYPES.bpchar].map((codec) => [codec, escaped] as const),
   ...[TYPES.int, TYPES.int2, TYPES.boolean].map((codec) => [codec, bare] as const),
-  ...[TYPES.bigint, TYPES.numeric, TYPES.uuid, TYPES.date].map((codec) => [codec, quoted] as const),
+  ...[TYPES.bigint, TYPES.numeric, TYPES.uuid].map((codec) => [codec, quoted] as const),
   ...[TYPES.float, TYPES.float4].map((codec) => [codec, finite] as const),
   [TYPES.jsonb, bare],
   [LIST_TYPES.text, (value) => sql`to_json(${value})::text`],
+  [TYPES.date, day],
   [TYPES.timestamp, time],
   [TYPES.timestamptz, (value) => time(sql`(${value} at time zone 'UTC')`)],
 ]);
 
+/** Of these also what is no NULL can be null: times without end, and the null of JSON. */
+const OTHER_NULLS: readonly PgCodec[] = [TYPES.timestamp, TYPES.timestamptz, TYPES.date, TYPES.jsonb];
+
 /** JSON text of a column, `null` included; undefined for types that are not written here. */
-export function jsonOf(codec: PgCodec, value: SQL): SQL | undefined {
-  const json = JSON_OF.get(codec);
-  return json && sql`coalesce(${json(value)}, 'null')`;
+export function jsonOf(codec: PgCodec, value: SQL, isNullable = true): SQL | undefined {
+  const json = JSON_OF.get(codec)?.(value);
+  if (!json || isNullable || !OTHER_NULLS.includes(codec)) return json && sql`coalesce(${json}, 'null')`;
+  return sql`coalesce(nullif(${json}, 'null'), concat('no value: ', ${value})::int::text)`;
 }
 
 export interface Selection {

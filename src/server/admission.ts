@@ -1,4 +1,5 @@
 // Too much at once is refused: whoever is let in has an answer in a bearable time.
+import type { IncomingMessage } from "node:http";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 
 declare module "fastify" {
@@ -21,6 +22,8 @@ const MAX_WAIT_MS = 250;
 const PATIENCE_MS = 30;
 const MAX_WAITING = 1000;
 const RETRY_AFTER_S = "1";
+/** A body that takes longer to come takes no place from anybody meanwhile. */
+const MAX_BODY_WAIT_MS = 100;
 /** The event loop accepts one connection a turn: under load, new ones would wait for seconds, unseen. */
 const ACCEPTS_PER_START = 16;
 /** No connection for so long: none is waiting to be accepted. */
@@ -34,7 +37,15 @@ interface Waiting {
 }
 
 /** Not yet checked, but nobody gets another's places by it: who it is comes later. */
-const callerOf = ({ headers, ip }: FastifyRequest): string => headers.authorization ?? ip;
+const callerOf = ({ headers, ip }: FastifyRequest): string =>
+  // Without "Bearer" and the last character, which can be written in several ways.
+  headers.authorization?.slice(7, -1) ?? ip;
+
+function awaitBody(body: IncomingMessage, place: Place): void {
+  if (body.readableEnded) return;
+  place.leave();
+  body.once("end", () => place.back());
+}
 
 /**
  * At most `limit` operations at once, of one caller never more than it leaves free: half of all places for the first,
@@ -107,11 +118,13 @@ export function addAdmission(app: FastifyInstance, path: string, limit: number):
 
   // Before anything that takes time, so that a refusal costs next to nothing.
   app.addHook("onRequest", (request, reply, done) => {
-    if (request.method !== "POST" || !request.url.startsWith(path)) return done();
+    // By its route: the same path can be written in several ways.
+    if (request.method !== "POST" || request.routeOptions.url !== path) return done();
     const caller = callerOf(request);
     const start = (): void => {
       const place = (request.place = takePlace(caller));
       reply.raw.once("close", place.end);
+      setTimeout(() => awaitBody(request.raw, place), MAX_BODY_WAIT_MS).unref();
       done();
     };
     if (waiting.length === 0 && hasRoom(caller)) return start();

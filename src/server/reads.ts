@@ -16,7 +16,7 @@ import { compileRead, type Read } from "../reads/compile.ts";
 import { isCacheable } from "./answers.ts";
 import type { Claims } from "./auth.ts";
 import { presentError } from "./errors.ts";
-import { toGraphqlError, type Guard } from "./guard.ts";
+import { abortSignalOf, toGraphqlError, type Guard } from "./guard.ts";
 import { recordOperation, type ObserveOptions } from "./observe.ts";
 import type { Persisted } from "./persisted.ts";
 
@@ -68,16 +68,18 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
   const known = new Map<string, Compiled | undefined>();
   let schema: GraphQLSchema;
 
-  function compiledOf(document: DocumentNode, { query, operationName = "" }: Asked): Compiled | undefined {
-    const key = `${operationName} ${query}`;
+  function compiledOf(document: DocumentNode, { query, operationName }: Asked): Compiled | undefined {
+    const operation = getOperationAST(document, operationName || undefined);
+    if (!operation) return undefined;
+    // By a name that it has: any other text might go on into the query, and be the key of another one.
+    const key = `${operation.name?.value ?? ""} ${query}`;
     if (known.has(key)) {
       const compiled = known.get(key);
       known.delete(key);
       known.set(key, compiled);
       return compiled;
     }
-    const operation = getOperationAST(document, operationName || undefined);
-    if (!operation || key.length > MAX_LENGTH) return undefined;
+    if (key.length > MAX_LENGTH) return undefined;
     const read = compileRead(schema, document, operation, sizes);
     const compiled = read && { operation, read };
     known.set(key, compiled);
@@ -99,12 +101,11 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
     const { variables } = asked;
     const { document } = guard.checkDocument(schema, asked.query, request);
     const compiled = document && compiledOf(document, asked);
-    const statement = compiled?.read.statementFor(variables);
-    if (!statement) return;
-    const { operation, read } = compiled!;
+    if (!compiled) return;
+    const { operation, read } = compiled;
     const startedAt = performance.now();
-    const transaction = createOperation(operations);
-    reply.raw.once("close", transaction.end);
+    const signal = abortSignalOf({ fastifyv5: { request, reply } });
+    const transaction = createOperation({ ...operations, signal });
     const finish = (outcome: string): void =>
       observation &&
       recordOperation(
@@ -122,16 +123,18 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
       );
     let leave: () => void;
     try {
-      leave = await guard.admit({ schema, document: document!, operation, variables }, request);
+      leave = await guard.admit({ schema, document, operation, variables }, request, signal);
     } catch (error) {
       const refused = presentError(toGraphqlError(error), request);
       finish(String(refused.extensions.code));
       return send(request, reply, { errors: [refused] });
     }
     try {
+      const statement = read.statementFor(variables);
+      if (!statement) return;
       const data = await transaction.readText(settingsOf(request.claims), statement);
       finish("ok");
-      request.cacheable = isCacheable({ schema, document: document! });
+      request.cacheable = isCacheable({ schema, document });
       return send(request, reply, `{"data":${data}}`);
     } catch (error) {
       // The planner says what is wrong with a statement, but would wait as long again.
@@ -140,7 +143,7 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
         presentError(new GraphQLError("", { path: [key], originalError: error as Error }), request),
       );
       finish(String(errors[0]!.extensions.code));
-      return send(request, reply, { data: Object.fromEntries(read.keys.map((key) => [key, null])), errors });
+      return send(request, reply, { data: read.nothing, errors });
     } finally {
       leave();
     }

@@ -212,6 +212,8 @@ test.each([
   ["a page too large", "{ users(first: 1001) { totalCount } }"],
   ["a negative page", "{ users(first: -1) { totalCount } }"],
   ["an offset before the first", "{ users(offset: -1) { nodes { userId } } }"],
+  ["such an offset where no rows are read", "query ($n: Int = -1) { users(offset: $n) { totalCount } }"],
+  ["a forged cursor where no rows are read", '{ users(after: "forged") { totalCount } }'],
 ])("%s is answered in the planner's words", async (_, query) => {
   const answers = [];
   for (const asked of [query, query.replace("{ users", "{ ... @include(if: true) { users") + " }"])
@@ -278,6 +280,40 @@ test("pages by cursor", async () => {
 });
 
 const pick = ({ status, data, errors }: Answer) => ({ status, data, errors: errors.map(withoutId) });
+
+test("what PostgreSQL alone can write is answered as the planner does", async () => {
+  const { pool } = api.database;
+  await pool.query(`
+    insert into production.users (user_id, username, email, created_at, updated_at)
+      values (901, 'odd', 'odd@example.org', 'infinity', '-infinity');
+    insert into production.events (event_id, event_type, event_data, event_time)
+      values (901, 'odd', 'null', '2025-01-01'), (902, 'odd', '{"n": 1.50}', '0044-03-15 BC'), (903, 'odd', '{}', 'infinity');
+    insert into production.dim_date (date_id, full_date, year, quarter, month, week, day_of_week)
+      values (900001, '0044-03-15 BC', 1, 1, 1, 1, 1), (900002, '12000-01-01', 1, 1, 1, 1, 1), (900003, 'infinity', 1, 1, 1, 1, 1)`);
+  const reads = [
+    "user(userId: 901) { updatedAt }",
+    "user(userId: 901) { createdAt }",
+    ...[901, 902, 903].map((id) => `event(eventId: "${id}") { eventData }`),
+    ...[901, 902, 903].map((id) => `event(eventId: "${id}") { eventTime eventDay }`),
+    ...[900001, 900002, 900003].map((id) => `dimDate(dateId: ${id}) { fullDate }`),
+    "dimDates(orderBy: FULL_DATE_ASC, first: 2) { edges { cursor } }",
+  ];
+  for (const read of reads) {
+    const [compiled, planned] = [
+      await api.ask("operator", `{ ${read} }`),
+      await api.ask("operator", `{ ... @include(if: true) { ${read} } }`),
+    ];
+    expect({ read, ...pick(compiled) }).toEqual({ read, ...pick(planned) });
+  }
+  await pool.query(`
+    delete from production.users where user_id = 901; delete from production.events where event_id > 900;
+    delete from production.dim_date where date_id > 900000`);
+});
+
+test("a run's progress, which has less digits than other numbers, is read by its statement", async () => {
+  const { text, values } = statementOf("{ pipelineRuns { nodes { progress } } }")!;
+  await expect(api.database.pool.query(text, values)).resolves.toBeDefined();
+});
 
 test("texts that mean something to a pattern are found as what they are, with the same operation", async () => {
   const query = `query ($text: String!) { users(filter: { username: { startsWith: $text } }) { nodes { username } } }`;

@@ -1,9 +1,10 @@
 // How much may you: what is refused before it costs anything, and that nobody's load is everybody's.
 import { request as httpRequest } from "node:http";
-import type { AddressInfo } from "node:net";
+import { connect, type AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { getIntrospectionQuery } from "grafast/graphql";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import pg from "pg";
 import { createToken } from "../../src/server/auth.ts";
 import { createTestApp, type TestApp } from "../support/app.ts";
 import { isServer } from "../support/database.ts";
@@ -106,6 +107,17 @@ describe("documents", () => {
     expect(response.json().errors[0].extensions.code).toBe("BAD_USER_INPUT");
   });
 
+  test("a value nested without end is refused", async () => {
+    const query = "query ($v: JSON) { events(filter: { eventData: { contains: $v } }) { totalCount } }";
+    const response = await server.inject({
+      method: "POST",
+      url: "/graphql",
+      headers: { ...server.as.reader, "content-type": "application/json" },
+      payload: `{"query":${JSON.stringify(query)},"variables":{"v":${"[".repeat(100_000)}${"]".repeat(100_000)}}}`,
+    });
+    expect(response.json().errors[0].extensions.code).toBe("BAD_USER_INPUT");
+  });
+
   test("more variables than anybody has are refused", async () => {
     const query = "query ($ids: [Int!]) { users(filter: { userId: { in: $ids } }) { totalCount } }";
     const ids = (n: number) => ({ ids: Array.from({ length: n }, (_, i) => i) });
@@ -174,6 +186,22 @@ describe("cost", () => {
     expect(await codeOf(query, variables)).toEqual({ status: 400, code: "QUERY_TOO_EXPENSIVE" });
   });
 
+  test("a name that goes on into another document does not stand for its operation", async () => {
+    const expensive =
+      "fragment F on Query { users(first: 1000) { nodes { transactions(first: 1000) { nodes { amount } } } } } query A { ...F }";
+    const cheap = "query B { dimDates { totalCount } }";
+    const ask = async (query: string, operationName: string) => {
+      const headers = { ...server.as.reader, "content-type": "application/json" };
+      const payload = { query, operationName };
+      return (await server.inject({ method: "POST", url: "/graphql", headers, payload })).json();
+    };
+    const honest = await ask(`${expensive} ${cheap}`, "A");
+    expect(honest.errors[0].extensions.code).toBe("QUERY_TOO_EXPENSIVE");
+    const hidden = await ask(cheap, `A ${expensive}`);
+    expect(hidden.errors[0].message).toMatch(/^Unknown operation/);
+    expect(hidden.data).toBeUndefined();
+  });
+
   test("a page of two thousand million rows is refused by its field", async () => {
     for (const [query, variables] of [
       ["{ users(first: 2000000000) { nodes { username } } }", {}],
@@ -228,6 +256,88 @@ describe.runIf(isServer)("on a server", () => {
     expect(Math.max(...durations)).toBeLessThan(1_000);
     for (const answer of attack) expect((await answer).status).toBe(200);
   });
+
+  test("bodies that do not come keep nobody out, however their token is written", async () => {
+    const { port } = server.app.server.address() as AddressInfo;
+    const token = server.as.reader.authorization!.slice(7);
+    const sockets = Array.from({ length: 60 }, (_, i) => {
+      const scheme = [..."bearer"].map((c, bit) => ((i >> bit) & 1 ? c.toUpperCase() : c)).join("");
+      const socket = connect(port, "127.0.0.1").on("error", () => undefined);
+      socket.write(
+        `POST /graphql HTTP/1.1\r\nHost: x\r\nAuthorization: ${scheme} ${token}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n`,
+      );
+      return socket;
+    });
+    await sleep(500);
+    const other = await server.ask("operator", "{ users(first: 1) { nodes { username } } }");
+    for (const socket of sockets) socket.destroy();
+    expect(other.status).toBe(200);
+  });
+
+  test.skipIf(!isServer)("the places are few, however the path is written", async () => {
+    const payload = { query: "{ events(first: 1) { nodes { eventId } } }" };
+    const other = new pg.Client(server.database.connection);
+    await other.connect();
+    try {
+      await other.query("begin; lock table production.events in access exclusive mode");
+      const flood = (["reader", "ingestor", "operator"] as const).flatMap((who) =>
+        Array.from({ length: 30 }, () =>
+          server.inject({ method: "POST", url: "/%67raphql", headers: server.as[who], payload }),
+        ),
+      );
+      await sleep(500);
+      await other.query("rollback");
+      const bodies = (await Promise.all(flood)).map(({ body }) => body);
+      expect(bodies.some((body) => /The server has more to do/.test(body))).toBe(true);
+    } finally {
+      await other.end();
+    }
+  });
+
+  test.skipIf(!isServer)("who has gone away does not wait any more", async () => {
+    const heavy =
+      "{ events(first: 1000) { nodes { eventId user { username transactions(first: 12) { nodes { amount } } } } } }";
+    const { port } = server.app.server.address() as AddressInfo;
+    const goAway = () =>
+      new Promise<void>((done) => {
+        const headers = { ...server.as.reader, "content-type": "application/json" };
+        const options = { port, host: "127.0.0.1", path: "/graphql", method: "POST", headers };
+        const request = httpRequest(options, (response) => response.resume());
+        request.on("close", done).on("error", () => undefined);
+        request.end(JSON.stringify({ query: heavy }));
+        setTimeout(() => request.destroy(), 100);
+      });
+    const other = new pg.Client(server.database.connection);
+    await other.connect();
+    try {
+      await other.query("begin; lock table production.events in access exclusive mode");
+      const first = server.ask("reader", heavy);
+      await sleep(50);
+      for (let i = 0; i < 6; i++) await Promise.all(Array.from({ length: 7 }, goAway));
+      const last = server.ask("reader", heavy);
+      await sleep(50);
+      await other.query("rollback");
+      expect([(await first).status, (await last).status]).toEqual([200, 200]);
+    } finally {
+      await other.end();
+    }
+  });
+
+  test.skipIf(!isServer)(
+    "what is read by a statement that took too long is null, the rest is not",
+    async () => {
+      const other = new pg.Client(server.database.connection);
+      await other.connect();
+      try {
+        await other.query("begin; lock table production.events in access exclusive mode");
+        const { data, errors } = await server.ask("operator", "{ __typename a: events { totalCount } }");
+        expect(data).toEqual({ __typename: "Query", a: null });
+        expect(errors).toMatchObject([{ path: ["a"], extensions: { code: "TIMEOUT" } }]);
+      } finally {
+        await other.end();
+      }
+    },
+  );
 
   test("one caller cannot take all the places: beyond its share it is refused, others are not", async () => {
     const heavy = "{ users(first: 1000) { nodes { username transactions(first: 5) { nodes { amount } } } } }";
