@@ -3,7 +3,7 @@ import type {} from "graphile-build-pg";
 import type {} from "postgraphile";
 
 /** Where in the database a field's value comes from. */
-export type FieldSource =
+type FieldSource =
   | { kind: "column"; column: string; codec: PgCodec }
   | { kind: "row"; resource: PgResource; key: { argument: string; column: string; codec: PgCodec }[] }
   | { kind: "rows"; resource: PgResource }

@@ -80,7 +80,7 @@ export function jsonOf(codec: PgCodec, value: SQL, isNullable = true): SQL | und
   return sql`coalesce(nullif(${json}, 'null'), concat('no value: ', ${value})::int::text)`;
 }
 
-export interface Selection {
+interface Selection {
   conditions: SQL[];
   orders: Order[];
 }

@@ -67,7 +67,7 @@ const SPARED_CONNECTIONS = 2;
 const MAX_WAITING = 40;
 
 /** An operation that somebody asks for. */
-export interface Asked {
+interface Asked {
   schema: GraphQLSchema;
   document: DocumentNode;
   operation: OperationDefinitionNode;
