@@ -25,6 +25,8 @@ interface Shape {
 const MAX_SHAPES = 20;
 /** Characters of a key or a text worth remembering. */
 const MAX_LENGTH = 20_000;
+/** Of all that one operation may have remembered: there are many operations. */
+const MAX_TOTAL = 50_000;
 
 const digits = (n: number): string => String(n).padStart(2, "0");
 /** Two valid values of each type that nobody sends; texts with everything that could need an escape. */
@@ -68,6 +70,7 @@ export function createShapes(operation: OperationDefinitionNode, build: Build): 
     .filter(({ type }) => nameOf(type) === UNIQUE)
     .map(({ variable }) => variable.name.value);
   const shapes = new Map<string, Shape | undefined>();
+  let total = 0;
 
   const keyOf = (variables: Variables): string => {
     let key = "";
@@ -112,8 +115,9 @@ export function createShapes(operation: OperationDefinitionNode, build: Build): 
     if (key.length > MAX_LENGTH) return unshaped(variables);
     let shape = shapes.get(key);
     if (!shape) {
-      if (shapes.has(key) || shapes.size >= MAX_SHAPES) return unshaped(variables);
+      if (shapes.has(key) || shapes.size >= MAX_SHAPES || total > MAX_TOTAL) return unshaped(variables);
       shapes.set(key, (shape = shapeOf(variables)));
+      total += key.length + (shape?.text.length ?? 0);
       if (!shape) return unshaped(variables);
     }
     const { text, name, values, variables: sources } = shape;

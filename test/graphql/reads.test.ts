@@ -13,6 +13,7 @@ import {
 } from "grafast/graphql";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { compileRead } from "../../src/reads/compile.ts";
+import { createShapes } from "../../src/reads/shapes.ts";
 import { createAuthenticator } from "../../src/server/auth.ts";
 import { createGraphql } from "../../src/server/graphql.ts";
 import { chance, type Chance } from "../support/random.ts";
@@ -313,6 +314,17 @@ test("what PostgreSQL alone can write is answered as the planner does", async ()
 test("a run's progress, which has less digits than other numbers, is read by its statement", async () => {
   const { text, values } = statementOf("{ pipelineRuns { nodes { progress } } }")!;
   await expect(api.database.pool.query(text, values)).resolves.toBeDefined();
+});
+
+test("statements are remembered up to a length in all, and made each time beyond it", () => {
+  const operation = parse("query ($l: [String!]) { a }").definitions[0] as OperationDefinitionNode;
+  let made = 1;
+  const statementOf = createShapes(operation, ({ l }) => ({ text: made++ ? "select 1" : "", values: [l] }));
+  const lists = Array.from({ length: 10 }, (_, i) => [`${i}`.repeat(15_000)]);
+  for (const l of lists) statementOf({ l });
+  made = 1;
+  for (const l of lists) expect(statementOf({ l })!.values).toEqual([l]);
+  expect(made - 1).toBeGreaterThan(lists.length / 2);
 });
 
 test("texts that mean something to a pattern are found as what they are, with the same operation", async () => {
