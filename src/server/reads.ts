@@ -66,6 +66,7 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
   const { config, getSchema, textOf, guard, operations, settings, observation } = options;
   const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
   const known = new Map<string, Compiled | undefined>();
+  let knownCharacters = 0;
   let schema: GraphQLSchema;
 
   function compiledOf(document: DocumentNode, { query, operationName }: Asked): Compiled | undefined {
@@ -83,7 +84,12 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
     const read = compileRead(schema, document, operation, sizes);
     const compiled = read && { operation, read };
     known.set(key, compiled);
-    if (known.size > MAX_KNOWN) known.delete(known.keys().next().value!);
+    knownCharacters += key.length;
+    for (const oldest of known.keys()) {
+      if (knownCharacters <= MAX_KNOWN_CHARACTERS) break;
+      known.delete(oldest);
+      knownCharacters -= oldest.length;
+    }
     return compiled;
   }
 
@@ -150,8 +156,8 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
   });
 }
 
-/** Operations whose statements are kept, the most recently asked ones. */
-const MAX_KNOWN = 500;
+/** Of the operations whose statements are kept, the most recently asked ones: what is kept of one is many times as long. */
+const MAX_KNOWN_CHARACTERS = 500_000;
 /** Of their text: planning a longer one takes no larger part of its time. */
 const MAX_LENGTH = 20_000;
 const QUERY_CANCELED = "57014";
