@@ -254,7 +254,7 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
         from,
         size,
         start,
-        cursor: cursorOf(orders, (i) => sql`${outside.alias}.${ordinal(i)}`),
+        cursor: needs.cursor ? cursorOf(orders, (i) => sql`${outside.alias}.${ordinal(i)}`) : undefined,
       };
       if (!needs.rows) {
         // Not used, but looked at all the same.
