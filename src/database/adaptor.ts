@@ -3,10 +3,11 @@
 import type { WithPgClient } from "@dataplan/pg";
 import pg from "pg";
 import { cancel } from "./cancel.ts";
+import { destroy } from "./connect.ts";
 import { run, type Part, type StatementOptions, type StatementResult } from "./statement.ts";
 
 type Client = Parameters<Parameters<WithPgClient>[1]>[0];
-type Settings = Record<string, string | undefined> | null;
+export type Settings = Record<string, string | undefined>;
 
 export interface OperationOptions {
   /** Must be made with `pipeline: true`. */
@@ -19,8 +20,6 @@ export interface OperationOptions {
 /** The SQL side of one GraphQL operation. */
 export interface Operation {
   withPgClient: WithPgClient;
-  /** The one value of a query's only statement, as PostgreSQL writes it. */
-  readText(settings: Settings, statement: Part): Promise<string>;
   /** Says what the operation is before its first statement, and how many there are, if that is known. */
   describe(kind: "query" | "mutation" | "subscription", statements: number): void;
   /** Ends the transaction; what still runs is cancelled. */
@@ -42,7 +41,7 @@ const setters = new Map<string, { name: string; text: string }>();
 const readOnly = new WeakMap<object, Part>();
 
 /** Of a statement that is the only one; the same settings often come again. */
-function applyReadOnly(settings: Settings): Part {
+export function applyReadOnly(settings: Settings | null): Part {
   let part = settings ? readOnly.get(settings) : undefined;
   if (!part) {
     part = applySettings(settings, { transaction_read_only: "on" });
@@ -52,7 +51,7 @@ function applyReadOnly(settings: Settings): Part {
 }
 
 /** The role comes last: it may not be allowed to change the others. */
-function applySettings(settings: Settings, extra: Record<string, string> = {}): Part {
+function applySettings(settings: Settings | null, extra: Record<string, string> = {}): Part {
   const { role, ...others } = { ...settings, ...extra };
   // Without one the statement would run with the rights of the server's own login.
   if (!role || role === "none") throw new Error("An operation needs a role");
@@ -79,7 +78,7 @@ export function createOperation({ pool, prepare, signal }: OperationOptions): Op
   let waiting = 0;
   let since = 0;
 
-  const transaction = (settings: Settings, writes: boolean, limit: number): Transaction => {
+  const transaction = (settings: Settings | null, writes: boolean, limit: number): Transaction => {
     if (ended) throw cancelled();
     const created = createTransaction({
       pool,
@@ -114,7 +113,7 @@ export function createOperation({ pool, prepare, signal }: OperationOptions): Op
   };
 
   const withPgClient = async <T>(
-    settings: Settings,
+    settings: Settings | null,
     callback: (client: Client) => T | Promise<T>,
   ): Promise<T> => {
     if (kind === "mutation") {
@@ -138,12 +137,6 @@ export function createOperation({ pool, prepare, signal }: OperationOptions): Op
     }
   };
 
-  async function readText(settings: Settings, part: Part): Promise<string> {
-    const current = transaction(settings, false, 1);
-    const { rows } = await measured(() => current.query(part, { rowMode: "text" }));
-    return (rows as [string][])[0]![0];
-  }
-
   function closeIdle(current: Transaction): void {
     if (current.pending > 0) return;
     if (reading === current) reading = undefined;
@@ -159,8 +152,7 @@ export function createOperation({ pool, prepare, signal }: OperationOptions): Op
   if (signal?.aborted) end();
   else signal?.addEventListener("abort", end, { once: true });
   return {
-    withPgClient: withPgClient,
-    readText,
+    withPgClient,
     describe(given, statements) {
       kind = given;
       expected = statements;
@@ -171,7 +163,8 @@ export function createOperation({ pool, prepare, signal }: OperationOptions): Op
 }
 
 // With the code that the server itself gives: nobody waits for the answer, and the log is not for it.
-const cancelled = (): Error => Object.assign(new Error("The operation was cancelled"), { code: "57014" });
+export const cancelled = (): Error =>
+  Object.assign(new Error("The operation was cancelled"), { code: "57014" });
 
 interface Transaction {
   pending: number;
@@ -184,7 +177,7 @@ interface Transaction {
 interface TransactionOptions {
   pool: pg.Pool;
   prepare: boolean;
-  settings: Settings;
+  settings: Settings | null;
   writes: boolean;
   /** After so many statements the transaction is over, so that its end needs no round trip. */
   limit: number;
@@ -226,12 +219,10 @@ function createTransaction({
     throw cancelled();
   }
 
-  function release(destroy: boolean): void {
+  function release(isBroken: boolean): void {
     if (!client) return;
-    const { connection } = client as unknown as { connection: pg.Connection };
-    client.release(destroy);
-    // Ending it politely would wait for what is still running there.
-    if (destroy) connection.stream.destroy();
+    if (isBroken) destroy(client);
+    else client.release();
     client = undefined;
   }
 

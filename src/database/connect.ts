@@ -30,6 +30,13 @@ export function createPool(connection: pg.PoolConfig, options: pg.PoolConfig = {
   return pool;
 }
 
+/** Ending it politely would wait for what is still running there. */
+export function destroy(client: pg.PoolClient): void {
+  const { connection } = client as unknown as { connection: pg.Connection };
+  client.release(true);
+  connection.stream.destroy();
+}
+
 /**
  * Connections for GraphQL operations. A pooler that hands out a connection per transaction knows neither session
  * options nor, in general, prepared statements; every operation sets its time zone itself.

@@ -18,8 +18,7 @@ export interface StatementResult {
 export interface StatementOptions {
   before?: readonly Part[];
   after?: readonly Part[];
-  /** "text": the values as PostgreSQL writes them, without being told what they are. */
-  rowMode?: "array" | "text";
+  rowMode?: "array";
 }
 
 /** What pg's own Query and Connection offer to a subclass, beyond their published types. */
@@ -28,14 +27,13 @@ interface Connection {
 }
 type Callback = (error: Error | null, result: StatementResult) => void;
 interface QueryInternals {
-  _result: { rows: unknown[] };
-  handleDataRow(message: { fields: string[] }): void;
+  handleDataRow(message: unknown): void;
   handleReadyForQuery(connection: Connection): void;
   handleCommandComplete(message: unknown, connection: Connection): void;
   handleError(error: Error, connection: Connection): void;
 }
 const internals = pg as unknown as {
-  Query: new (config: object, values: undefined, callback: Callback) => QueryInternals;
+  Query: new (config: object | string, values: undefined, callback: Callback) => QueryInternals;
   utils: { prepareValue: (value: unknown) => unknown };
 };
 
@@ -75,44 +73,43 @@ function add(
   messages.push(serialize.execute());
 }
 
+/** One write for all: each costs a system call, or a place in a list of them. */
+function send(connection: Connection, parts: readonly Part[], described?: number): Error | null {
+  const messages: Buffer[] = [];
+  try {
+    parts.forEach((part, i) => add(messages, preparedBy(connection), part, i === described));
+  } catch (error) {
+    // A value that cannot be sent: nothing has been sent yet.
+    return error as Error;
+  }
+  messages.push(serialize.sync());
+  if (connection.stream.writable) connection.stream.write(Buffer.concat(messages));
+  return null;
+}
+
+/** What was skipped after an error is not prepared, and what the schema has outgrown has to be prepared again. */
+function forget(connection: Connection, parts: readonly Part[]): void {
+  const names = preparedBy(connection);
+  for (const { name } of parts) if (name) names.delete(name);
+}
+
 class Statement extends internals.Query {
   private readonly parts: readonly Part[];
   private readonly main: number;
-  private readonly texts: string[][] | undefined;
   private completed = 0;
 
   constructor(main: Part, { before = [], after = [], rowMode }: StatementOptions, callback: Callback) {
     super({ text: main.text, rowMode }, undefined, callback);
     this.parts = [...before, main, ...after];
     this.main = before.length;
-    if (rowMode === "text") this.texts = [];
   }
 
   submit(connection: Connection): Error | null {
-    const messages: Buffer[] = [];
-    try {
-      this.parts.forEach((part, i) =>
-        add(messages, preparedBy(connection), part, i === this.main && !this.texts),
-      );
-    } catch (error) {
-      // A value that cannot be sent: nothing has been sent yet.
-      return error as Error;
-    }
-    messages.push(serialize.sync());
-    // One write: each costs a system call, or a place in a list of them.
-    if (connection.stream.writable) connection.stream.write(Buffer.concat(messages));
-    return null;
+    return send(connection, this.parts, this.main);
   }
 
-  override handleDataRow(message: { fields: string[] }): void {
-    if (this.completed !== this.main) return;
-    if (this.texts) this.texts.push(message.fields);
-    else super.handleDataRow(message);
-  }
-
-  override handleReadyForQuery(connection: Connection): void {
-    if (this.texts) this._result.rows = this.texts;
-    super.handleReadyForQuery(connection);
+  override handleDataRow(message: unknown): void {
+    if (this.completed === this.main) super.handleDataRow(message);
   }
 
   override handleCommandComplete(message: unknown, connection: Connection): void {
@@ -120,11 +117,53 @@ class Statement extends internals.Query {
   }
 
   override handleError(error: Error, connection: Connection): void {
-    // What was skipped is not prepared, and what the schema has outgrown has to be prepared again.
-    const names = preparedBy(connection);
-    for (const { name } of this.parts) if (name) names.delete(name);
+    forget(connection, this.parts);
     super.handleError(error, connection);
   }
+}
+
+/** Statements that return one row of one value each, which is not looked at: nothing describes it. */
+class Texts extends internals.Query {
+  private readonly parts: readonly Part[];
+  private readonly done: TextsCallback;
+  private readonly texts: string[] = [];
+  private row: string[] | undefined;
+
+  constructor(parts: readonly Part[], done: TextsCallback) {
+    super("", undefined, noCallback);
+    this.parts = parts;
+    this.done = done;
+  }
+
+  submit(connection: Connection): Error | null {
+    return send(connection, this.parts);
+  }
+
+  override handleDataRow({ fields }: { fields: string[] }): void {
+    this.row = fields;
+  }
+
+  override handleCommandComplete(): void {
+    this.texts.push(this.row![0]!);
+  }
+
+  override handleReadyForQuery(): void {
+    this.done(undefined, this.texts);
+  }
+
+  override handleError(error: Error, connection: Connection): void {
+    forget(connection, this.parts);
+    this.done(error, this.texts);
+  }
+}
+
+const noCallback = (): void => undefined;
+
+type TextsCallback = (error: Error | undefined, texts: string[]) => void;
+
+/** Gives the one value of each part; after an error, of those before the one that failed. */
+export function readTexts(client: pg.ClientBase, parts: readonly Part[], callback: TextsCallback): void {
+  client.query(new Texts(parts, callback) as unknown as pg.Submittable);
 }
 
 /** The client's pool must have `pipeline: true`: statements are sent without waiting for the one before. */

@@ -38,8 +38,15 @@ interface PageSizes {
   maxPageSize: number;
 }
 
-/** An expression for JSON text, given the variables. */
-type Json = (variables: Variables) => SQL;
+/** JSON text in pieces, given the variables: what is fixed, what is an expression, and what is read from rows. */
+type Json = (variables: Variables) => Piece[];
+type Piece = string | SQL | Selected;
+
+/** One row, in which the pieces are. */
+interface Selected {
+  pieces: Piece[];
+  from: SQL;
+}
 
 /** Thrown where the planner is needed; never leaves this file. */
 class NotCompiled extends Error {}
@@ -70,7 +77,7 @@ export function compileRead(
   }
   const build = (variables: Variables): Statement | undefined => {
     try {
-      return sql.compile(sql`select ${json(variables)}`);
+      return sql.compile(statementOf(json(variables)));
     } catch {
       // Also what the arguments' own code refuses: the planner meets it again, and says it properly.
       return undefined;
@@ -125,12 +132,15 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
     const parts: (string | Json)[] = [];
     for (const [key, node] of collect(type, selectionSet, new Map())) {
       const name = node.name.value;
+      // Keys are GraphQL names: there is nothing in them to escape.
       parts.push(`${parts.length > 0 ? "," : "{"}"${key}":`);
       const field = type.getFields()[name];
       if (name === "__typename") parts.push(`"${type.name}"`);
       else parts.push(field ? json(node, field) : leaveToPlanner(name));
     }
-    return concatenation([...parts, "}"]);
+    parts.push("}");
+    return (variables) =>
+      parts.flatMap<Piece>((part) => (typeof part === "function" ? part(variables) : part));
   }
 
   const typeOf = ({ type }: GraphQLField<unknown, unknown>): GraphQLObjectType => {
@@ -150,7 +160,7 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
             ({ argument, column, codec }) =>
               sql`${columnOf(other, column)} = ${sqlValueWithCodec(given[argument], codec)}`,
           );
-          return first(one(variables), source.resource, other, isKey);
+          return [first(one(variables), source.resource, other, isKey)];
         };
       }
       if (source.kind === "rows") return connection(node, field, source.resource, () => []);
@@ -159,7 +169,7 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
         const value = columnOf(row, source.column);
         const isNullable = !isNonNullType(field.type);
         const json = jsonOf(source.codec, value, isNullable) ?? leaveToPlanner(source.codec.name);
-        return () => json;
+        return () => [json];
       }
       const { remoteResource, localAttributes, remoteAttributes } = source.relation;
       const local = localAttributes.map((name) => columnOf(row, name));
@@ -168,7 +178,7 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
       if (source.kind === "relatedRows") return connection(node, field, remoteResource, isRelated);
       const other = rowOf(remoteResource);
       const one = rowObject(typeOf(field), node.selectionSet!, other);
-      return (variables) => first(one(variables), remoteResource, other, isRelated(other));
+      return (variables) => [first(one(variables), remoteResource, other, isRelated(other))];
     });
   }
 
@@ -189,14 +199,17 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
 
     const list = (one: Json): Json => {
       needs.rows = true;
-      return (variables) =>
-        sql`'[' || coalesce(string_agg(${one(variables)}, ',')${
+      return (variables) => [
+        "[",
+        sql`coalesce(string_agg(${concatenation(one(variables))}, ',')${
           needs.page ? sql` filter (where ${NUMBER} <= ${sql.literal(now.size)})` : sql.blank
-        }, '') || ']'`;
+        }, '')`,
+        "]",
+      ];
     };
     const cursor = (): Json => {
       needs.rows = needs.cursor = true;
-      return () => now.cursor ?? leaveToPlanner("an order without cursors");
+      return () => [now.cursor ?? leaveToPlanner("an order without cursors")];
     };
     const edge = (inner: FieldNode, innerField: GraphQLField<unknown, unknown>): Json => {
       if (inner.name.value === "cursor") return cursor();
@@ -207,16 +220,15 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
       needs.rows = needs.page = true;
       const cursorAt = (number: () => SQL): Json => {
         const json = cursor();
-        return (variables) =>
-          sql`coalesce(max(${json(variables)}) filter (where ${NUMBER} = ${number()}), 'null')`;
+        return (variables) => [
+          sql`coalesce(max(${concatenation(json(variables))}) filter (where ${NUMBER} = ${number()}), 'null')`,
+        ];
       };
       switch (inner.name.value) {
         case "hasNextPage":
-          return () =>
-            now.size === 0 ? verbatim("'false'") : sql`(count(*) > ${sql.literal(now.size)})::text`;
+          return () => [now.size === 0 ? "false" : sql`(count(*) > ${sql.literal(now.size)})::text`];
         case "hasPreviousPage":
-          return () =>
-            now.size === 0 || !now.start ? verbatim("'false'") : sql`(${now.start}::bigint <> 0)::text`;
+          return () => [now.size === 0 || !now.start ? "false" : sql`(${now.start}::bigint <> 0)::text`];
         case "startCursor":
           return cursorAt(() => sql.literal(Math.min(now.size, 1)));
         case "endCursor":
@@ -228,7 +240,7 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
     const json = object(typeOf(field), node.selectionSet!, (inner, innerField) => {
       switch (inner.name.value) {
         case "totalCount":
-          return () => sql`(select count(*)::text ${now.from}${conjunction(now.conditions)})`;
+          return () => [sql`(select count(*)::text ${now.from}${conjunction(now.conditions)})`];
         case "nodes":
           return list(rowObject(typeOf(innerField), inner.selectionSet!, outside));
         case "edges":
@@ -274,7 +286,7 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
       const numbered = needs.page
         ? sql`select rows.*, row_number() over () as ${NUMBER}, count(*) over () as ${COUNT} from (${rows}) as rows`
         : rows;
-      return sql`(select ${answer} from (${numbered}) as ${outside.alias})`;
+      return [{ pieces: answer, from: sql`(${numbered}) as ${outside.alias}` }];
     };
   }
 
@@ -293,25 +305,38 @@ const NUMBER = sql.identifier("#");
 const COUNT = sql.identifier("##");
 const ordinal = (i: number): SQL => sql.identifier(`#${i}`);
 
-const first = (json: SQL, { from }: PgResource, { alias }: Row, conditions: readonly SQL[]): SQL =>
-  sql`coalesce((select ${json} from ${from as SQL} as ${alias}${conjunction(conditions)}), 'null')`;
+const first = (json: Piece[], { from }: PgResource, { alias }: Row, conditions: readonly SQL[]): SQL =>
+  sql`coalesce((select ${concatenation(json)} from ${from as SQL} as ${alias}${conjunction(conditions)}), 'null')`;
 
-/** Keys are GraphQL names: there is nothing in them to escape. */
-function concatenation(parts: readonly (string | Json)[]): Json {
-  const merged: (SQL | Json)[] = [];
+const isSelected = (piece: Piece): piece is Selected => typeof piece === "object" && "from" in piece;
+
+/** One row also of no rows, and where nothing is asked that depends on them. */
+const select = ({ pieces, from }: Selected): SQL =>
+  sql`select ${concatenation(pieces)} from ${from} having true`;
+
+/** A select around the only one would be planned, too. */
+function statementOf(pieces: Piece[]): SQL {
+  const selected = pieces.filter(isSelected);
+  const others = pieces.some((piece) => typeof piece !== "string" && !isSelected(piece));
+  if (others || selected.length !== 1) return sql`select ${concatenation(pieces)}`;
+  const inner = pieces.flatMap((piece) => (isSelected(piece) ? piece.pieces : piece));
+  return select({ pieces: inner, from: selected[0]!.from });
+}
+
+function concatenation(pieces: Piece[]): SQL {
+  const terms: SQL[] = [];
   let text = "";
-  for (const part of parts) {
-    if (typeof part === "string") {
-      text += part;
-    } else {
-      merged.push(verbatim(`'${text}'`), part);
-      text = "";
+  const flush = (): void => {
+    if (text !== "") terms.push(verbatim(`'${text}'`));
+    text = "";
+  };
+  for (const piece of pieces) {
+    if (typeof piece === "string") text += piece;
+    else {
+      flush();
+      terms.push(isSelected(piece) ? sql`(${select(piece)})` : piece);
     }
   }
-  merged.push(verbatim(`'${text}'`));
-  return (variables) =>
-    sql`(${sql.join(
-      merged.map((part) => (typeof part === "function" ? part(variables) : part)),
-      " || ",
-    )})`;
+  flush();
+  return sql`(${sql.join(terms, " || ")})`;
 }

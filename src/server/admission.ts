@@ -42,9 +42,12 @@ const callerOf = ({ headers, ip }: FastifyRequest): string =>
   headers.authorization?.slice(7, -1) ?? ip;
 
 function awaitBody(body: IncomingMessage, place: Place): void {
-  if (body.readableEnded) return;
-  place.leave();
-  body.once("end", () => place.back());
+  // Cleared at once: a timer keeps all of its request in memory.
+  const timer = setTimeout(() => {
+    place.leave();
+    body.once("end", () => place.back());
+  }, MAX_BODY_WAIT_MS).unref();
+  body.once("end", () => clearTimeout(timer));
 }
 
 /**
@@ -124,7 +127,7 @@ export function addAdmission(app: FastifyInstance, path: string, limit: number):
     const start = (): void => {
       const place = (request.place = takePlace(caller));
       reply.raw.once("close", place.end);
-      setTimeout(() => awaitBody(request.raw, place), MAX_BODY_WAIT_MS).unref();
+      awaitBody(request.raw, place);
       done();
     };
     if (waiting.length === 0 && hasRoom(caller)) return start();

@@ -23,6 +23,8 @@ declare module "fastify" {
   interface FastifyRequest {
     /** Set for operations whose answers may be kept. */
     cacheable?: boolean;
+    /** What its answer is kept under; made once, and null if it is not kept. */
+    answerKey?: string | null;
     lookup?: Lookup;
   }
 }
@@ -63,7 +65,9 @@ export function createAnswersPlugin(): GraphileConfig.Plugin {
 interface AnswersOptions {
   maxBytes: number;
   dataVersion: DataVersion;
-  record: (outcome: CacheOutcome, bytes: number) => void;
+  record: (outcome: CacheOutcome) => void;
+  /** Asked what the kept answers take. */
+  watch: (bytes: () => number) => void;
 }
 
 /** A key takes two bytes a character at most; the rest is an estimate of the entry itself. */
@@ -74,9 +78,13 @@ const sizeOf = (key: string, answer: Answer | undefined): number =>
  * The same body, asked for by the same role, has the same answer. A question becomes known as one that can be kept
  * when it is answered first; only then its version is asked for.
  */
-export function addAnswers(app: FastifyInstance, { maxBytes, dataVersion, record }: AnswersOptions): void {
+export function addAnswers(
+  app: FastifyInstance,
+  { maxBytes, dataVersion, record, watch }: AnswersOptions,
+): void {
   const answers = new Map<string, Answer | undefined>();
   let bytes = 0;
+  watch(() => bytes);
 
   function forget(key: string): void {
     if (!answers.has(key)) return;
@@ -96,7 +104,7 @@ export function addAnswers(app: FastifyInstance, { maxBytes, dataVersion, record
 
   app.addHook("preHandler", (request, reply, done) => {
     const key = keyOf(request);
-    if (key === undefined || !answers.has(key)) return done();
+    if (key === null || !answers.has(key)) return done();
     lookUp(key, request, reply).then((isGiven) => isGiven || done(), done);
   });
 
@@ -120,7 +128,7 @@ export function addAnswers(app: FastifyInstance, { maxBytes, dataVersion, record
       return done();
     }
     const key = keyOf(request);
-    if (key === undefined) return done();
+    if (key === null) return done();
     const { lookup } = request;
     if (!lookup) keep(key, undefined);
     else {
@@ -133,7 +141,7 @@ export function addAnswers(app: FastifyInstance, { maxBytes, dataVersion, record
       if (sizeOf(key, answer) <= maxBytes / 4) keep(key, answer);
       reply.headers(headersOf(answer));
     }
-    record("miss", bytes);
+    record("miss");
     done();
   });
 
@@ -144,10 +152,10 @@ export function addAnswers(app: FastifyInstance, { maxBytes, dataVersion, record
       known !== undefined &&
       (known === "*" || known.split(/\s*,\s*/).some((tag) => tag.replace(/^W\//, "") === answer.etag))
     ) {
-      record("not_modified", bytes);
+      record("not_modified");
       return reply.status(304).send();
     }
-    record("hit", bytes);
+    record("hit");
     return reply.type(answer.contentType).send(answer.body);
   }
 }
@@ -161,7 +169,11 @@ const headersOf = ({ etag }: Answer) => ({
   vary: "authorization, accept",
 });
 
-function keyOf({ method, body, headers, claims }: FastifyRequest): string | undefined {
-  if (method !== "POST" || typeof body !== "string" || body.length > MAX_KEY) return undefined;
-  return `${claims.role} ${headers["content-type"]} ${headers.accept} ${body}`;
+function keyOf(request: FastifyRequest): string | null {
+  if (request.answerKey === undefined) {
+    const { method, body, headers, claims } = request;
+    const isKept = method === "POST" && typeof body === "string" && body.length <= MAX_KEY;
+    request.answerKey = isKept ? `${claims.role} ${headers["content-type"]} ${headers.accept} ${body}` : null;
+  }
+  return request.answerKey;
 }

@@ -64,19 +64,19 @@ export async function createToken(
 export function createAuthenticator(config: Config): Authenticator {
   const verify = createVerifier(config);
   const known = new Map<string, { claims: Claims; until: number }>();
+  const role = config.ANONYMOUS_ROLE === "none" ? undefined : config.ANONYMOUS_ROLE;
+  const anonymous: Claims = { role, subject: undefined, isAnonymous: true, expiresAt: undefined };
 
   const recall: Authenticator["recall"] = (authorization) => {
-    const cached = known.get(authorization ?? "");
+    if (!authorization) return anonymous;
+    const cached = known.get(authorization);
     return cached && cached.until > Date.now() ? cached.claims : undefined;
   };
 
   return {
     recall,
     async authenticate(authorization) {
-      if (authorization === undefined || authorization === "") {
-        const role = config.ANONYMOUS_ROLE === "none" ? undefined : config.ANONYMOUS_ROLE;
-        return { role, subject: undefined, isAnonymous: true, expiresAt: undefined };
-      }
+      if (!authorization) return anonymous;
       const token = /^Bearer ([\w-]+\.[\w-]+\.[\w-]+)$/i.exec(authorization)?.[1];
       if (!token)
         throw unauthenticated("The Authorization header is not of the form: Bearer <JSON Web Token>");

@@ -179,7 +179,8 @@ export function createGraphql(options: GraphqlOptions) {
         addAnswers(app, {
           maxBytes: config.RESPONSE_CACHE_MB * 1024 * 1024,
           dataVersion: createDataVersion(versions),
-          record: (outcome, bytes) => options.observation?.metrics.recordCache(outcome, bytes),
+          record: (outcome) => options.observation?.metrics.recordCache(outcome),
+          watch: (bytes) => options.observation?.metrics.watchCache(bytes),
         });
       addReads(app, {
         config,

@@ -77,8 +77,10 @@ interface Asked {
 export interface Guard {
   plugin: GraphileConfig.Plugin;
   checkDocument(schema: GraphQLSchema, query: string, request: FastifyRequest): CheckedDocument;
-  /** Resolves when it is the operation's turn, with what to call at its end; rejects if it may not run. */
-  admit(asked: Asked, request: FastifyRequest, signal?: AbortSignal): Promise<() => void>;
+  /** The operation's cost; rejects if it may not run. */
+  admit(asked: Asked, request: FastifyRequest): Promise<number>;
+  /** Resolves when there is room beside the caller's other operations, with what to call at the end. */
+  enterLane(request: FastifyRequest, cost: number, signal: AbortSignal | undefined): Promise<() => void>;
 }
 
 export function createGuard(config: Config, connections: number): Guard {
@@ -86,7 +88,7 @@ export function createGuard(config: Config, connections: number): Guard {
   const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
   const spend = createRateLimit(config.RATE_LIMIT_COST);
   const maxRunning = Math.max(connections - SPARED_CONNECTIONS, 1);
-  const enterLane = createLanes({
+  const enter = createLanes({
     maxRunning,
     maxCost: config.MAX_QUERY_COST,
     maxWaiting: MAX_WAITING,
@@ -108,8 +110,7 @@ export function createGuard(config: Config, connections: number): Guard {
   const admit = async (
     { schema, document, operation, variables }: Asked,
     request: FastifyRequest,
-    signal?: AbortSignal,
-  ): Promise<() => void> => {
+  ): Promise<number> => {
     // A socket outlives the check of its token.
     if (request.claims.expiresAt !== undefined && request.claims.expiresAt * 1000 <= Date.now())
       throw refusal("UNAUTHENTICATED", "The token has expired");
@@ -126,28 +127,30 @@ export function createGuard(config: Config, connections: number): Guard {
     // Asked a second time when one way of answering leaves it to the other.
     if (!request.isPaid) await spend(request, cost);
     request.isPaid = request.ws !== true;
-    // A subscription is open for long and does little.
-    if (operation.operation === OperationTypeNode.SUBSCRIPTION) return () => undefined;
-    return enterLane(identityOf(request), cost, { signal, place: request.place });
+    return cost;
   };
+
+  const enterLane: Guard["enterLane"] = (request, cost, signal) =>
+    enter(identityOf(request), cost, { signal, place: request.place });
 
   const guard = async (next: () => Result | Promise<Result>, { args }: ExecuteEvent): Promise<Result> => {
     const request = requestOf(args.requestContext!);
-    let leave: () => void;
+    let leave: (() => void) | undefined;
     try {
       const { schema, document, operationName, contextValue } = args;
       const operation = findOperation(document, operationName);
       const variables = args.variableValues ?? {};
-      leave = operation
-        ? await admit({ schema, document, operation, variables }, request, contextValue.abortSignal)
-        : () => undefined;
+      const cost = operation ? await admit({ schema, document, operation, variables }, request) : 0;
+      // A subscription is open for long and does little.
+      if (operation && operation.operation !== OperationTypeNode.SUBSCRIPTION)
+        leave = await enterLane(request, cost, contextValue.abortSignal);
     } catch (error) {
       return { errors: [presentError(toGraphqlError(error), request)] };
     }
     try {
       return withErrorsPresented(await next(), request);
     } finally {
-      leave();
+      leave?.();
     }
   };
 
@@ -170,7 +173,7 @@ export function createGuard(config: Config, connections: number): Guard {
     },
     grafast: { middleware: { execute: guard as never, subscribe: guard as never } },
   };
-  return { plugin, checkDocument, admit };
+  return { plugin, checkDocument, admit, enterLane };
 }
 
 export function toGraphqlError(error: unknown): GraphQLError {

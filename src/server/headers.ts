@@ -5,6 +5,7 @@ import type { FastifyInstance, FastifyRequest } from "fastify";
 import helmet, { type HelmetOptions } from "helmet";
 import type { Config } from "../config.ts";
 import { refusal } from "./errors.ts";
+import { isPage } from "./graphiql.ts";
 
 export async function addHeaders(app: FastifyInstance, { CORS_ORIGINS }: Config): Promise<void> {
   app.addHook("onRequest", (request, _reply, done) => {
@@ -16,18 +17,20 @@ export async function addHeaders(app: FastifyInstance, { CORS_ORIGINS }: Config)
         : undefined,
     );
   });
-  const fixed = headersOf({
+  const policies = {
     // For data; the one page that has scripts brings its own policy.
     contentSecurityPolicy: {
       useDefaults: false,
       directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] },
     },
-    crossOriginResourcePolicy: { policy: CORS_ORIGINS.length > 0 ? "cross-origin" : "same-origin" },
-    // TLS ends in front of this process, and so does this promise.
-    strictTransportSecurity: false,
-  });
-  app.addHook("onRequest", (_request, reply, done) => {
-    reply.headers(fixed);
+    crossOriginResourcePolicy: {
+      policy: CORS_ORIGINS.length > 0 ? ("cross-origin" as const) : ("same-origin" as const),
+    },
+  };
+  const ofPages = headersOf(policies);
+  const ofData = headersOf({ ...policies, ...ONLY_OF_PAGES });
+  app.addHook("onRequest", ({ url }, reply, done) => {
+    reply.headers(isPage(url) ? ofPages : ofData);
     done();
   });
   if (CORS_ORIGINS.length === 0) return;
@@ -47,13 +50,28 @@ function isOwnOrAllowed({ headers, host }: FastifyRequest, allowed: string[]): b
   return URL.canParse(origin) && new URL(origin).host === host;
 }
 
+/** What browsers heed where there are documents, scripts and links. */
+const ONLY_OF_PAGES = {
+  crossOriginOpenerPolicy: false,
+  originAgentCluster: false,
+  xDnsPrefetchControl: false,
+  xDownloadOptions: false,
+  xPermittedCrossDomainPolicies: false,
+  xXssProtection: false,
+} as const;
+
 /** They are the same for every answer, so helmet is asked once. */
-function headersOf(options: HelmetOptions): Record<string, string> {
+function headersOf(policies: HelmetOptions): Record<string, string> {
   const headers: Record<string, string> = {};
   const response = {
     setHeader: (name: string, value: string) => void (headers[name.toLowerCase()] = value),
     removeHeader: () => undefined,
   };
-  helmet(options)({} as IncomingMessage, response as unknown as ServerResponse, () => undefined);
+  // TLS ends in front of this process, and so does the promise to use it.
+  helmet({ ...policies, strictTransportSecurity: false } as HelmetOptions)(
+    {} as IncomingMessage,
+    response as unknown as ServerResponse,
+    () => undefined,
+  );
   return headers;
 }

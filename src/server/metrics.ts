@@ -21,8 +21,10 @@ export interface Metrics {
   registry: Registry;
   recordOperation(record: OperationRecord): void;
   recordRequest(labels: { method: string; route: string; status: number }, seconds: number): void;
-  /** What became of an operation whose answer may be kept, and the size of all that are. */
-  recordCache(outcome: CacheOutcome, bytes: number): void;
+  /** What became of an operation whose answer may be kept. */
+  recordCache(outcome: CacheOutcome): void;
+  /** Asked for the size of all that are, when it is read. */
+  watchCache(bytes: () => number): void;
   /** A gauge that asks when it is read. */
   watchPool(name: string, pool: pg.Pool): void;
 }
@@ -89,10 +91,14 @@ export function createMetrics(): Metrics {
     labelNames: ["outcome"],
     registers,
   });
-  const cacheBytes = new Gauge({
+  let cacheBytes = (): number => 0;
+  new Gauge({
     name: "strata_cache_bytes",
     help: "Memory used by kept answers.",
     registers,
+    collect() {
+      this.set(cacheBytes());
+    },
   });
 
   const names = new Set<string>();
@@ -113,6 +119,7 @@ export function createMetrics(): Metrics {
   const ofRequest = remembered((method: string, route: string, status: string) =>
     requests.labels({ method, route, status }),
   );
+  const ofCache = remembered((outcome: string) => cacheRequests.labels({ outcome }));
   return {
     registry,
     recordOperation({ type, name, outcome, seconds, ...sql }) {
@@ -124,20 +131,18 @@ export function createMetrics(): Metrics {
     },
     recordRequest: ({ method, route, status }, seconds) =>
       ofRequest(method, route, String(status)).observe(seconds),
-    recordCache(outcome, bytes) {
-      cacheRequests.inc({ outcome });
-      cacheBytes.set(bytes);
-    },
+    recordCache: (outcome) => ofCache(outcome).inc(),
+    watchCache: (bytes) => void (cacheBytes = bytes),
     watchPool: (name, pool) => void pools.set(name, pool),
   };
 }
 
-function remembered<T>(make: (a: string, b: string, c: string) => T): typeof make {
+function remembered<T>(make: (...labels: string[]) => T): typeof make {
   const made = new Map<string, T>();
-  return (a, b, c) => {
-    const key = `${a}\n${b}\n${c}`;
+  return (...labels) => {
+    const key = labels.join("\n");
     let one = made.get(key);
-    if (!one) made.set(key, (one = make(a, b, c)));
+    if (!one) made.set(key, (one = make(...labels)));
     return one;
   };
 }

@@ -1,6 +1,7 @@
 // Most reads: one statement, sent as soon as they are let in, and its result passed on as it is. The planner behind
 // gets what is left, also what turns out unusual on the way, and says what there is to say about it.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { isSafeError } from "grafast";
 import {
   getOperationAST,
   GraphQLError,
@@ -10,13 +11,14 @@ import {
 } from "grafast/graphql";
 import type pg from "pg";
 import type { Config } from "../config.ts";
-import { createOperation } from "../database/adaptor.ts";
+import { createBatches, TookLong, type Reading, type ReadRequest } from "../database/batches.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import { compileRead, type Read } from "../reads/compile.ts";
 import { isCacheable } from "./answers.ts";
 import type { Claims } from "./auth.ts";
 import { presentError } from "./errors.ts";
 import { abortSignalOf, toGraphqlError, type Guard } from "./guard.ts";
+import type { OperationRecord } from "./metrics.ts";
 import { recordOperation, type ObserveOptions } from "./observe.ts";
 import type { Persisted } from "./persisted.ts";
 
@@ -33,6 +35,17 @@ export interface ReadsOptions {
 interface Compiled {
   operation: OperationDefinitionNode;
   read: Read;
+}
+
+interface Exchange {
+  request: FastifyRequest;
+  reply: FastifyReply;
+}
+
+/** When the last of its statements was sent, and how many there were. */
+interface Sql {
+  startedAt: number;
+  statements: number;
 }
 
 interface Asked {
@@ -65,6 +78,7 @@ function askedBy({ method, body: text }: FastifyRequest, textOf: Persisted["text
 export function addReads(app: FastifyInstance, options: ReadsOptions): void {
   const { config, getSchema, textOf, guard, operations, settings, observation } = options;
   const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
+  const batches = createBatches(operations);
   const known = new Map<string, Compiled | undefined>();
   let knownCharacters = 0;
   let schema: GraphQLSchema;
@@ -81,8 +95,8 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
       return compiled;
     }
     if (key.length > MAX_LENGTH) return undefined;
-    const read = compileRead(schema, document, operation, sizes);
-    const compiled = read && { operation, read };
+    const made = compileRead(schema, document, operation, sizes);
+    const compiled = made && { operation, read: made };
     known.set(key, compiled);
     knownCharacters += key.length;
     for (const oldest of known.keys()) {
@@ -100,6 +114,34 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
     return made;
   };
 
+  /** Small reads go together; the others, and those that turn out to take long, each have a place in a lane. */
+  async function read(asks: ReadRequest, { request, reply }: Exchange, sql: Sql): Promise<string> {
+    const wait = async (start: (asks: ReadRequest) => Reading): Promise<string> => {
+      sql.startedAt = performance.now();
+      sql.statements++;
+      const { answer, forget } = start(asks);
+      reply.raw.once("close", forget);
+      if (reply.raw.destroyed) forget();
+      try {
+        return await answer;
+      } finally {
+        reply.raw.off("close", forget);
+      }
+    };
+    try {
+      if (batches.isSmall(asks)) return await wait(batches.readShared);
+    } catch (error) {
+      if (!(error instanceof TookLong)) throw error;
+    }
+    const signal = abortSignalOf({ fastifyv5: { request, reply } });
+    const leave = await guard.enterLane(request, asks.cost, signal);
+    try {
+      return await wait(batches.readAlone);
+    } finally {
+      leave();
+    }
+  }
+
   app.addHook("preHandler", async (request, reply) => {
     const asked = askedBy(request, textOf);
     if (!asked) return;
@@ -108,50 +150,44 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
     const { document } = guard.checkDocument(schema, asked.query, request);
     const compiled = document && compiledOf(document, asked);
     if (!compiled) return;
-    const { operation, read } = compiled;
+    const { operation } = compiled;
     const startedAt = performance.now();
-    const signal = abortSignalOf({ fastifyv5: { request, reply } });
-    const transaction = createOperation({ ...operations, signal });
-    const finish = (outcome: string): void =>
-      observation &&
-      recordOperation(
-        observation,
-        {
-          type: "query",
-          name: operation.name?.value ?? "anonymous",
-          outcome,
-          seconds: (performance.now() - startedAt) / 1000,
-          sqlSeconds: transaction.sql.milliseconds / 1000,
-          statements: transaction.sql.statements,
-        },
-        request,
-        true,
-      );
-    let leave: () => void;
+    const sql: Sql = { startedAt, statements: 0 };
+    const finish = (outcome: string): void => {
+      const now = performance.now();
+      const record: OperationRecord = {
+        type: "query",
+        name: operation.name?.value ?? "anonymous",
+        outcome,
+        seconds: (now - startedAt) / 1000,
+        sqlSeconds: sql.statements > 0 ? (now - sql.startedAt) / 1000 : 0,
+        statements: sql.statements,
+      };
+      if (observation) recordOperation(observation, record, request, true);
+    };
     try {
-      leave = await guard.admit({ schema, document, operation, variables }, request, signal);
-    } catch (error) {
-      const refused = presentError(toGraphqlError(error), request);
-      finish(String(refused.extensions.code));
-      return send(request, reply, { errors: [refused] });
-    }
-    try {
-      const statement = read.statementFor(variables);
+      const cost = await guard.admit({ schema, document, operation, variables }, request);
+      const statement = compiled.read.statementFor(variables);
       if (!statement) return;
-      const data = await transaction.readText(settingsOf(request.claims), statement);
+      const asks = { settings: settingsOf(request.claims), statement, cost };
+      const data = await read(asks, { request, reply }, sql);
       finish("ok");
       request.cacheable = isCacheable({ schema, document });
       return send(request, reply, `{"data":${data}}`);
-    } catch (error) {
+    } catch (thrown) {
+      const error = thrown as Error;
+      if (isSafeError(error) || error instanceof GraphQLError) {
+        const refused = presentError(toGraphqlError(error), request);
+        finish(String(refused.extensions.code));
+        return send(request, reply, { errors: [refused] });
+      }
       // The planner says what is wrong with a statement, but would wait as long again.
       if (!isUnavailable(error) && (error as { code?: unknown }).code !== QUERY_CANCELED) return;
-      const errors = read.keys.map((key) =>
-        presentError(new GraphQLError("", { path: [key], originalError: error as Error }), request),
+      const errors = compiled.read.keys.map((key) =>
+        presentError(new GraphQLError("", { path: [key], originalError: error }), request),
       );
       finish(String(errors[0]!.extensions.code));
-      return send(request, reply, { data: read.nothing, errors });
-    } finally {
-      leave();
+      return send(request, reply, { data: compiled.read.nothing, errors });
     }
   });
 }

@@ -5,7 +5,7 @@ import { parse } from "grafast/graphql";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createOperation } from "../../src/database/adaptor.ts";
-import { createOperationPool, createPool } from "../../src/database/connect.ts";
+import { createOperationPool } from "../../src/database/connect.ts";
 import { createAuthenticator } from "../../src/server/auth.ts";
 import { createGraphql } from "../../src/server/graphql.ts";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
@@ -62,16 +62,6 @@ describe("a query", () => {
       );
     },
   );
-
-  it("prepares nothing where a pooler may give it another connection each time", async () => {
-    const pool = createPool(database.connection, { pipeline: true, max: 1 });
-    const operation = createOperation({ pool, prepare: false });
-    const known = async () =>
-      (await pool.query("select name from pg_prepared_statements where name = 'named'")).rows;
-    expect(await operation.readText(settings, { text: "select 'a'", name: "named" })).toBe("a");
-    expect(await known()).toEqual([]);
-    await pool.end();
-  });
 
   it("is refused without a role", async () => {
     for (const role of [undefined, "none", ""]) {
