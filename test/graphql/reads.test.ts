@@ -227,6 +227,24 @@ test.each([
   expect(compiled).toEqual(planned);
 });
 
+test("a page of which nothing is asked that depends on its rows is one answer, whatever rows there are", async () => {
+  const none = "filter: { userId: { equalTo: -1 } }";
+  const pages = ["first: 5", "first: 5, offset: 2", "first: 0", `first: 5, ${none}`, `first: 0, ${none}`];
+  const asked = ["hasPreviousPage", "hasNextPage", "hasNextPage hasPreviousPage startCursor endCursor"];
+  for (const page of pages)
+    for (const fields of asked) {
+      const inner = `users(${page}) { pageInfo { ${fields} } }`;
+      expect(statementOf(`{ ${inner} }`), inner).toBeDefined();
+      const [compiled, planned, two] = [
+        await api.ask("operator", `{ ${inner} }`),
+        await api.ask("operator", `{ ... @include(if: true) { ${inner} } }`),
+        await api.ask("operator", `{ ${inner} other: ${inner} }`),
+      ];
+      expect({ inner, ...pick(compiled) }).toEqual({ inner, ...pick(planned) });
+      expect(two.data).toEqual({ ...planned.data, other: planned.data.users });
+    }
+});
+
 test("pages by cursor", async () => {
   const pages: [name: string, orderBy: string, columns: string][] = [
     ["users", "[PRIMARY_KEY_DESC]", "userId"],
