@@ -12,6 +12,7 @@ import { NullableKeysPlugin } from "./plugins/NullableKeysPlugin.ts";
 import { NullOrderPlugin } from "./plugins/NullOrderPlugin.ts";
 import { PageSizePlugin } from "./plugins/PageSizePlugin.ts";
 import { PostgisPlugin, PostgisTypesPlugin } from "./plugins/PostgisPlugin.ts";
+import { PatternsPlugin } from "./plugins/PatternsPlugin.ts";
 import { PipelineMutationsPlugin } from "./plugins/PipelineMutationsPlugin.ts";
 import { ScalarsPlugin } from "./plugins/ScalarsPlugin.ts";
 import { SmartTagsPreset } from "./plugins/SmartTagsPlugin.ts";
@@ -68,6 +69,7 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
       ScalarsPlugin,
       AggregatesPlugin,
       PageSizePlugin,
+      PatternsPlugin,
       PostgisTypesPlugin,
       PostgisPlugin,
       SourcesPlugin,

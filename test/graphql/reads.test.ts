@@ -355,4 +355,6 @@ test("texts that mean something to a pattern are found as what they are, with th
   expect(await named("%")).toEqual([]);
   expect(await named("user_9")).toEqual([]);
   expect(await named("O'Neil \"")).toHaveLength(1);
+  expect(await named("O'Neil \"\\")).toHaveLength(1);
+  expect(await named("user\\")).toEqual([]);
 });
