@@ -1,12 +1,11 @@
-// Small reads of one caller that come at the same moment share a connection, the settings of their transaction and a
-// round trip. Each stays a statement of its own, with a snapshot of its own. One that takes long is taken out, so that
-// the others are not kept waiting, and from then on is to be read alone.
-import type pg from "pg";
+// Small reads of the same role and subject that come at the same moment share a connection, the settings of their
+// transaction and a round trip. Each stays a statement of its own, with a snapshot of its own. One that takes long is
+// taken out, so that the others are not kept waiting, and is read alone.
+import pg from "pg";
 import { applyReadOnly, cancelled, type Settings } from "./adaptor.ts";
 import { cancel } from "./cancel.ts";
 import { destroy } from "./connect.ts";
 import { readTexts, type Part } from "./statement.ts";
-import { isUnavailable } from "./unavailable.ts";
 
 export interface BatchesOptions {
   /** Must be made with `pipeline: true`. */
@@ -16,7 +15,8 @@ export interface BatchesOptions {
 }
 
 export interface ReadRequest {
-  /** The same object for the same caller. */
+  caller: string;
+  /** The same object for the same role and subject. */
   settings: Settings;
   /** Returns one row of one value. */
   statement: Part;
@@ -41,28 +41,31 @@ export interface Batches {
 
 export class TookLong extends Error {}
 
-interface Entry extends ReadRequest {
+interface Waiting {
   resolve: (answer: string) => void;
   reject: (error: Error) => void;
+}
+
+interface Entry extends ReadRequest, Waiting {
   isForgotten: boolean;
 }
 
-/** What comes of one caller: what is sent is answered before more than a few others are. */
+/** What waits with the same settings. */
 interface Group {
   opening: Part;
   entries: Entry[];
-  running: number;
-  isDue: boolean;
 }
 
+/** Connections that small reads of everybody take together. */
+export const SHARED_CONNECTIONS = 4;
 /** About what PostgreSQL reads in two milliseconds: a larger batch would keep its first answers waiting. */
 const MAX_COST = 400;
-/** More of one caller would take connections from others, and be smaller. */
-const MAX_RUNNING = 4;
 /** Of one statement in a batch. */
 const MAX_MS = 50;
-/** It may have been the machine, or its variables. */
+/** After one that took longer. It may have been the machine, or its variables. */
 const TIMES_ALONE = 100;
+/** Its caller may have more of the kind. */
+const CALLER_ALONE_MS = 1_000;
 const MAX_SLOW = 1_000;
 const QUERY_CANCELED = "57014";
 
@@ -74,28 +77,48 @@ const boundedSettings = (settings: Settings): Settings => ({
   statement_timeout: String(Math.min(Number(settings.statement_timeout) || MAX_MS, MAX_MS)),
 });
 
+/** The connection is gone, or going; any other error is that of one statement. */
+const isLost = (error: Error): boolean =>
+  !(error instanceof pg.DatabaseError) || /^(57P|25P03)/.test(error.code ?? "");
+
+function giveBack(client: pg.PoolClient, error: Error | undefined): void {
+  if (error && isLost(error)) destroy(client);
+  else client.release();
+}
+
 export function createBatches({ pool, prepare }: BatchesOptions): Batches {
   const groups = new WeakMap<Settings, Group>();
+  /** Groups that have entries, the one that waits longest first. */
+  const due: Group[] = [];
+  let running = 0;
+  let isTurnDue = false;
   /** How often each statement still goes alone. */
-  const slow = new Map<string, number>();
+  const slowStatements = new Map<string, number>();
+  /** Until when each caller's reads go alone. */
+  const slowCallers = new Map<string, number>();
 
   const named = (part: Part): Part => (prepare ? part : { ...part, name: undefined });
 
-  function isSmall({ statement, cost }: ReadRequest): boolean {
+  function isSmall({ caller, statement, cost }: ReadRequest): boolean {
     if (cost > MAX_COST) return false;
+    const until = slowCallers.get(caller);
+    if (until !== undefined) {
+      if (until > performance.now()) return false;
+      slowCallers.delete(caller);
+    }
     const key = keyOf(statement);
-    const times = slow.get(key);
+    const times = slowStatements.get(key);
     if (times === undefined) return true;
-    if (times > 1) slow.set(key, times - 1);
-    else slow.delete(key);
+    if (times > 1) slowStatements.set(key, times - 1);
+    else slowStatements.delete(key);
     return false;
   }
 
   function groupOf(settings: Settings): Group {
     let group = groups.get(settings);
     if (!group) {
-      const opening = applyReadOnly(boundedSettings(settings));
-      groups.set(settings, (group = { opening, entries: [], running: 0, isDue: false }));
+      group = { opening: named(applyReadOnly(boundedSettings(settings))), entries: [] };
+      groups.set(settings, group);
     }
     return group;
   }
@@ -106,8 +129,7 @@ export function createBatches({ pool, prepare }: BatchesOptions): Batches {
     const answer = new Promise<string>((resolve, reject) => {
       entry = { ...request, resolve, reject, isForgotten: false };
     });
-    group.entries.push(entry);
-    awaitTurn(group);
+    queue(group, [...group.entries, entry]);
     return {
       answer,
       forget() {
@@ -117,64 +139,76 @@ export function createBatches({ pool, prepare }: BatchesOptions): Batches {
     };
   }
 
-  function awaitTurn(group: Group): void {
-    if (group.isDue || group.entries.length === 0 || group.running >= MAX_RUNNING) return;
-    group.isDue = true;
-    // By then, all requests that have come meanwhile are read.
-    setImmediate(sendNext, group);
+  function queue(group: Group, entries: Entry[]): void {
+    if (group.entries.length === 0 && entries.length > 0) due.push(group);
+    group.entries = entries;
+    awaitTurn();
   }
 
-  function sendNext(group: Group): void {
-    group.isDue = false;
-    group.running++;
-    const done = (): void => {
-      group.running--;
-      awaitTurn(group);
-    };
-    pool.connect((error, client) => {
+  function awaitTurn(): void {
+    if (isTurnDue || due.length === 0 || running >= SHARED_CONNECTIONS) return;
+    isTurnDue = true;
+    // By then, all requests that have come meanwhile are read.
+    setImmediate(takeTurn);
+  }
+
+  function takeTurn(): void {
+    isTurnDue = false;
+    while (running < SHARED_CONNECTIONS && due.length > 0) {
+      const group = due.shift()!;
       const entries = take(group);
-      if (!error && entries.length > 0) return run(client!, group, entries, done);
-      client?.release();
-      for (const { reject } of entries) reject(error!);
-      done();
-    });
-    awaitTurn(group);
+      if (group.entries.length > 0) due.push(group);
+      if (entries.length > 0) send(group, entries);
+    }
   }
 
   function take(group: Group): Entry[] {
-    const entries: Entry[] = [];
+    const entries = group.entries.filter(({ isForgotten }) => !isForgotten);
     let cost = 0;
-    while (group.entries.length > 0 && (entries.length === 0 || cost + group.entries[0]!.cost <= MAX_COST)) {
-      const entry = group.entries.shift()!;
-      if (entry.isForgotten) continue;
-      entries.push(entry);
-      cost += entry.cost;
-    }
+    const end = entries.findIndex((entry) => (cost += entry.cost) > MAX_COST);
+    group.entries = end < 0 ? [] : entries.splice(Math.max(end, 1));
     return entries;
   }
 
-  function run(client: pg.PoolClient, group: Group, entries: Entry[], done: () => void): void {
-    const parts = [group.opening, ...entries.map(({ statement }) => statement)].map(named);
-    readTexts(client, parts, (error, [, ...texts]) => {
-      client.release();
-      texts.forEach((text, i) => entries[i]!.resolve(text));
-      if (error) recover(error, group, entries.slice(texts.length));
-      done();
+  function send(group: Group, entries: Entry[]): void {
+    running++;
+    pool.connect((fault, client) => {
+      if (!client) return finish(fault, group, entries, 0);
+      const parts = [group.opening, ...entries.map(({ statement }) => named(statement))];
+      readTexts(client, parts, (error, texts) => {
+        giveBack(client, error);
+        texts.slice(1).forEach((text, i) => settle(entries[i]!, undefined, text));
+        finish(error, group, entries, texts.length);
+      });
     });
   }
 
   /** Of those without an answer, the first is the one that failed; the others were skipped. */
-  function recover(error: Error, group: Group, [failed, ...skipped]: Entry[]): void {
-    if (isUnavailable(error)) {
-      for (const { reject } of [failed!, ...skipped]) reject(error);
-      return;
+  function finish(error: Error | undefined, group: Group, entries: Entry[], completed: number): void {
+    running--;
+    const [failed, ...skipped] = entries.slice(Math.max(completed - 1, 0));
+    if (error && failed) {
+      if (completed === 0 || isLost(error)) for (const { reject } of [failed, ...skipped]) reject(error);
+      else if ((error as { code?: unknown }).code === QUERY_CANCELED) takeOut(failed, group, skipped);
+      else {
+        failed.reject(error);
+        queue(group, [...skipped, ...group.entries]);
+      }
     }
-    if ((error as { code?: unknown }).code === QUERY_CANCELED) {
-      if (slow.size >= MAX_SLOW) slow.clear();
-      slow.set(keyOf(failed!.statement), TIMES_ALONE);
-      failed!.reject(new TookLong());
-    } else failed!.reject(error);
-    group.entries.unshift(...skipped);
+    awaitTurn();
+  }
+
+  /** With all that may take as long. */
+  function takeOut(slow: Entry, group: Group, skipped: Entry[]): void {
+    const key = keyOf(slow.statement);
+    remember(slowStatements, key, TIMES_ALONE);
+    remember(slowCallers, slow.caller, performance.now() + CALLER_ALONE_MS);
+    const others: Entry[] = [];
+    for (const entry of [slow, ...skipped, ...group.entries]) {
+      if (entry.caller === slow.caller || keyOf(entry.statement) === key) entry.reject(new TookLong());
+      else others.push(entry);
+    }
+    queue(group, others);
   }
 
   function readAlone({ settings, statement }: ReadRequest): Reading {
@@ -183,15 +217,14 @@ export function createBatches({ pool, prepare }: BatchesOptions): Batches {
     let forget!: () => void;
     const answer = new Promise<string>((resolve, reject) => {
       let isForgotten = false;
-      pool.connect((error, client) => {
-        if (error) return reject(error);
+      pool.connect((fault, client) => {
+        if (fault) return reject(fault);
         if (isForgotten) return client!.release();
         running = client!;
-        readTexts(client!, parts, (error, texts) => {
-          running?.release();
+        readTexts(client!, parts, (error, [, text]) => {
+          if (running) giveBack(running, error);
           running = undefined;
-          if (error) reject(error);
-          else resolve(texts[1]!);
+          settle({ resolve, reject }, error, text);
         });
       });
       forget = () => {
@@ -206,4 +239,14 @@ export function createBatches({ pool, prepare }: BatchesOptions): Batches {
   }
 
   return { isSmall, readShared, readAlone };
+}
+
+function settle({ resolve, reject }: Waiting, error: Error | undefined, text: string | undefined): void {
+  if (text !== undefined && !error) resolve(text);
+  else reject(error ?? new Error("A read gave no text"));
+}
+
+function remember(map: Map<string, number>, key: string, value: number): void {
+  if (map.size >= MAX_SLOW) map.clear();
+  map.set(key, value);
 }

@@ -25,8 +25,9 @@ export interface StatementOptions {
 interface Connection {
   stream: { writable: boolean; write(data: Buffer): void };
 }
-type Callback = (error: Error | null, result: StatementResult) => void;
+type Callback = (error: Error | null, result: any) => void;
 interface QueryInternals {
+  callback: Callback;
   handleDataRow(message: unknown): void;
   handleReadyForQuery(connection: Connection): void;
   handleCommandComplete(message: unknown, connection: Connection): void;
@@ -40,33 +41,43 @@ const internals = pg as unknown as {
 const { prepareValue } = internals.utils;
 
 const PREPARED_PER_CONNECTION = 200;
-const prepared = new WeakMap<Connection, Set<string>>();
+const prepared = new WeakMap<Connection, Map<string, boolean>>();
 
-/** Names the connection has prepared, the least recently used first. */
-function preparedBy(connection: Connection): Set<string> {
+/**
+ * Names the connection has prepared, the least recently used first; false for those that may be prepared or not, or
+ * be outgrown by the schema.
+ */
+function preparedBy(connection: Connection): Map<string, boolean> {
   let names = prepared.get(connection);
-  if (!names) prepared.set(connection, (names = new Set()));
+  if (!names) prepared.set(connection, (names = new Map()));
   return names;
+}
+
+const close = (name: string): Buffer => serialize.close({ type: "S", name });
+
+/** Before everything else of a batch: after an error it would be skipped. */
+function closeOldest(messages: Buffer[], names: Map<string, boolean>): void {
+  for (const name of names.keys()) {
+    if (names.size <= PREPARED_PER_CONNECTION) return;
+    names.delete(name);
+    messages.push(close(name));
+  }
 }
 
 function add(
   messages: Buffer[],
-  names: Set<string>,
+  names: Map<string, boolean>,
   { text, name = "", values = [] }: Part,
   isDescribed: boolean,
 ): void {
-  if (!names.delete(name)) {
-    // Closing what does not exist is no error, and one that failed half-way may exist.
-    if (name) messages.push(serialize.close({ type: "S", name }));
+  if (!names.get(name)) {
+    // Closing what does not exist is no error.
+    if (name) messages.push(close(name));
     messages.push(serialize.parse({ text, name, types: [] }));
   }
   if (name) {
-    names.add(name);
-    if (names.size > PREPARED_PER_CONNECTION) {
-      const [oldest] = names;
-      names.delete(oldest!);
-      messages.push(serialize.close({ type: "S", name: oldest! }));
-    }
+    names.delete(name);
+    names.set(name, true);
   }
   messages.push(serialize.bind({ statement: name, values: [...values], valueMapper: prepareValue }));
   if (isDescribed) messages.push(serialize.describe({ type: "P" }));
@@ -76,8 +87,10 @@ function add(
 /** One write for all: each costs a system call, or a place in a list of them. */
 function send(connection: Connection, parts: readonly Part[], described?: number): Error | null {
   const messages: Buffer[] = [];
+  const names = preparedBy(connection);
   try {
-    parts.forEach((part, i) => add(messages, preparedBy(connection), part, i === described));
+    closeOldest(messages, names);
+    parts.forEach((part, i) => add(messages, names, part, i === described));
   } catch (error) {
     // A value that cannot be sent: nothing has been sent yet.
     return error as Error;
@@ -87,10 +100,10 @@ function send(connection: Connection, parts: readonly Part[], described?: number
   return null;
 }
 
-/** What was skipped after an error is not prepared, and what the schema has outgrown has to be prepared again. */
-function forget(connection: Connection, parts: readonly Part[]): void {
+/** After an error: what was skipped is not prepared, and what failed may be outgrown by the schema. */
+function doubt(connection: Connection, parts: readonly Part[]): void {
   const names = preparedBy(connection);
-  for (const { name } of parts) if (name) names.delete(name);
+  for (const { name } of parts) if (name) names.set(name, false);
 }
 
 class Statement extends internals.Query {
@@ -117,7 +130,7 @@ class Statement extends internals.Query {
   }
 
   override handleError(error: Error, connection: Connection): void {
-    forget(connection, this.parts);
+    doubt(connection, this.parts.slice(this.completed));
     super.handleError(error, connection);
   }
 }
@@ -125,14 +138,17 @@ class Statement extends internals.Query {
 /** Statements that return one row of one value each, which is not looked at: nothing describes it. */
 class Texts extends internals.Query {
   private readonly parts: readonly Part[];
-  private readonly done: TextsCallback;
-  private readonly texts: string[] = [];
+  private readonly texts: Text[] = [];
   private row: string[] | undefined;
+  private isOver = false;
 
   constructor(parts: readonly Part[], done: TextsCallback) {
-    super("", undefined, noCallback);
+    // Through the callback, which pg replaces by its own to stop its clock.
+    super("", undefined, (error) => {
+      if (!this.isOver) done(error ?? undefined, this.texts);
+      this.isOver = true;
+    });
     this.parts = parts;
-    this.done = done;
   }
 
   submit(connection: Connection): Error | null {
@@ -144,22 +160,23 @@ class Texts extends internals.Query {
   }
 
   override handleCommandComplete(): void {
-    this.texts.push(this.row![0]!);
+    this.texts.push(this.row?.[0] ?? undefined);
+    this.row = undefined;
   }
 
   override handleReadyForQuery(): void {
-    this.done(undefined, this.texts);
+    this.callback(null, this.texts);
   }
 
   override handleError(error: Error, connection: Connection): void {
-    forget(connection, this.parts);
-    this.done(error, this.texts);
+    doubt(connection, this.parts.slice(this.texts.length));
+    this.callback(error, this.texts);
   }
 }
 
-const noCallback = (): void => undefined;
-
-type TextsCallback = (error: Error | undefined, texts: string[]) => void;
+/** Undefined where there is none: NULL, or no row. */
+type Text = string | undefined;
+type TextsCallback = (error: Error | undefined, texts: Text[]) => void;
 
 /** Gives the one value of each part; after an error, of those before the one that failed. */
 export function readTexts(client: pg.ClientBase, parts: readonly Part[], callback: TextsCallback): void {

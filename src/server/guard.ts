@@ -12,6 +12,7 @@ import {
 import type {} from "grafserv";
 import type { WebSocket } from "ws";
 import type { Config } from "../config.ts";
+import { SHARED_CONNECTIONS } from "../database/batches.ts";
 import { costOf, findOperation } from "./cost.ts";
 import { presentError, refusal } from "./errors.ts";
 import { createLanes } from "./lanes.ts";
@@ -87,7 +88,7 @@ export function createGuard(config: Config, connections: number): Guard {
   const limits = { maxDepth: config.MAX_QUERY_DEPTH };
   const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
   const spend = createRateLimit(config.RATE_LIMIT_COST);
-  const maxRunning = Math.max(connections - SPARED_CONNECTIONS, 1);
+  const maxRunning = Math.max(connections - SHARED_CONNECTIONS - SPARED_CONNECTIONS, 1);
   const enter = createLanes({
     maxRunning,
     maxCost: config.MAX_QUERY_COST,

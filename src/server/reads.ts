@@ -21,6 +21,7 @@ import { abortSignalOf, toGraphqlError, type Guard } from "./guard.ts";
 import type { OperationRecord } from "./metrics.ts";
 import { recordOperation, type ObserveOptions } from "./observe.ts";
 import type { Persisted } from "./persisted.ts";
+import { identityOf } from "./rate-limit.ts";
 
 export interface ReadsOptions {
   config: Config;
@@ -169,7 +170,12 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
       const cost = await guard.admit({ schema, document, operation, variables }, request);
       const statement = compiled.read.statementFor(variables);
       if (!statement) return;
-      const asks = { settings: settingsOf(request.claims), statement, cost };
+      const asks = {
+        caller: identityOf(request),
+        settings: settingsOf(request.claims),
+        statement,
+        cost,
+      };
       const data = await read(asks, { request, reply }, sql);
       finish("ok");
       request.cacheable = isCacheable({ schema, document });

@@ -1,7 +1,14 @@
 // Small reads that come together: what they share, and what they do not do to each other.
+import { connect, createServer, type AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, expect, it } from "vitest";
-import { createBatches, TookLong, type Batches, type Reading } from "../../src/database/batches.ts";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import {
+  createBatches,
+  TookLong,
+  type Batches,
+  type Reading,
+  type ReadRequest,
+} from "../../src/database/batches.ts";
 import { createOperationPool, createPool } from "../../src/database/connect.ts";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 
@@ -19,10 +26,22 @@ afterAll(async () => {
 });
 
 const reader = { role: "strata_reader", statement_timeout: "10000" };
-/** Two reads with the same start were in one transaction. */
-const STARTED = "select transaction_timestamp()::text";
-const ask = (text: string, { cost = 2, settings = reader, from = batches } = {}): Reading => {
-  const request = { settings, statement: { text, name: text }, cost };
+/** Two reads with the same id were in one transaction. */
+const TRANSACTION = "select pg_current_xact_id()::text";
+const requestOf = (text: string, { cost = 2, settings = reader, caller = "someone" } = {}): ReadRequest => ({
+  caller,
+  settings,
+  statement: { text, name: text },
+  cost,
+});
+interface Asked {
+  cost?: number;
+  settings?: typeof reader;
+  caller?: string;
+  from?: Batches;
+}
+const ask = (text: string, { from = batches, ...asked }: Asked = {}): Reading => {
+  const request = requestOf(text, asked);
   return from.isSmall(request) ? from.readShared(request) : from.readAlone(request);
 };
 const answers = (...readings: Reading[]) => Promise.all(readings.map(({ answer }) => answer));
@@ -35,22 +54,32 @@ const idle = async (): Promise<void> => {
 
 it("reads of one caller share a transaction, and each has its own answer", async () => {
   const [one, other, who, writes] = await answers(
-    ask(STARTED),
-    ask(STARTED),
+    ask(TRANSACTION),
+    ask(TRANSACTION),
     ask("select current_user"),
     ask("select current_setting('transaction_read_only')"),
   );
   expect(one).toBe(other);
   expect([who, writes]).toEqual(["strata_reader", "on"]);
   await sleep(5);
-  expect(await ask(STARTED).answer).not.toBe(one);
+  expect(await ask(TRANSACTION).answer).not.toBe(one);
 });
 
-it("reads of different callers share nothing", async () => {
+it("a read alone takes one connection, and takes it once", async () => {
+  const pool = createPool(database.connection, { pipeline: true });
+  let taken = 0;
+  pool.on("acquire", () => taken++);
+  const from = createBatches({ pool, prepare: true });
+  for (let i = 0; i < 20; i++) await ask("select 'a'", { from }).answer;
+  expect([taken, pool.totalCount]).toEqual([20, 1]);
+  await pool.end();
+});
+
+it("reads with different settings share nothing", async () => {
   const operator = { ...reader, role: "strata_operator" };
   const read = await answers(
-    ask("select current_user || ' ' || transaction_timestamp()"),
-    ask("select current_user || ' ' || transaction_timestamp()", { settings: operator }),
+    ask("select current_user || ' ' || pg_current_xact_id()"),
+    ask("select current_user || ' ' || pg_current_xact_id()", { settings: operator }),
   );
   const [one, other] = read.map((text) => text.split(/ (.*)/));
   expect([one![0], other![0]]).toEqual(["strata_reader", "strata_operator"]);
@@ -59,7 +88,7 @@ it("reads of different callers share nothing", async () => {
 
 it("as many share as are read in a few milliseconds; large ones go alone", async () => {
   const transactions = async (...costs: number[]) =>
-    new Set(await answers(...costs.map((cost) => ask(STARTED, { cost })))).size;
+    new Set(await answers(...costs.map((cost) => ask(TRANSACTION, { cost })))).size;
   expect(await transactions(200, 200)).toBe(1);
   expect(await transactions(200, 201)).toBe(2);
   expect(await transactions(2, 401, 2)).toBe(2);
@@ -71,11 +100,55 @@ it("one that fails leaves the others their answers", async () => {
     await outcomes(ask("select 'a'"), ask(failing), ask("select 'b'"), ask(failing), ask("select 'c'")),
   ).toEqual(["a", "22012", "b", "22012", "c"]);
   expect(await outcomes(ask("select 'a'"), ask("select nothing"))).toEqual(["a", "42703"]);
+  await database.pool.query(
+    `create function public.fault() returns text language plpgsql as
+      $$ begin raise 'no room' using errcode = '53400'; end $$;
+    grant execute on function public.fault() to strata_reader`,
+  );
+  expect(await outcomes(ask("select 'a'"), ask("select public.fault()"), ask("select 'b'"))).toEqual([
+    "a",
+    "53400",
+    "b",
+  ]);
+  const nobody = { ...reader, role: "strata_nobody" };
+  expect(
+    await outcomes(ask("select 'a'", { settings: nobody }), ask("select 'b'", { settings: nobody })),
+  ).toEqual(["22023", "22023"]);
   await idle();
 });
 
+it("what gives no text is nobody's answer", async () => {
+  const [, ...others] = await Promise.allSettled([
+    ask("select 'a'").answer,
+    ask("select 'b' where false").answer,
+    ask("select null").answer,
+  ]);
+  expect(others.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
+});
+
+it("statements that are prepared stay bounded, also when some fail", async () => {
+  const pool = createPool(database.connection, { pipeline: true, max: 1 });
+  const from = createBatches({ pool, prepare: true });
+  for (let round = 0; round < 5; round++) {
+    const readings = Array.from({ length: 100 }, (_, i) => ask(`select '${round} ${i}'`, { from }));
+    await outcomes(...readings, ask(`select (${round} / length(''))::text`, { from }));
+  }
+  const { rows } = await pool.query("select count(*)::int as count from pg_prepared_statements");
+  expect(rows[0].count).toBeLessThan(400);
+  await pool.end();
+});
+
+it("a time limit of the connection's own ends with the read", async () => {
+  const pool = createPool(database.connection, { pipeline: true, max: 1, query_timeout: 200 });
+  const from = createBatches({ pool, prepare: true });
+  expect(await ask("select 'a'", { from }).answer).toBe("a");
+  await sleep(400);
+  expect(await ask("select 'b'", { from, cost: 1000 }).answer).toBe("b");
+  await pool.end();
+});
+
 it("few transactions of one caller run at once, and more reads share them", async () => {
-  const started = await answers(...Array.from({ length: 40 }, () => ask(STARTED, { cost: 80 })));
+  const started = await answers(...Array.from({ length: 40 }, () => ask(TRANSACTION, { cost: 80 })));
   expect(new Set(started.slice(0, 5)).size).toBe(1);
   expect(new Set(started).size).toBe(8);
   const pids = await answers(
@@ -120,25 +193,45 @@ it("all fail if there is no connection", async () => {
 });
 
 // The embedded engine runs one statement at a time, and neither stops it for a time limit nor when it is told to.
-it.runIf(isServer)(
-  "one that takes long does not keep the others waiting, and goes alone from then on",
-  async () => {
-    const slow = "select pg_sleep(1)::text || transaction_timestamp()";
-    const isSmall = (text: string) =>
-      batches.isSmall({ settings: reader, statement: { text, name: text }, cost: 2 });
+describe.runIf(isServer)("on a server", () => {
+  it("one that takes long does not keep the others waiting, and goes alone from then on", async () => {
+    const slow = "select pg_sleep(1)::text";
+    const from = createBatches(operations);
+    const isSmall = (text: string, caller?: string) =>
+      from.isSmall(requestOf(text, { ...(caller && { caller }) }));
     const startedAt = performance.now();
-    const first = ask(slow);
-    expect(await answers(ask("select 'a'"), ask("select 'b'"))).toEqual(["a", "b"]);
+    const first = expect(ask(slow, { from }).answer).rejects.toThrow(TookLong);
+    const others = ["one", "other"].map((caller) => ask("select 'a'", { from, caller }));
+    expect(await answers(...others)).toEqual(["a", "a"]);
     expect(performance.now() - startedAt).toBeLessThan(800);
-    await expect(first.answer).rejects.toThrow(TookLong);
-    for (let i = 0; i < 100; i++) expect(isSmall(slow)).toBe(false);
-    expect(isSmall(slow)).toBe(true);
-  },
-);
+    await first;
+    for (let i = 0; i < 100; i++) expect(isSmall(slow, "other")).toBe(false);
+    expect(isSmall(slow, "other")).toBe(true);
+    // Its caller has other ones, perhaps.
+    expect(isSmall("select 'a'")).toBe(false);
+    await sleep(1_100);
+    expect(isSmall("select 'a'")).toBe(true);
+  });
 
-it.runIf(isServer)(
-  "one that runs alone is cancelled when nobody waits for it, and has its own time limit",
-  async () => {
+  it("many that wait for the same lock are found out together", async () => {
+    await database.pool.query("create table public.locked (a text); grant all on public.locked to public");
+    const owner = await database.pool.connect();
+    await owner.query("begin; lock table public.locked");
+    const from = createBatches(operations);
+    const startedAt = performance.now();
+    const text = "select coalesce(max(a), '') from public.locked";
+    const waiting = Array.from({ length: 100 }, (_, i) =>
+      expect(ask(text, { from, caller: `caller ${i}` }).answer).rejects.toThrow(TookLong),
+    );
+    expect(await ask("select 'a'", { from }).answer).toBe("a");
+    await Promise.all(waiting);
+    expect(performance.now() - startedAt).toBeLessThan(1_500);
+    await owner.query("rollback");
+    owner.release();
+    await idle();
+  });
+
+  it("one that runs alone is cancelled when nobody waits for it, and has its own time limit", async () => {
     const startedAt = performance.now();
     const long = ask("select pg_sleep(20)::text", { cost: 1000 });
     await sleep(100);
@@ -152,5 +245,46 @@ it.runIf(isServer)(
       "select count(*)::int as running from pg_stat_activity where query like '%pg_sleep%' and state = 'active' and pid <> pg_backend_pid()",
     );
     expect(rows).toEqual([{ running: 0 }]);
-  },
-);
+  });
+
+  it("a connection that is lost takes along what it was sent, and nothing after it", async () => {
+    const { rows } = await database.pool.query("select current_user as login");
+    const settings = { ...reader, role: rows[0].login as string };
+    for (const cost of [2, 1000]) {
+      for (let i = 0; i < 20; i++) {
+        const end = ask("select pg_terminate_backend(pg_backend_pid())::text", { settings, cost });
+        expect(await outcomes(end)).toEqual(["57P01"]);
+        expect(await outcomes(ask("select 'b'", { cost }), ask("select 'c'"))).toEqual(["b", "c"]);
+      }
+    }
+    await idle();
+  });
+
+  it("a connection that ends with its last answer is no fault of a read", async () => {
+    const target = new URL(process.env.TEST_DATABASE_URL!);
+    let isCutting = false;
+    // Withholds "ready for query", the last six bytes.
+    const proxy = createServer((socket) => {
+      const upstream = connect(Number(target.port || 5432), target.hostname);
+      socket.pipe(upstream).on("error", () => socket.destroy());
+      socket.on("error", () => upstream.destroy());
+      upstream.on("data", (data) => {
+        if (isCutting) socket.end(data.subarray(0, -6));
+        else socket.write(data);
+      });
+    });
+    await new Promise<void>((resolve) => void proxy.listen(0, "127.0.0.1", resolve));
+    const url = new URL(database.config.DATABASE_URL!);
+    url.hostname = "127.0.0.1";
+    url.port = String((proxy.address() as AddressInfo).port);
+    const pool = createPool({ connectionString: url.href }, { pipeline: true, max: 1 });
+    const from = createBatches({ pool, prepare: true });
+    expect(await answers(ask("select 'a'", { from }), ask("select 'b'", { from }))).toEqual(["a", "b"]);
+    isCutting = true;
+    expect(await answers(ask("select 'a'", { from }), ask("select 'b'", { from }))).toEqual(["a", "b"]);
+    isCutting = false;
+    expect(await ask("select 'c'", { from }).answer).toBe("c");
+    await pool.end();
+    proxy.close();
+  });
+});
