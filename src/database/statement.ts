@@ -100,11 +100,16 @@ function send(connection: Connection, parts: readonly Part[], described?: number
   return null;
 }
 
-/** After an error: what was skipped is not prepared, and what failed may be outgrown by the schema. */
-function doubt(connection: Connection, parts: readonly Part[]): void {
+/** What was skipped after an error is not prepared, and what failed may be outgrown by the schema. */
+function doubt(connection: Connection, error: Error, parts: readonly Part[]): void {
   const names = preparedBy(connection);
-  for (const { name } of parts) if (name) names.set(name, false);
+  // Somebody has deallocated them, perhaps all.
+  const isGone = (error as { code?: unknown }).code === INVALID_STATEMENT_NAME;
+  for (const name of isGone ? [...names.keys()] : parts.map((part) => part.name))
+    if (name) names.set(name, false);
 }
+
+const INVALID_STATEMENT_NAME = "26000";
 
 class Statement extends internals.Query {
   private readonly parts: readonly Part[];
@@ -130,7 +135,7 @@ class Statement extends internals.Query {
   }
 
   override handleError(error: Error, connection: Connection): void {
-    doubt(connection, this.parts.slice(this.completed));
+    doubt(connection, error, this.parts.slice(this.completed));
     super.handleError(error, connection);
   }
 }
@@ -169,7 +174,7 @@ class Texts extends internals.Query {
   }
 
   override handleError(error: Error, connection: Connection): void {
-    doubt(connection, this.parts.slice(this.texts.length));
+    doubt(connection, error, this.parts.slice(this.texts.length));
     this.callback(error, this.texts);
   }
 }

@@ -79,6 +79,14 @@ describe.runIf(canStartCluster)("killed at random points", () => {
       await blows[name]!(strata);
       await Promise.race([sleep(300), strata.exit]);
       await strata.stop("SIGKILL");
+      // What the server still does for the dead process may give its run a sign of life.
+      await until(async () => {
+        const { rows } = await pool.query(
+          `select from pg_stat_activity
+           where datname = current_database() and pid <> pg_backend_pid() and state <> 'idle'`,
+        );
+        return rows.length === 0;
+      });
       // A run without a sign of life is closed after half a minute; here that time is passed by.
       await pool.query(
         "update analytics.pipeline_runs set heartbeat_at = now() - interval '1 hour' where status = 'running'",
