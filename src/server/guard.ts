@@ -63,7 +63,7 @@ export function mayIntrospect({ INTROSPECTION_ROLES }: Config, { claims }: Fasti
 }
 
 /** Connections that one caller cannot take from the others. */
-const SPARED_CONNECTIONS = 2;
+const SPARED_CONNECTIONS = 3;
 /** Heavy operations of one caller that wait for each other: as many as a page full of them sends at once. */
 const MAX_WAITING = 40;
 
