@@ -348,7 +348,8 @@ describe.runIf(isServer)("on a server", () => {
     const answers = await Promise.all(flood);
     const refused = answers.filter(({ status }) => status === 503);
     expect(refused.length).toBeGreaterThan(0);
-    expect(answers.filter(({ status }) => status === 200).length).toBeGreaterThan(20);
+    // Half of the 24 places; how many more depends on how fast these are answered.
+    expect(answers.filter(({ status }) => status === 200).length).toBeGreaterThanOrEqual(12);
     expect(refused[0]!.errors[0]!.extensions.code).toBe("SERVICE_UNAVAILABLE");
     expect(refused[0]!.headers["retry-after"]).toBe("1");
   });
