@@ -14,7 +14,7 @@ function isoTime(): string {
   return lastText;
 }
 
-/** A line per request, each written by itself, would take a tenth of a busy server's time. Milliseconds. */
+/** A line per request, each written by itself, would take some percent of a busy server's time. Bytes, and milliseconds. */
 const BUFFERED = { minLength: 4_000, periodicFlush: 100 };
 
 export async function createLogger(
