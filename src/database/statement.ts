@@ -41,13 +41,14 @@ const internals = pg as unknown as {
 const { prepareValue } = internals.utils;
 
 const PREPARED_PER_CONNECTION = 200;
-const prepared = new WeakMap<Connection, Map<string, boolean>>();
+const prepared = new WeakMap<Connection, Map<string, number>>();
+/** A new one begins when somebody has deallocated statements: on the embedded engine, those of all connections. */
+let generation = 0;
+/** May be prepared or not, or be outgrown by the schema. */
+const IN_DOUBT = -1;
 
-/**
- * Names the connection has prepared, the least recently used first; false for those that may be prepared or not, or
- * be outgrown by the schema.
- */
-function preparedBy(connection: Connection): Map<string, boolean> {
+/** Names the connection has prepared, with their generation, the least recently used first. */
+function preparedBy(connection: Connection): Map<string, number> {
   let names = prepared.get(connection);
   if (!names) prepared.set(connection, (names = new Map()));
   return names;
@@ -56,7 +57,7 @@ function preparedBy(connection: Connection): Map<string, boolean> {
 const close = (name: string): Buffer => serialize.close({ type: "S", name });
 
 /** Before everything else of a batch: after an error it would be skipped. */
-function closeOldest(messages: Buffer[], names: Map<string, boolean>): void {
+function closeOldest(messages: Buffer[], names: Map<string, number>): void {
   for (const name of names.keys()) {
     if (names.size <= PREPARED_PER_CONNECTION) return;
     names.delete(name);
@@ -66,18 +67,18 @@ function closeOldest(messages: Buffer[], names: Map<string, boolean>): void {
 
 function add(
   messages: Buffer[],
-  names: Map<string, boolean>,
+  names: Map<string, number>,
   { text, name = "", values = [] }: Part,
   isDescribed: boolean,
 ): void {
-  if (!names.get(name)) {
+  if (names.get(name) !== generation) {
     // Closing what does not exist is no error.
     if (name) messages.push(close(name));
     messages.push(serialize.parse({ text, name, types: [] }));
   }
   if (name) {
     names.delete(name);
-    names.set(name, true);
+    names.set(name, generation);
   }
   messages.push(serialize.bind({ statement: name, values: [...values], valueMapper: prepareValue }));
   if (isDescribed) messages.push(serialize.describe({ type: "P" }));
@@ -102,11 +103,9 @@ function send(connection: Connection, parts: readonly Part[], described?: number
 
 /** What was skipped after an error is not prepared, and what failed may be outgrown by the schema. */
 function doubt(connection: Connection, error: Error, parts: readonly Part[]): void {
+  if ((error as { code?: unknown }).code === INVALID_STATEMENT_NAME) generation++;
   const names = preparedBy(connection);
-  // Somebody has deallocated them, perhaps all.
-  const isGone = (error as { code?: unknown }).code === INVALID_STATEMENT_NAME;
-  for (const name of isGone ? [...names.keys()] : parts.map((part) => part.name))
-    if (name) names.set(name, false);
+  for (const { name } of parts) if (name) names.set(name, IN_DOUBT);
 }
 
 const INVALID_STATEMENT_NAME = "26000";

@@ -102,21 +102,23 @@ describe("a query", () => {
       operation.withPgClient(settings, (client) =>
         client.query({ text: "select $1::int as n", values: ["1"], name: "n" }),
       );
-    for (let i = 0; i < 3; i++) {
-      const operation = begin("query", 1);
-      expect((await named(operation)).rows).toEqual([{ n: 1 }]);
-      operation.end();
+    const onTwoConnections = async (): Promise<unknown[]> => {
+      const pair = [begin("query", 1), begin("query", 1)];
+      const answers = await Promise.all(pair.map(async (each) => (await named(each)).rows));
+      for (const each of pair) each.end();
+      await idle();
+      return answers;
+    };
+    for (let i = 0; i < 3; i++) expect(await onTwoConnections()).toEqual([[{ n: 1 }], [{ n: 1 }]]);
+    const clients = await Promise.all([operations.pool.connect(), operations.pool.connect()]);
+    for (const client of clients) {
+      await client.query("deallocate all");
+      client.release();
     }
-    const client = await operations.pool.connect();
-    await client.query("deallocate all");
-    client.release();
     const failing = begin("query", 1);
     await expect(named(failing)).rejects.toThrow(/does not exist/);
     failing.end();
-    const operation = begin("query", 1);
-    expect((await named(operation)).rows).toEqual([{ n: 1 }]);
-    operation.end();
-    await idle();
+    expect(await onTwoConnections()).toEqual([[{ n: 1 }], [{ n: 1 }]]);
   });
 
   it("keeps a bounded number of statements prepared", async () => {
