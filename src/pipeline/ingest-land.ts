@@ -26,11 +26,13 @@ export interface Landed {
   rejected: number;
 }
 
+/** onCopying is called once PostgreSQL has its work: whoever reads on before that delays each round trip. */
 export async function landBatch(
   pool: pg.Pool,
   source: Source,
   rows: Row[],
   progress: number | null,
+  onCopying: () => void,
 ): Promise<Landed> {
   return inTransaction(pool, async (client) => {
     await client.query("select staging.enter_batch($1)", [source.runId]);
@@ -38,6 +40,7 @@ export async function landBatch(
     const rejected = rows.filter((row) => row.faults.length > 0);
     const accepted = rows.filter((row) => row.faults.length === 0);
     await quarantine(client, source, rejected);
+    onCopying();
     const refused = await copyRows(client, source, accepted);
     await quarantine(client, source, refused);
     const landed = { written: accepted.length - refused.length, rejected: rejected.length + refused.length };

@@ -42,7 +42,8 @@ export interface IngestOptions {
   signal?: AbortSignal;
 }
 
-const BATCH_ROWS = 20_000;
+/** The database waits for a moment between batches: few large ones. */
+const BATCH_ROWS = 50_000;
 const BATCH_CHARACTERS = 4 * 1024 * 1024;
 /** Rows of a slow source land after this time. */
 const FLUSH_MS = 2_000;
@@ -114,7 +115,7 @@ const reasonOf = ({ reason }: AbortSignal): string =>
 interface Landing {
   start(formatter: Formatter): void;
   onBytes(count: number): void;
-  /** Resolves when there is room for more. */
+  /** Resolves when there is room for more, and the database has enough to do. */
   add(row: Row): Promise<void> | undefined;
   finish(): Promise<void>;
 }
@@ -128,10 +129,16 @@ function startLanding(pool: pg.Pool, source: Omit<Source, "formatter">, options:
   let landing = Promise.resolve();
   let idle = true;
 
-  const land = async (batch: Row[]): Promise<void> => {
+  const land = async (batch: Row[], onCopying: () => void): Promise<void> => {
     if (failure) throw failure;
     const share = options.totalBytes ? Math.min(progress.bytesRead / options.totalBytes, 1) : null;
-    const { written, rejected } = await landBatch(pool, { ...source, formatter: formatter! }, batch, share);
+    const { written, rejected } = await landBatch(
+      pool,
+      { ...source, formatter: formatter! },
+      batch,
+      share,
+      onCopying,
+    );
     progress.rowsRead += batch.length;
     progress.rowsWritten += written;
     progress.rowsRejected += rejected;
@@ -143,12 +150,16 @@ function startLanding(pool: pg.Pool, source: Omit<Source, "formatter">, options:
     characters = 0;
     const before = landing;
     idle = false;
-    const after = before
-      .then(() => land(batch))
-      .catch((error: unknown) => void (failure ??= error as Error))
-      .then(() => void (idle = landing === after));
-    landing = after;
-    return before;
+    return new Promise((resolve) => {
+      const after = before
+        .then(() => land(batch, resolve))
+        .catch((error: unknown) => void (failure ??= error as Error))
+        .then(() => {
+          idle = landing === after;
+          resolve();
+        });
+      landing = after;
+    });
   };
   // Rows of a slow source do not wait for a full batch, and a silent source does not look dead.
   const timer = setInterval(() => {
