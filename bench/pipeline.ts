@@ -10,6 +10,7 @@ import { median, spread, table } from "./statistics.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
 const HISTORIES = [0.05, 0.1, 0.25, 0.5, 1];
+const DAYS = 730;
 
 function timed(command: string, args: string[], env: Record<string, string>): number {
   const startedAt = performance.now();
@@ -53,6 +54,10 @@ export async function comparePipeline(server: string, size: number, rounds: numb
 type Strata = (...args: string[]) => number;
 const line = (n: number, users: number): string =>
   `${n},${1 + ((n * 7919) % users)},${(1 + ((n * 31) % 99_999)) / 100},completed,2024-${String(1 + (n % 12)).padStart(2, "0")}-${String(1 + (n % 28)).padStart(2, "0")} 10:00:00`;
+const jsonOf = (text: string): string => {
+  const [id, user, amount, status, date] = text.split(",");
+  return `{"transaction_id":${id},"user_id":${user},"amount":${amount},"status":"${status}","transaction_date":"${date}"}`;
+};
 const COLUMNS = "transaction_id,user_id,amount,status,transaction_date";
 const usersOf = (size: number): number => Math.max(2000, Math.round(size / 20));
 
@@ -67,31 +72,35 @@ async function compareIngest(
   const lines = Array.from({ length: size }, (_, n) => line(n + 1, usersOf(size)));
   const clean = join(folder, "clean.csv");
   const dirty = join(folder, "dirty.csv");
+  const json = join(folder, "clean.ndjson");
   const none = join(folder, "none.csv");
   writeFileSync(clean, [COLUMNS, ...lines].join("\n"));
   writeFileSync(
     dirty,
     [COLUMNS, ...lines.map((text, n) => (n % 20 === 7 ? text.replace(",", ",x") : text))].join("\n"),
   );
+  writeFileSync(json, lines.map(jsonOf).join("\n"));
   writeFileSync(none, `${COLUMNS}\n`);
   const reset = () => client.query("truncate staging.raw_transactions, staging.quarantine; checkpoint");
-  const times: Record<string, number[]> = { copy: [], clean: [], dirty: [] };
+  const times: Record<string, number[]> = { copy: [], clean: [], dirty: [], json: [] };
   for (let round = 0; round < rounds; round++) {
     await reset();
     const copy = `\\copy staging.raw_transactions (${COLUMNS}) from '${clean}' csv header`;
     times.copy!.push(timed("psql", ["-q", url, "-c", copy], {}));
     // A process takes its time to start, however much it brings.
     const starting = strata("ingest", "transactions", none, "--json");
-    for (const [name, file] of Object.entries({ clean, dirty })) {
+    for (const [name, file] of Object.entries({ clean, dirty, json })) {
       await reset();
       times[name]!.push(strata("ingest", "transactions", file, "--json") - starting);
     }
   }
-  const rows = Object.entries({ clean: "clean file", dirty: "5 % bad rows" }).map(([name, title]) => [
-    title,
-    `${(size / (median(times[name]!) / 1000)).toFixed(0)} rows/s`,
-    spread(times[name]!.map((time, i) => times.copy![i]! / time)),
-  ]);
+  const rows = Object.entries({ clean: "clean file", dirty: "5 % bad rows", json: "clean NDJSON" }).map(
+    ([name, title]) => [
+      title,
+      `${(size / (median(times[name]!) / 1000)).toFixed(0)} rows/s`,
+      spread(times[name]!.map((time, i) => times.copy![i]! / time)),
+    ],
+  );
   return table(["ingest", "speed", "relative to `\\copy`"], rows);
 }
 
@@ -110,9 +119,9 @@ async function compareTransform(
   await client.query(
     `insert into staging.raw_transactions (transaction_id, user_id, amount, status, transaction_date)
      select n, 1 + (n::bigint * 7919) % $2, (1 + (n::bigint * 31) % 99999) / 100.0, 'completed',
-       timestamp '2024-01-01' + make_interval(secs => n::bigint * 7907 % (730 * 86400::bigint))
+       timestamp '2024-01-01' + make_interval(secs => n::bigint * 7907 % ($3::int * 86400::bigint))
      from generate_series(1, $1::int) n`,
-    [size, usersOf(size)],
+    [size, usersOf(size), DAYS],
   );
   await client.query("vacuum analyze");
   const times: Record<string, number[]> = { bare: [], transform: [] };
@@ -146,16 +155,7 @@ async function compareTransform(
 async function compareRefresh(client: pg.Client, size: number, rounds: number): Promise<string> {
   const rows: string[][] = [];
   const points: { size: number; incremental: number; full: number }[] = [];
-  await client.query("truncate production.transactions");
-  let filled = 0;
-  for (const share of HISTORIES) {
-    const until = Math.round(size * share);
-    await client.query(
-      `insert into production.transactions (${COLUMNS}) select ${COLUMNS} from staging.raw_transactions
-       where transaction_id > $1 and transaction_id <= $2`,
-      [filled, until],
-    );
-    filled = until;
+  const measure = async (transactions: number, days: number): Promise<void> => {
     await client.query("select analytics.refresh(true)");
     await client.query("vacuum analyze");
     const incremental: number[] = [];
@@ -172,9 +172,13 @@ async function compareRefresh(client: pg.Client, size: number, rounds: number): 
       incremental.push(await time("select analytics.refresh(false)"));
       full.push(await time("select analytics.refresh(true)"));
     }
-    points.push({ size: until, incremental: median(incremental), full: median(full) });
+    const { rows: groups } = await client.query("select count(*)::int from analytics.daily_user_metrics");
+    if (days === DAYS)
+      points.push({ size: transactions, incremental: median(incremental), full: median(full) });
     rows.push([
-      String(until),
+      String(transactions),
+      String(days),
+      String(groups[0].count),
       median(incremental).toFixed(0),
       median(full).toFixed(0),
       `${spread(
@@ -182,7 +186,33 @@ async function compareRefresh(client: pg.Client, size: number, rounds: number): 
         0,
       )} ×`,
     ]);
+  };
+  const fill = (from: number, until: number, days: number) =>
+    client.query(
+      `insert into production.transactions (${COLUMNS})
+       select transaction_id, user_id, amount, status, transaction_date - make_interval(days => $3 * (transaction_id % $4::int))
+       from staging.raw_transactions where transaction_id > $1 and transaction_id <= $2`,
+      [from, until, DAYS, days / DAYS],
+    );
+  await client.query("truncate production.transactions");
+  let filled = 0;
+  for (const share of HISTORIES) {
+    const until = Math.round(size * share);
+    await fill(filled, until, DAYS);
+    filled = until;
+    await measure(until, DAYS);
   }
+  // As many transactions, over a longer time: PostgreSQL compares more groups.
+  await client.query("truncate production.transactions");
+  await fill(0, size, DAYS * 10);
+  await measure(size, DAYS * 10);
   writeFileSync(new URL("refresh.svg", import.meta.url), plot(points));
-  return `${table(["refresh of one changed day, by history", "incremental, ms", "full, ms", "faster"], rows)}\n\n![Time of a refresh by history](refresh.svg)`;
+  const header = [
+    "refresh of one changed day: transactions",
+    "days",
+    "groups",
+    "incremental, ms",
+    "full, ms",
+  ];
+  return `${table([...header, "faster"], rows)}\n\n![Time of a refresh by history](refresh.svg)`;
 }

@@ -24,7 +24,7 @@ export async function listQuarantine({ json, limit, reason }: QuarantineOptions)
     rows: (
       await pool.query(
         `select quarantine_id as id, dataset, reasons, detail, waiting, source_system as source, source_name as file,
-                source_line as line, payload, raw_text, quarantined_at
+                source_line as line, payload, raw_text as "rawText", to_json(quarantined_at) #>> '{}' as "quarantinedAt"
            from analytics.quarantine where $1::text is null or $1 = any (reasons) order by quarantine_id desc limit $2`,
         [reason ?? null, limit],
       )

@@ -1,16 +1,19 @@
 import { styleText } from "node:util";
+import { readRuns } from "../pipeline/runs.ts";
 import { withDatabase } from "./with-database.ts";
+
+const SHOWN_RUNS = 10;
 
 export async function status(options: { json?: boolean }): Promise<void> {
   const { freshness, runs } = await withDatabase(async ({ pool }) => ({
-    freshness: (await pool.query("select * from analytics.freshness order by dataset")).rows,
-    runs: (
+    freshness: (
       await pool.query(
-        `select run_id, step, status, trigger, actor, started_at, duration_ms,
-                rows_read, rows_written, rows_rejected, rows_deleted, error
-           from analytics.pipeline_runs order by run_id desc limit 10`,
+        `select dataset, to_json(refreshed_at) #>> '{}' as "refreshedAt", run_id as "runId",
+                rows_behind::double precision as "rowsBehind", lag_seconds as "lagSeconds"
+           from analytics.freshness order by dataset`,
       )
     ).rows,
+    runs: await readRuns(pool, SHOWN_RUNS),
   }));
   if (options.json) return console.log(JSON.stringify({ freshness, runs }));
   console.log(styleText("bold", "Freshness"));

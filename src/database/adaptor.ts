@@ -162,9 +162,12 @@ export function createOperation({ pool, prepare, signal }: OperationOptions): Op
   };
 }
 
+const QUERY_CANCELED = "57014";
+export const isCancelled = (error: unknown): boolean => (error as { code?: unknown }).code === QUERY_CANCELED;
+
 // With the code that the server itself gives: nobody waits for the answer, and the log is not for it.
 export const cancelled = (): Error =>
-  Object.assign(new Error("The operation was cancelled"), { code: "57014" });
+  Object.assign(new Error("The operation was cancelled"), { code: QUERY_CANCELED });
 
 interface Transaction {
   pending: number;

@@ -2,7 +2,7 @@
 // transaction and a round trip. Each stays a statement of its own, with a snapshot of its own. One that takes long is
 // taken out, so that the others are not kept waiting, and is read alone.
 import pg from "pg";
-import { applyReadOnly, cancelled, type Settings } from "./adaptor.ts";
+import { applyReadOnly, cancelled, isCancelled, type Settings } from "./adaptor.ts";
 import { cancel } from "./cancel.ts";
 import { destroy } from "./connect.ts";
 import { readTexts, type Part } from "./statement.ts";
@@ -67,7 +67,6 @@ const TIMES_ALONE = 100;
 /** Its caller may have more of the kind. */
 const CALLER_ALONE_MS = 1_000;
 const MAX_SLOW = 1_000;
-const QUERY_CANCELED = "57014";
 
 const keyOf = ({ name, text }: Part): string => name ?? text;
 
@@ -189,7 +188,7 @@ export function createBatches({ pool, prepare }: BatchesOptions): Batches {
     const [failed, ...skipped] = entries.slice(Math.max(completed - 1, 0));
     if (error && failed) {
       if (completed === 0 || isLost(error)) for (const { reject } of [failed, ...skipped]) reject(error);
-      else if ((error as { code?: unknown }).code === QUERY_CANCELED) takeOut(failed, group, skipped);
+      else if (isCancelled(error)) takeOut(failed, group, skipped);
       else {
         failed.reject(error);
         queue(group, [...skipped, ...group.entries]);

@@ -71,6 +71,15 @@ export async function readRun(pool: Pool, runId: string): Promise<Run> {
   return rows[0];
 }
 
+/** The latest first. */
+export async function readRuns(pool: Pool, limit: number): Promise<(Run & { actor: string | null })[]> {
+  const { rows } = await pool.query<Run & { actor: string | null }>(
+    `select ${RUN_COLUMNS}, actor from analytics.pipeline_runs order by run_id desc limit $1`,
+    [limit],
+  );
+  return rows;
+}
+
 /** Executes a step and waits for its end; joins the run that is running or waiting already. */
 export async function runStep(pool: Pool, request: RunRequest): Promise<Run> {
   const { id } = await inTransaction(pool, (client) => startRun(client, request));

@@ -11,6 +11,7 @@ import {
 } from "grafast/graphql";
 import type pg from "pg";
 import type { Config } from "../config.ts";
+import { isCancelled } from "../database/adaptor.ts";
 import { createBatches, TookLong, type Reading, type ReadRequest } from "../database/batches.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import { compileRead, type Read } from "../reads/compile.ts";
@@ -188,7 +189,7 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
         return send(request, reply, { errors: [refused] });
       }
       // The planner says what is wrong with a statement, but would wait as long again.
-      if (!isUnavailable(error) && (error as { code?: unknown }).code !== QUERY_CANCELED) return;
+      if (!isUnavailable(error) && !isCancelled(error)) return;
       const errors = compiled.read.keys.map((key) =>
         presentError(new GraphQLError("", { path: [key], originalError: error }), request),
       );
@@ -202,7 +203,6 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
 const MAX_KNOWN_CHARACTERS = 500_000;
 /** Of their text: planning a longer one takes no larger part of its time. */
 const MAX_LENGTH = 20_000;
-const QUERY_CANCELED = "57014";
 
 const send = ({ headers }: FastifyRequest, reply: FastifyReply, answer: unknown): FastifyReply =>
   reply.type(`${headers.accept};charset=utf-8`).send(answer);

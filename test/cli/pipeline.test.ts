@@ -103,6 +103,11 @@ describe("the pipeline's commands", () => {
     expect(freshness.map((row: { dataset: string }) => row.dataset)).toEqual(
       expect.arrayContaining(["daily_user_metrics", "events", "transactions", "users"]),
     );
-    expect(runs[0]).toMatchObject({ step: "transform", status: "succeeded", trigger: "cli" });
+    const lag = { runId: expect.any(String), rowsBehind: expect.any(Number), lagSeconds: expect.any(Number) };
+    expect(freshness).toContainEqual({ dataset: "users", refreshedAt: expect.stringMatching(/^20/), ...lag });
+    expect(runs[0]).toMatchObject({
+      ...{ step: "transform", status: "succeeded", trigger: "cli", startedAt: expect.stringMatching(/^20/) },
+      rowsWritten: expect.any(Number),
+    });
   });
 });
