@@ -40,6 +40,7 @@ export async function comparePipeline(server: string, size: number, rounds: numb
     const sections = [
       await compareIngest(client, strata, folder, url.href, size, rounds),
       await compareTransform(client, strata, size, rounds),
+      await compareTriggers(client, size, rounds),
       await compareRefresh(client, size, rounds),
     ];
     return sections.join("\n\n");
@@ -149,6 +150,29 @@ async function compareTransform(
         spread(times.transform!.map((time, i) => times.bare![i]! / time)),
       ],
     ],
+  );
+}
+
+/** Every change of transactions is noted for the next refresh. */
+async function compareTriggers(client: pg.Client, size: number, rounds: number): Promise<string> {
+  const loaded = Math.round(size / 4);
+  const load = async (triggers: "enable" | "disable"): Promise<number> => {
+    await client.query("truncate production.transactions; checkpoint");
+    await client.query(`alter table production.transactions ${triggers} trigger user`);
+    const startedAt = performance.now();
+    await client.query(
+      `insert into production.transactions (${COLUMNS}) select ${COLUMNS} from staging.raw_transactions
+       where transaction_id <= $1`,
+      [loaded],
+    );
+    return performance.now() - startedAt;
+  };
+  const ratios: number[] = [];
+  for (let round = 0; round < rounds; round++) ratios.push((await load("enable")) / (await load("disable")));
+  await client.query("alter table production.transactions enable trigger user");
+  return table(
+    ["bulk load", "time relative to one without triggers"],
+    [[`${loaded} transactions`, spread(ratios)]],
   );
 }
 
