@@ -985,7 +985,7 @@ comment on column analytics.quarantine.last_attempt_at is 'When the record was t
 
 create or replace function analytics.schema_version()
 returns integer
-language sql immutable parallel safe as 'select 8';
+language sql immutable parallel safe as 'select 9';
 
 comment on function analytics.schema_version() is 'Version of this schema; the server refuses to run on an older one.';
 
@@ -1043,6 +1043,8 @@ begin
   if start_run.step = 'cleanup' then
     perform staging.check_days_to_keep(coalesce((start_run.arguments ->> 'daysToKeep')::integer, 30));
   end if;
+  -- Otherwise a waiting run that is claimed between the two statements is neither running nor waiting.
+  perform pg_advisory_xact_lock(hashtextextended('strata:runs', 0));
   perform analytics.close_dead_runs();
   select * into run from analytics.pipeline_runs r where r.step = start_run.step and r.status = 'running';
   if not found then
@@ -1082,6 +1084,7 @@ create or replace function analytics.claim_run(run_id bigint)
 returns setof analytics.pipeline_runs
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
+  perform pg_advisory_xact_lock(hashtextextended('strata:runs', 0));
   perform analytics.close_dead_runs();
   return query
     update analytics.pipeline_runs r

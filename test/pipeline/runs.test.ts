@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { executeRun, queueStep, type Run } from "../../src/pipeline/runs.ts";
 import { isServer } from "../support/database.ts";
+import { until } from "../support/process.ts";
 import { usePipeline } from "./fixture.ts";
 
 const { pool, sql, run, rawUsers, rawTransactions } = usePipeline();
@@ -17,14 +18,40 @@ const statusOf = async (runId: string) =>
   (await sql("select status, error from analytics.pipeline_runs where run_id = $1", [runId]))[0];
 
 test("two that ask for a step at the same time share one run", async () => {
-  // Enough that the first is not over before the second asks.
+  // Enough that on the embedded engine, where nobody can be held up, the first is not over before the second asks.
   await sql(`insert into staging.raw_users (user_id, username, email, created_at)
     select n, 'user' || n, 'user' || n || '@example.com', '2024-01-01' from generate_series(1, 5000) n`);
-  const [first, second] = await Promise.all([run("transform"), run("transform")]);
-  expect(second.id).toBe(first.id);
+  const holder = isServer ? await pool().connect() : undefined;
+  await holder?.query("begin; lock table production.users in share mode");
+  const ask = () => {
+    let asked!: () => void;
+    const isAsked = new Promise<void>((resolve) => (asked = resolve));
+    return { isAsked, done: run("transform", { onProgress: asked }) };
+  };
+  const asks = [ask(), ask()];
+  await Promise.all(asks.map(({ isAsked }) => isAsked));
+  await holder?.query("rollback");
+  holder?.release();
+  const [first, second] = await Promise.all(asks.map(({ done }) => done));
+  expect(second!.id).toBe(first!.id);
   expect(await sql("select status, rows_read from analytics.pipeline_runs")).toEqual([
     { status: "succeeded", rows_read: "5000" },
   ]);
+});
+
+test.runIf(isServer)("joins a run that is being claimed at the same moment", async () => {
+  const start = async (): Promise<string> =>
+    (await sql<{ id: string }>("select run_id as id from analytics.start_run('transform')"))[0]!.id;
+  const id = await start();
+  const claiming = await pool().connect();
+  await claiming.query("begin");
+  await claiming.query("select from analytics.claim_run($1)", [id]);
+  const joining = [start(), start()];
+  const held = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+  await until(async () => (await sql(held)).length === 2);
+  await claiming.query("commit");
+  claiming.release();
+  expect(await Promise.all(joining)).toEqual([id, id]);
 });
 
 test("joins the run of another process, and waits for its end", async () => {
