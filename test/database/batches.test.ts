@@ -195,7 +195,7 @@ it("all fail if there is no connection", async () => {
 // The embedded engine runs one statement at a time, and neither stops it for a time limit nor when it is told to.
 describe.runIf(isServer)("on a server", () => {
   it("one that takes long does not keep the others waiting, and goes alone from then on", async () => {
-    const slow = "select pg_sleep(1)::text";
+    const slow = "select pg_sleep(20)::text";
     const from = createBatches(operations);
     const isSmall = (text: string, caller?: string) =>
       from.isSmall(requestOf(text, { ...(caller && { caller }) }));
@@ -203,7 +203,7 @@ describe.runIf(isServer)("on a server", () => {
     const first = expect(ask(slow, { from }).answer).rejects.toThrow(TookLong);
     const others = ["one", "other"].map((caller) => ask("select 'a'", { from, caller }));
     expect(await answers(...others)).toEqual(["a", "a"]);
-    expect(performance.now() - startedAt).toBeLessThan(800);
+    expect(performance.now() - startedAt).toBeLessThan(5_000);
     await first;
     for (let i = 0; i < 100; i++) expect(isSmall(slow, "other")).toBe(false);
     expect(isSmall(slow, "other")).toBe(true);
@@ -225,7 +225,8 @@ describe.runIf(isServer)("on a server", () => {
     );
     expect(await ask("select 'a'", { from }).answer).toBe("a");
     await Promise.all(waiting);
-    expect(performance.now() - startedAt).toBeLessThan(1_500);
+    // One after the other they would take 50 ms each.
+    expect(performance.now() - startedAt).toBeLessThan(3_000);
     await owner.query("rollback");
     owner.release();
     await idle();
@@ -242,7 +243,7 @@ describe.runIf(isServer)("on a server", () => {
     expect(performance.now() - startedAt).toBeLessThan(10_000);
     await idle();
     const { rows } = await database.pool.query(
-      "select count(*)::int as running from pg_stat_activity where query like '%pg_sleep%' and state = 'active' and pid <> pg_backend_pid()",
+      "select count(*)::int as running from pg_stat_activity where datname = current_database() and query like '%pg_sleep%' and state = 'active' and pid <> pg_backend_pid()",
     );
     expect(rows).toEqual([{ running: 0 }]);
   });

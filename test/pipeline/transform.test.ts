@@ -359,7 +359,7 @@ describe.runIf(isServer)("with other sessions", () => {
       await expect
         .poll(() =>
           sql(
-            "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%transform_batch%'",
+            "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%transform_batch%'",
           ),
         )
         .toHaveLength(1);

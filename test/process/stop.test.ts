@@ -164,7 +164,7 @@ test("a second signal ends it at once", async () => {
   await until(() => Promise.resolve(server!.output.stdout.includes("finishing what is running")));
   const started = Date.now();
   expect(await server.stop()).toBe(1);
-  expect(Date.now() - started).toBeLessThan(1_000);
+  expect(Date.now() - started).toBeLessThan(5_000);
 });
 
 test.each(["Promise.reject(new Error('boom'))", "(() => { throw new Error('boom') })()"])(

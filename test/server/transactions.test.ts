@@ -40,7 +40,7 @@ const idle = async (): Promise<void> => {
   for (let i = 0; i < 100 && operations.pool.idleCount < operations.pool.totalCount; i++) await sleep(20);
   expect(operations.pool.idleCount).toBe(operations.pool.totalCount);
   const { rows } = await database.pool.query(
-    "select count(*)::int as open from pg_stat_activity where state like 'idle in transaction%' and pid <> pg_backend_pid()",
+    "select count(*)::int as open from pg_stat_activity where datname = current_database() and state like 'idle in transaction%' and pid <> pg_backend_pid()",
   );
   expect(rows).toEqual([{ open: 0 }]);
 };
@@ -185,7 +185,7 @@ describe.skipIf(!isServer)("an operation that nobody waits for", () => {
   const running = async (): Promise<number> =>
     (
       await database.pool.query<{ count: number }>(
-        "select count(*)::int from pg_stat_activity where state = 'active' and query like '%pg_sleep%' and pid <> pg_backend_pid()",
+        "select count(*)::int from pg_stat_activity where datname = current_database() and state = 'active' and query like '%pg_sleep%' and pid <> pg_backend_pid()",
       )
     ).rows[0]!.count;
   const until = async (expected: number): Promise<void> => {
