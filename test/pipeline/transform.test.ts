@@ -357,10 +357,12 @@ describe.runIf(isServer)("with other sessions", () => {
       await other.query("delete from production.users where user_id = 1");
       const running = transform();
       await expect
-        .poll(() =>
-          sql(
-            "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%transform_batch%'",
-          ),
+        .poll(
+          () =>
+            sql(
+              "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%transform_batch%'",
+            ),
+          { timeout: 10_000 },
         )
         .toHaveLength(1);
       await other.query("commit");
