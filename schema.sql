@@ -771,15 +771,19 @@ $$;
 
 comment on function analytics.dirty_days() is 'Days whose metrics have changed since the last refresh, and whether these are so many that all have to be computed.';
 
--- transaction_date finds the rows by its index: a day more does no harm, and infinity has no next day.
+-- transaction_date finds the rows by its index: a day more does no harm, and infinity has no next day. Day by day
+-- (offset 0): a join by range looks so large to the planner that it reads all of a long history instead.
 create or replace function analytics.transactions_of_days(days date[])
 returns setof production.transactions
 language sql stable as $$
   select t.*
   from unnest(days) d (day)
-  join production.transactions t
-    on t.transaction_day = d.day and t.transaction_date >= d.day
-    and t.transaction_date <= case when isfinite(d.day) then d.day + 1 else d.day end
+  cross join lateral (
+    select * from production.transactions t
+    where t.transaction_day = d.day and t.transaction_date >= d.day
+      and t.transaction_date <= case when isfinite(d.day) then d.day + 1 else d.day end
+    offset 0
+  ) t
 $$;
 
 comment on function analytics.transactions_of_days(date[]) is 'Transactions of the given days.';
