@@ -514,7 +514,7 @@ create table if not exists analytics.pipeline_runs (
   started_at timestamptz,
   finished_at timestamptz,
   heartbeat_at timestamptz,
-  duration_ms integer generated always as ((extract(epoch from finished_at - started_at) * 1000)::integer) stored,
+  duration_ms integer generated always as (least(extract(epoch from finished_at - started_at) * 1000, 2147483647)::integer) stored,
   rows_read bigint not null default 0,
   rows_written bigint not null default 0,
   rows_rejected bigint not null default 0,
@@ -528,6 +528,20 @@ create table if not exists analytics.pipeline_runs (
   constraint known_dataset check (dataset in ('users', 'transactions', 'events')),
   constraint progress_is_a_share check (progress between 0 and 1)
 );
+
+-- Without the bound, a run of more than 24 days could not be closed.
+do $$
+begin
+  if exists (
+    select from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+    where a.attrelid = 'analytics.pipeline_runs'::regclass and a.attname = 'duration_ms' and pg_get_expr(d.adbin, d.adrelid) !~* 'least'
+  ) then
+    alter table analytics.pipeline_runs drop column duration_ms;
+    alter table analytics.pipeline_runs add column duration_ms integer
+      generated always as (least(extract(epoch from finished_at - started_at) * 1000, 2147483647)::integer) stored;
+  end if;
+end
+$$;
 
 -- No two runs of one step at a time. Works where session locks do not: behind a transaction pooler, and on
 -- the embedded engine, where all connections are one session.
@@ -989,7 +1003,7 @@ comment on column analytics.quarantine.last_attempt_at is 'When the record was t
 
 create or replace function analytics.schema_version()
 returns integer
-language sql immutable parallel safe as 'select 9';
+language sql immutable parallel safe as 'select 10';
 
 comment on function analytics.schema_version() is 'Version of this schema; the server refuses to run on an older one.';
 
@@ -1016,7 +1030,7 @@ begin
     for update skip locked
   )
   update analytics.pipeline_runs r
-  set status = 'failed', finished_at = clock_timestamp(),
+  set status = 'failed', finished_at = r.heartbeat_at,
       error = 'The process that executed this run gave no sign of life for 30 seconds.'
   from dead where r.run_id = dead.run_id;
   get diagnostics closed = row_count;
@@ -1026,7 +1040,8 @@ $$;
 
 comment on function analytics.close_dead_runs() is 'Closes running runs whose process died and returns how many there were.';
 
--- Returns the run of this step that is running, else the one that waits, else a new one that waits.
+-- Returns the run of this step that waits, with what both want, else a new one. One that is running began before:
+-- it need not see what the caller has just written, nor do all that the caller asks for.
 create or replace function analytics.start_run(
   step text,
   trigger text default 'sql',
@@ -1047,23 +1062,24 @@ begin
   if start_run.step = 'cleanup' then
     perform staging.check_days_to_keep(coalesce((start_run.arguments ->> 'daysToKeep')::integer, 30));
   end if;
-  -- Otherwise a waiting run that is claimed between the two statements is neither running nor waiting.
-  perform pg_advisory_xact_lock(hashtextextended('strata:runs', 0));
   perform analytics.close_dead_runs();
-  select * into run from analytics.pipeline_runs r where r.step = start_run.step and r.status = 'running';
-  if not found then
-    insert into analytics.pipeline_runs as r (step, trigger, actor, arguments, parent_run_id)
-    values (start_run.step, start_run.trigger, coalesce(nullif(current_setting('strata.sub', true), ''), start_run.actor, session_user),
-            coalesce(start_run.arguments, '{}'), start_run.parent_run_id)
-    on conflict (step) where status = 'queued' and step <> 'ingest'
-    do update set arguments = r.arguments || excluded.arguments, parent_run_id = coalesce(r.parent_run_id, excluded.parent_run_id)
-    returning * into run;
-  end if;
+  insert into analytics.pipeline_runs as r (step, trigger, actor, arguments, parent_run_id)
+  values (start_run.step, start_run.trigger, coalesce(nullif(current_setting('strata.sub', true), ''), start_run.actor, session_user),
+          coalesce(start_run.arguments, '{}'), start_run.parent_run_id)
+  on conflict (step) where status = 'queued' and step <> 'ingest'
+  do update set
+    arguments = r.arguments || excluded.arguments || jsonb_strip_nulls(jsonb_build_object(
+      'full', nullif(coalesce((r.arguments ->> 'full')::boolean, false) or coalesce((excluded.arguments ->> 'full')::boolean, false), false),
+      'daysToKeep', case when r.step = 'cleanup' then
+        least(coalesce((r.arguments ->> 'daysToKeep')::integer, 30), coalesce((excluded.arguments ->> 'daysToKeep')::integer, 30)) end
+    )),
+    parent_run_id = coalesce(r.parent_run_id, excluded.parent_run_id)
+  returning * into run;
   return run;
 end
 $$;
 
-comment on function analytics.start_run(text, text, text, jsonb, bigint) is 'Asks for a run of a step; joins the one that is running or waiting.';
+comment on function analytics.start_run(text, text, text, jsonb, bigint) is 'Asks for a run of a step; joins the one that waits.';
 
 -- Ingests may overlap: each one only adds rows.
 create or replace function analytics.start_ingest_run(dataset text, run_trigger text, actor text, arguments jsonb default '{}')
@@ -1088,7 +1104,6 @@ create or replace function analytics.claim_run(run_id bigint)
 returns setof analytics.pipeline_runs
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
-  perform pg_advisory_xact_lock(hashtextextended('strata:runs', 0));
   perform analytics.close_dead_runs();
   return query
     update analytics.pipeline_runs r
@@ -1278,9 +1293,12 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   last bigint := coalesce(pg_sequence_last_value(sequence), 0);
 begin
+  if id is null or id <= last then
+    return;
+  end if;
   if id - last > 10000 then
     perform setval(sequence, id);
-  elsif id > last then
+  else
     perform count(nextval(sequence)) from generate_series(last + 1, id);
   end if;
 end
@@ -1311,19 +1329,47 @@ comment on function staging.cover_dates(timestamp, timestamp) is 'Extends dim_da
 -- A dump that was restored into a younger cluster brings transaction numbers that this cluster has yet to
 -- reach: the window would stay shut for what came with it, and the watermark would hide what came since. Rows
 -- that were certainly taken stay so; the others are read again, which changes nothing if they had been.
+create or replace function staging.highest_xid()
+returns xid8
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select xid from (
+    (select w.xid from staging.watermarks w order by w.xid desc limit 1)
+    union all
+    (select r.ingest_xid from staging.raw_users r order by r.ingest_xid desc limit 1)
+    union all
+    (select r.ingest_xid from staging.raw_transactions r order by r.ingest_xid desc limit 1)
+    union all
+    (select r.ingest_xid from staging.raw_events r order by r.ingest_xid desc limit 1)
+  ) used (xid)
+  order by xid desc limit 1;
+end;
+
+comment on function staging.highest_xid() is 'The highest transaction number in staging.';
+
+create or replace function staging.first_unused_xid()
+returns xid8
+language sql volatile set search_path = pg_catalog, pg_temp
+return greatest(pg_snapshot_xmax(pg_current_snapshot()), (pg_current_xact_id()::text::bigint + 1)::text::xid8);
+
+comment on function staging.first_unused_xid() is 'A transaction number that no row visible before has, unless it comes from another cluster.';
+
 create or replace function staging.renumber_restored()
 returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  first_unused xid8 := greatest(pg_snapshot_xmax(pg_current_snapshot()), (pg_current_xact_id()::text::bigint + 1)::text::xid8);
+  highest xid8 := staging.highest_xid();
+  first_unused xid8;
   mark staging.watermarks;
 begin
-  if not exists (select from staging.watermarks w where w.xid >= first_unused)
-     and not exists (select from staging.raw_users r where r.ingest_xid >= first_unused)
-     and not exists (select from staging.raw_transactions r where r.ingest_xid >= first_unused)
-     and not exists (select from staging.raw_events r where r.ingest_xid >= first_unused) then
+  -- In this order, one statement after the other: what commits in between is not from another cluster.
+  first_unused := staging.first_unused_xid();
+  if highest is null or highest < first_unused then
     return false;
   end if;
+  -- Rows that arrive meanwhile would be taken for old ones.
+  lock table staging.raw_users, staging.raw_transactions, staging.raw_events in share row exclusive mode;
+  first_unused := staging.first_unused_xid();
   for mark in select * from staging.watermarks order by dataset for update loop
     execute format($sql$
       update staging.%I
@@ -1851,10 +1897,17 @@ begin
     written := analytics.update_rollup(days, changes.users);
   end if;
 
+  -- The views on the metrics join the calendar. Dates that nobody can mean do not get one.
+  perform staging.cover_dates(min(r.date), max(r.date)) from analytics.daily_rollup r where r.date between '1900-01-01' and '2199-12-31';
+
   -- The view itself raises the data version and notifies.
   perform set_config('strata.run_id', coalesce(refresh.run_id::text, ''), true);
   perform set_config('work_mem', greatest(pg_size_bytes(memory) / 1024, 65536) || 'kB', true);
-  refresh materialized view concurrently analytics.daily_user_metrics;
+  if (select c.relispopulated from pg_class c where c.oid = 'analytics.daily_user_metrics'::regclass) then
+    refresh materialized view concurrently analytics.daily_user_metrics;
+  else
+    refresh materialized view analytics.daily_user_metrics;
+  end if;
   perform set_config('work_mem', memory, true);
   perform set_config('strata.run_id', '', true);
   perform staging.count_batch(refresh.run_id, changes.row_count, written, 0, 0, 1);

@@ -85,7 +85,7 @@ const typeDefs = Object.entries(MUTATIONS).map(
     }
     "Result of ${field}."
     type ${typeName(field)}Payload {
-      "The run. If the step was already running, this is that run."
+      "The run. It is shared with those who asked for the step before it began; a step that is running is waited for."
       run: PipelineRun
       ${payloadFields}
       "The string given in the input."

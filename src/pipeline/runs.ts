@@ -80,7 +80,7 @@ export async function readRuns(pool: Pool, limit: number): Promise<(Run & { acto
   return rows;
 }
 
-/** Executes a step and waits for its end; joins the run that is running or waiting already. */
+/** Executes a step and waits for its end, after the run of the step that is running; joins the one that waits. */
 export async function runStep(pool: Pool, request: RunRequest): Promise<Run> {
   const { id } = await inTransaction(pool, (client) => startRun(client, request));
   return executeRun(pool, id, request);

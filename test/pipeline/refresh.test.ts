@@ -229,3 +229,27 @@ test("sums up quarters by the calendar", async () => {
     { year: 2024, quarter: 2, total_revenue: "40.00", weekend_revenue: "0", active_days: "1" },
   ]);
 });
+
+test("the calendar follows what was written into production itself", async () => {
+  await sql("truncate production.users cascade");
+  await sql(
+    "insert into production.users (user_id, username, email, country) values (1, 'ann', 'ann@example.org', 'DE')",
+  );
+  await sql(
+    `insert into production.transactions (user_id, amount, transaction_date) values
+     (1, 10, '2009-05-05'), (1, 20, '2041-05-05'), (1, 40, '9999-01-01'), (1, 80, 'infinity'), (1, 160, '0044-03-15 BC')`,
+  );
+  await refresh();
+  expect(await sql("select year, total_revenue from analytics.quarterly_revenue order by 1")).toEqual([
+    { year: 2009, total_revenue: "10.00" },
+    { year: 2041, total_revenue: "20.00" },
+  ]);
+  // A date that nobody can mean gets no thousands of years.
+  expect(await sql("select from production.dim_date where year not between 1900 and 2041")).toEqual([]);
+});
+
+test("fills the view again that somebody emptied", async () => {
+  await sql("refresh materialized view analytics.daily_user_metrics with no data");
+  expect(await refresh()).toMatchObject({ status: "succeeded", error: null });
+  expect(await differences("analytics.daily_user_metrics")).toEqual([]);
+});

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { executeRun, queueStep, type Run } from "../../src/pipeline/runs.ts";
+import { executeRun, queueStep, type Run, type RunRequest, type Step } from "../../src/pipeline/runs.ts";
 import { isServer } from "../support/database.ts";
 import { until } from "../support/process.ts";
 import { usePipeline } from "./fixture.ts";
@@ -17,51 +17,93 @@ const started = async (step: string, heartbeat = "0 seconds"): Promise<string> =
 const statusOf = async (runId: string) =>
   (await sql("select status, error from analytics.pipeline_runs where run_id = $1", [runId]))[0];
 
-test("two that ask for a step at the same time share one run", async () => {
-  // Enough that on the embedded engine, where nobody can be held up, the first is not over before the second asks.
-  await sql(`insert into staging.raw_users (user_id, username, email, created_at)
-    select n, 'user' || n, 'user' || n || '@example.com', '2024-01-01' from generate_series(1, 5000) n`);
-  const holder = isServer ? await pool().connect() : undefined;
-  await holder?.query("begin; lock table production.users in share mode");
-  const ask = () => {
-    let asked!: () => void;
-    const isAsked = new Promise<void>((resolve) => (asked = resolve));
-    return { isAsked, done: run("transform", { onProgress: asked }) };
-  };
-  const asks = [ask(), ask()];
+/** A request, and when it has been made. */
+const ask = (step: Step, request: Partial<RunRequest> = {}) => {
+  let asked!: () => void;
+  const isAsked = new Promise<void>((resolve) => (asked = resolve));
+  return { isAsked, done: run(step, { ...request, onProgress: asked }) };
+};
+const start = async (step: string, args: object = {}): Promise<string> =>
+  (
+    await sql<{ id: string }>("select run_id as id from analytics.start_run($1, arguments => $2)", [
+      step,
+      args,
+    ])
+  )[0]!.id;
+
+test("two that ask for a step before it begins share one run", async () => {
+  const running = await started("transform");
+  await rawUsers({ user_id: 1 });
+  const asks = [ask("transform"), ask("transform")];
   await Promise.all(asks.map(({ isAsked }) => isAsked));
-  await holder?.query("rollback");
-  holder?.release();
+  await sql("select analytics.finish_run($1)", [running]);
   const [first, second] = await Promise.all(asks.map(({ done }) => done));
   expect(second!.id).toBe(first!.id);
-  expect(await sql("select status, rows_read from analytics.pipeline_runs")).toEqual([
-    { status: "succeeded", rows_read: "5000" },
-  ]);
+  expect(
+    await sql("select status, rows_read from analytics.pipeline_runs where run_id <> $1", [running]),
+  ).toEqual([{ status: "succeeded", rows_read: "1" }]);
 });
 
-test.runIf(isServer)("joins a run that is being claimed at the same moment", async () => {
-  const start = async (): Promise<string> =>
-    (await sql<{ id: string }>("select run_id as id from analytics.start_run('transform')"))[0]!.id;
-  const id = await start();
+test("a step that is running is followed by another: it began before what the caller wants to see", async () => {
+  const running = await started("refresh");
+  const { isAsked, done } = ask("refresh", { full: true });
+  await isAsked;
+  expect(await statusOf(running)).toMatchObject({ status: "running" });
+  await sql("select analytics.finish_run($1, 'it broke')", [running]);
+  const next = await done;
+  expect(next).toMatchObject({ status: "succeeded", error: null });
+  expect(next.id).not.toBe(running);
+});
+
+test("a run that waits does what all want who share it", async () => {
+  for (const [step, first, second, both] of [
+    ["refresh", { full: true }, { full: false }, { full: true }],
+    ["refresh", {}, { full: true }, { full: true }],
+    ["cleanup", { daysToKeep: 0 }, { daysToKeep: 365 }, { daysToKeep: 0 }],
+    ["cleanup", { daysToKeep: 365 }, {}, { daysToKeep: 30 }],
+  ] as const) {
+    const id = await start(step, first);
+    expect(await start(step, second)).toBe(id);
+    expect(await sql("select arguments from analytics.claim_run($1)", [id])).toEqual([{ arguments: both }]);
+    await sql("select analytics.finish_run($1)", [id]);
+  }
+});
+
+test.runIf(isServer)("two that ask while the waiting run is being claimed share the next one", async () => {
+  const id = await start("transform");
   const claiming = await pool().connect();
   await claiming.query("begin");
   await claiming.query("select from analytics.claim_run($1)", [id]);
-  const joining = [start(), start()];
+  const joining = [start("transform"), start("transform")];
   const held = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
   await until(async () => (await sql(held)).length === 2);
   await claiming.query("commit");
   claiming.release();
-  expect(await Promise.all(joining)).toEqual([id, id]);
+  const [first, second] = await Promise.all(joining);
+  expect(first).toBe(second);
+  expect(first).not.toBe(id);
 });
 
-test("joins the run of another process, and waits for its end", async () => {
-  const runId = await started("refresh");
-  let seen = () => {};
-  const waiting = new Promise<void>((resolve) => (seen = resolve));
-  const joined = run("refresh", { onProgress: seen });
-  await waiting;
-  await sql("select analytics.finish_run($1, 'it broke')", [runId]);
-  expect(await joined).toMatchObject({ id: runId, status: "failed", error: "it broke" });
+test("closes a run that died long ago, when it was last alive", async () => {
+  const dead = await started("transform", "40 days");
+  await sql(
+    "update analytics.pipeline_runs set started_at = heartbeat_at - interval '1 second' where run_id = $1",
+    [dead],
+  );
+  await run("transform");
+  expect(
+    await sql("select status, duration_ms from analytics.pipeline_runs where run_id = $1", [dead]),
+  ).toEqual([{ status: "failed", duration_ms: 1000 }]);
+});
+
+test("a run of more than 24 days ends like any other", async () => {
+  const long = await started("transform");
+  await sql("update analytics.pipeline_runs set started_at = now() - interval '26 days' where run_id = $1", [
+    long,
+  ]);
+  expect(await sql("select status, duration_ms from analytics.finish_run($1)", [long])).toEqual([
+    { status: "succeeded", duration_ms: 2147483647 },
+  ]);
 });
 
 test("closes a run whose process died, and goes on", async () => {

@@ -311,7 +311,67 @@ test("rows restored from the dump of an older cluster are taken once", async () 
   expect(await transform()).toMatchObject({ rowsRead: 1, rowsWritten: 1 });
 });
 
+test("an id at the lower end of its range is taken like any other", async () => {
+  await rawEvents({ event_id: 5, user_id: null });
+  await transform();
+  await sql(
+    "insert into staging.raw_events (event_id, event_type, event_time) values (-9223372036854775808, 'x', '2024-05-01')",
+  );
+  expect(await transform()).toMatchObject({ status: "succeeded", rowsWritten: 1 });
+});
+
 describe.runIf(isServer)("with other sessions", () => {
+  const locked = (waiting: number) =>
+    expect
+      .poll(
+        () =>
+          sql("select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"),
+        { timeout: 10_000 },
+      )
+      .toHaveLength(waiting);
+
+  test("rows that arrive at that moment are not taken for restored ones", async () => {
+    let isOver = false;
+    const arrive = async () => {
+      for (let id = 1; !isOver; id++) await sql("insert into staging.raw_users (user_id) values ($1)", [id]);
+    };
+    const arriving = [arrive(), arrive()];
+    const found: unknown[] = [];
+    for (let i = 0; i < 100; i++) {
+      // A new connection, which has to plan each statement: that gives rows time to arrive in between.
+      const client = await pool().connect();
+      found.push((await client.query("select staging.renumber_restored() as found")).rows[0].found);
+      client.release(true);
+    }
+    isOver = true;
+    await Promise.all(arriving);
+    expect(found).not.toContain(true);
+  });
+
+  test("rows that arrive while restored ones are put in order are taken", async () => {
+    await sql(
+      "insert into staging.raw_events (event_id, event_type, event_time, ingest_xid) values (1, 'x', '2024-05-01', '900000000000')",
+    );
+    await sql("update staging.watermarks set xid = '900000000001', seq = 5");
+    const other = await pool().connect();
+    try {
+      await other.query("begin; select from staging.raw_events for update");
+      const running = transform();
+      await locked(1);
+      const arriving = rawUsers({ user_id: 2 });
+      await expect
+        .poll(() => Promise.race([arriving.then(() => true), locked(2).then(() => true)]))
+        .toBe(true);
+      await other.query("commit");
+      await arriving;
+      await running;
+    } finally {
+      other.release();
+    }
+    await transform();
+    expect(await sql("select user_id from production.users")).toEqual([{ user_id: 2 }]);
+  });
+
   test("a row that commits late is not passed over", async () => {
     await rawUsers({ user_id: 1 });
     const late = await pool().connect();
