@@ -1,4 +1,5 @@
 // The only reader of process.env. Every fault is collected, so that one start shows them all.
+import { parseCronItems } from "graphile-worker";
 import { z } from "zod";
 
 const ROLES = ["strata_reader", "strata_ingestor", "strata_operator"] as const;
@@ -16,7 +17,16 @@ const integer = (min: number, max: number, fallback: number) =>
 const cron = (fallback: string) =>
   z
     .string()
-    .regex(/^(\S+\s+){4}\S+$/, "expected five cron fields, such as '0 * * * *' (UTC)")
+    .check(({ value, issues }) => {
+      try {
+        // What the worker takes is what its own parser takes.
+        parseCronItems([{ task: "step", match: value }]);
+      } catch (error) {
+        const problem = (error as Error).message.replaceAll(/ in item 0 of parseCronItems call|\.$/g, "");
+        const message = `expected five cron fields, such as '0 * * * *' (UTC): ${problem}`;
+        issues.push({ code: "custom", input: value, message });
+      }
+    })
     .default(fallback);
 /** Who may do something; "anonymous" stands for requests without a token, "none" for nobody. */
 const callers = z

@@ -26,6 +26,24 @@ test("every fault is named, with what is allowed, and secrets are not repeated",
   expect(faulty).not.toThrow(/hunter2/);
 });
 
+test("a schedule that the worker would not take is a fault of the configuration", () => {
+  const wrong = (TRANSFORM_CRON: string) => () => loadConfig({ TRANSFORM_CRON });
+  for (const cron of [
+    "99 * * * *",
+    "* * * 13 *",
+    "5-1 * * * *",
+    "*/0 * * * *",
+    "0 0 * * MON",
+    "@hourly",
+    "0 * * *",
+  ])
+    expect(wrong(cron), cron).toThrow(/TRANSFORM_CRON: expected five cron fields, such as '0 \* \* \* \*'/);
+  expect(wrong("99 * * * *")).toThrow(
+    /: Too large value '99' in minutes range: expected values in the range 0-59, given "99 \* \* \* \*"$/,
+  );
+  expect(loadConfig({ REFRESH_CRON: "*/15 0-6,22 1 * 7" }).REFRESH_CRON).toBe("*/15 0-6,22 1 * 7");
+});
+
 test("a time-out is for all roles or for each", () => {
   const limits = (STATEMENT_TIMEOUT_MS: string) => loadConfig({ STATEMENT_TIMEOUT_MS }).STATEMENT_TIMEOUT_MS;
   expect(limits("5000")).toEqual({ strata_reader: 5000, strata_ingestor: 5000, strata_operator: 5000 });
