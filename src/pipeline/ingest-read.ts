@@ -104,7 +104,7 @@ function decode(bytes: Buffer): string {
 }
 
 function brokenText(text: string): SourceRecord["broken"] {
-  if (text.endsWith(CUT))
+  if (text.includes(CUT))
     return { reason: "too_long", detail: `The record is longer than ${MAX_RECORD} bytes.` };
   return {
     reason: "invalid_encoding",
@@ -151,24 +151,17 @@ export async function* readCsv(texts: AsyncIterable<string>): AsyncGenerator<Sou
       let record: SourceRecord = { line, text: text.slice(start, last) };
       let next = end + 1;
       let lines = 1;
-      if (record.text.includes(BAD)) record.broken = brokenText(record.text);
-      else if (quote === -1 || quote > end) record.fields = record.text.split(",");
+      if (quote === -1 || quote > end) record.fields = record.text.split(",");
       else {
         const parsed = parseQuoted(text, start);
-        if (parsed === "open" && !done && text.length - start < MAX_RECORD) break;
-        if (typeof parsed === "string" || parsed.text.includes(BAD)) {
-          const detail =
-            parsed === "open"
-              ? `A quote is not closed${done ? "" : ` within ${MAX_RECORD} bytes`}.`
-              : "A quote stands inside an unquoted field, or text follows a closing quote.";
-          record.broken = { reason: "unparseable", detail };
-        } else if (parsed.lines === 1 || width === 0 || parsed.fields.length === width) {
-          record = { line, text: parsed.text, fields: parsed.fields };
-          ({ next, lines } = parsed);
-        } else {
-          // A stray quote swallows lines: give up its own line only and look at the others afresh.
-          record.broken = wrongWidth(parsed.fields.length, width);
-        }
+        if (parsed.fault === "open" && !done && text.length - start < MAX_RECORD) break;
+        record = { line, text: parsed.text, fields: parsed.fields };
+        ({ next, lines } = parsed);
+        if (parsed.fault) record.broken = { reason: "unparseable", detail: explain(parsed.fault, done) };
+      }
+      if (record.text.includes(BAD)) {
+        record.broken = brokenText(record.text);
+        delete record.fields;
       }
       start = next;
       line += lines;
@@ -197,18 +190,28 @@ const lineEnd = (text: string, start: number, end: number): number =>
 /** The fields of one record's text. */
 export function fieldsOf(text: string): string[] | undefined {
   if (!text.includes('"')) return text.split(",");
-  const parsed = parseQuoted(text, 0);
-  return typeof parsed === "string" ? undefined : parsed.fields;
+  return parseQuoted(text, 0).fields;
 }
 
+const explain = (fault: Fault, done: boolean): string =>
+  fault === "open"
+    ? `A quote is not closed${done ? "" : ` within ${MAX_RECORD} bytes`}.`
+    : "A quote stands inside an unquoted field, or text follows a closing quote.";
+
+type Fault = "open" | "stray";
+
 interface QuotedRecord {
-  fields: string[];
+  /** Undefined if there is a fault. */
+  fields?: string[];
+  fault?: Fault;
   text: string;
   next: number;
   lines: number;
 }
 
-function parseQuoted(text: string, start: number): QuotedRecord | "open" | "stray" {
+// A record with a fault ends with the line that the faulty field begins in: a stray quote swallows no other line, and
+// no line inside quotes that did close becomes a record.
+function parseQuoted(text: string, start: number): QuotedRecord {
   const fields: string[] = [];
   let lines = 1;
   for (let at = start; ;) {
@@ -220,7 +223,7 @@ function parseQuoted(text: string, start: number): QuotedRecord | "open" | "stra
         doubled = true;
         close = text.indexOf('"', close + 2);
       }
-      if (close === -1) return "open";
+      if (close === -1) return faulty("open", text, start, at);
       const value = text.slice(at + 1, close);
       fields.push(doubled ? value.replaceAll('""', '"') : value);
       for (let newline = value.indexOf("\n"); newline !== -1; newline = value.indexOf("\n", newline + 1))
@@ -232,7 +235,7 @@ function parseQuoted(text: string, start: number): QuotedRecord | "open" | "stra
       end = Math.min(comma === -1 ? text.length : comma, newline === -1 ? text.length : newline);
       if (text[end] !== ",") end = lineEnd(text, at, end);
       const value = text.slice(at, end);
-      if (value.includes('"')) return "stray";
+      if (value.includes('"')) return faulty("stray", text, start, at);
       fields.push(value);
     }
     if (text[end] === ",") {
@@ -240,7 +243,14 @@ function parseQuoted(text: string, start: number): QuotedRecord | "open" | "stra
       continue;
     }
     const stop = text[end] === "\r" && (text[end + 1] === "\n" || end + 1 === text.length) ? end + 1 : end;
-    if (stop < text.length && text[stop] !== "\n") return "stray";
+    if (stop < text.length && text[stop] !== "\n") return faulty("stray", text, start, at);
     return { fields, text: text.slice(start, end), next: stop + 1, lines };
   }
+}
+
+function faulty(fault: Fault, text: string, start: number, at: number): QuotedRecord {
+  const newline = text.indexOf("\n", at);
+  const end = newline === -1 ? text.length : newline;
+  const whole = text.slice(start, lineEnd(text, start, end));
+  return { fault, text: whole, next: end + 1, lines: whole.split("\n").length };
 }

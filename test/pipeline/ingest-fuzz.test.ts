@@ -53,6 +53,23 @@ describe.each(SEEDS)("reading CSV, seed %i", (seed) => {
     }
   });
 
+  it("reads damaged records as a whole, and the others as they are", async () => {
+    const next = random(seed);
+    for (let round = 0; round < 300; round++) {
+      const sent = Array.from({ length: 1 + Math.floor(next() * 12) }, (_, index) => {
+        const fields = [text(next, ["a", ",", '"', "\n", "1,a"], 8), text(next, ["b", "\r\n", '"', ",1"], 8)];
+        const line = fields.map((field) => `"${field.replaceAll('"', '""')}"`).join(",");
+        const damage = index === 0 ? "" : pick(next, ["", "", ",more", ',"more"', ",\0", ',"\n\0"']);
+        return { text: line + damage, fields: damage === "" ? fields : undefined };
+      });
+      const content = Buffer.from(sent.map((record) => record.text).join("\n"));
+      for (const pieces of [1, content.length])
+        expect((await readAll(content, pieces)).map((record) => [record.text, record.fields])).toEqual(
+          sent.map((record) => [record.text, record.fields]),
+        );
+    }
+  });
+
   it("reads every line of garbage as a record, the same however it is cut", async () => {
     const next = random(seed);
     for (let round = 0; round < 300; round++) {

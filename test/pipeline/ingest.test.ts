@@ -265,6 +265,35 @@ describe("values", () => {
     expect((await quarantined()).map(({ source_line }) => source_line)).toEqual([2, 5]);
   });
 
+  it("takes no line between quotes that close for a record, whatever else is wrong with theirs", async () => {
+    const inside = (id: number) => `${id},injected,i${id}@example.org`;
+    const lines = [
+      "user_id,username,email",
+      `501,"caf\xe9\n${inside(502)}\nend",m501@example.org`,
+      `503,"two\ncaf\xe9\n${inside(504)}\nend",m503@example.org`,
+      `511,"ok\n${inside(512)}\n",m511@example.org,extra`,
+      `521,"ok\n${inside(522)}\nend","text"follows`,
+      `531,"ok\n${inside(532)}\nend",stray"quote`,
+      "541,fine,f541@example.org",
+      `551,"ok\n${inside(552)}\nend","open`,
+      "561,fine,f561@example.org",
+    ];
+    const run = await send("users", Buffer.from(lines.join("\n"), "latin1"));
+    expect(run).toMatchObject({ rowsRead: 8, rowsWritten: 2, rowsRejected: 6 });
+    expect((await landed("users")).map((user) => user.user_id)).toEqual(["541", "561"]);
+    const rejected = await quarantined();
+    expect(rejected.map(({ source_line, reasons }) => [source_line, ...reasons])).toEqual([
+      [2, "invalid_encoding"],
+      [5, "invalid_encoding"],
+      [9, "wrong_field_count"],
+      [12, "unparseable"],
+      [15, "unparseable"],
+      [19, "unparseable"],
+    ]);
+    expect(rejected[0]!.raw_text).toBe(lines[1]!.replace("\xe9", "\uFFFD"));
+    expect(rejected[2]!.raw_text).toBe(lines[3]);
+  });
+
   it("cuts records beyond the limit", async () => {
     const long = "x".repeat(3_000_000);
     await send(
