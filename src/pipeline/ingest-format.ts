@@ -93,6 +93,11 @@ export function createFormatter(
   map: Map<string, string>,
 ): Formatter {
   if (first.broken && format === "csv") throw badInput(`The header cannot be read: ${first.broken.detail}`);
+  // Of rows, that is; any other first line that is no row is a bad neighbour, for the quarantine.
+  if (format === "ndjson" && /^\s*\[\s*(?:[{\]]|$)/.test(first.text))
+    throw badInput(
+      "The input is a JSON array; NDJSON has one object a line, without brackets and commas around",
+    );
   const columns = format === "csv" ? first.fields!.map((name) => name.trim()) : columnsOf(first);
   const fields = columns?.map((column) => map.get(column) ?? column);
   if (columns && fields) {

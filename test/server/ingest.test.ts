@@ -127,6 +127,14 @@ describe("POST /ingest", () => {
     },
   );
 
+  it("refuses a JSON array", async () => {
+    const headers = { "content-type": "application/x-ndjson" };
+    const { status, body } = await push("/ingest/users", '[{"user_id": 1}, {"user_id": 2}]', headers);
+    expect(status).toBe(400);
+    expect(body.errors[0].message).toMatch(/is a JSON array; NDJSON has one object a line/);
+    expect(await landed()).toEqual([]);
+  });
+
   it("keeps the rows of a client that went away, and the run says so", async () => {
     const sending = request(`${url}/ingest/users`, {
       method: "POST",
