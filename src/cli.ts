@@ -46,9 +46,12 @@ withJson(program.command("ingest"))
   .addOption(
     new Option("--format <format>", "how to read it (default: as it looks)").choices(["csv", "ndjson"]),
   )
-  .action(async (dataset: Dataset, file: string, options: IngestCommandOptions) =>
-    (await import("./commands/ingest.ts")).ingest(dataset, file, options),
-  );
+  .action(async (dataset: Dataset, file: string, options: IngestCommandOptions, command: Command) => {
+    const { findFault, ingest } = await import("./commands/ingest.ts");
+    const fault = findFault(dataset, options);
+    if (fault) command.error(`error: ${fault}`);
+    await ingest(dataset, file, options);
+  });
 
 withJson(program.command("sample"))
   .description("load a year of made-up data, some of it wrong on purpose, through the whole pipeline")

@@ -5,7 +5,7 @@ import { basename } from "node:path";
 import type { Readable } from "node:stream";
 import type { Dataset } from "../pipeline/ingest-format.ts";
 import type { Format } from "../pipeline/ingest-read.ts";
-import { ingest as ingestStream } from "../pipeline/ingest.ts";
+import { checkOptions, ingest as ingestStream } from "../pipeline/ingest.ts";
 import { printRun } from "./pipeline.ts";
 import { clearProgress, createProgress } from "./progress.ts";
 import { stoppable } from "./stop-signal.ts";
@@ -16,6 +16,16 @@ export interface IngestCommandOptions {
   format?: Format;
   source: string;
   map: string[];
+}
+
+/** What is wrong with the options, whatever the file holds. */
+export function findFault(dataset: Dataset, { source, map }: IngestCommandOptions): string | undefined {
+  try {
+    checkOptions(dataset, { sourceSystem: source, map });
+    return undefined;
+  } catch (error) {
+    return (error as Error).message;
+  }
 }
 
 /** Lands a file, or standard input for "-"; what landed before a failure or Ctrl-C stays. */

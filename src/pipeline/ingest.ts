@@ -64,18 +64,25 @@ export async function ingest(
   return (await receive(pool, dataset, input, options)).run;
 }
 
+/** Refuses what is wrong whatever the input holds. */
+export function checkOptions(
+  dataset: Dataset,
+  { sourceSystem = "api", map = [] }: Pick<IngestOptions, "sourceSystem" | "map">,
+): { sourceSystem: string; map: Map<string, string> } {
+  if (sourceSystem === "" || sourceSystem.length > 50 || sourceSystem.includes("\0"))
+    throw badInput(
+      `The source system "${sourceSystem}" has ${sourceSystem.length} characters; allowed: 1 to 50`,
+    );
+  return { sourceSystem, map: parseMap(map, dataset) };
+}
+
 export async function receive(
   pool: pg.Pool,
   dataset: Dataset,
   input: Readable,
   options: IngestOptions,
 ): Promise<Ingested> {
-  const sourceSystem = options.sourceSystem ?? "api";
-  if (sourceSystem === "" || sourceSystem.length > 50 || sourceSystem.includes("\0"))
-    throw badInput(
-      `The source system "${sourceSystem}" has ${sourceSystem.length} characters; allowed: 1 to 50`,
-    );
-  const map = parseMap(options.map ?? [], dataset);
+  const { sourceSystem, map } = checkOptions(dataset, options);
   const runId = await startRun(pool, dataset, { ...options, sourceSystem });
   options.onStart?.(runId);
   const source = { runId, dataset, sourceSystem, sourceName: options.sourceName ?? null };

@@ -64,7 +64,14 @@ describe("strata ingest", () => {
     [["orders", "x.csv"], 2, /Allowed choices are users, transactions, events/],
     [["users", "-", "--format", "xml"], 2, /Allowed choices are csv, ndjson/],
     [["users"], 2, /missing required argument 'file'/],
-    [["users", "-", "--map", "x"], 1, /"x" is not of the form column=field/],
+    [["users", "-", "--map", "x"], 2, /"x" is not of the form column=field/],
+    [
+      ["users", "-", "--map", "mail=nope"],
+      2,
+      /"mail=nope" maps to an unknown field of users; allowed: "user_id"/,
+    ],
+    [["users", "-", "--source", ""], 2, /The source system "" has 0 characters; allowed: 1 to 50/],
+    [["users", "-", "--map", "id=user_id"], 1, /The input is empty/],
   ] as const)("ingest %j exits with %i", async (args, code, message) => {
     const result = await run(["ingest", ...args], "");
     expect(result.stderr).toMatch(message);
