@@ -32,7 +32,7 @@ export function findFault(dataset: Dataset, { source, map }: IngestCommandOption
 export async function ingest(dataset: Dataset, file: string, options: IngestCommandOptions): Promise<void> {
   const { input, totalBytes } = await openInput(file);
   try {
-    const run = await stoppable("ingest", (signal) =>
+    const run = stoppable("ingest", (signal) =>
       withDatabase(({ pool }) =>
         ingestStream(pool, dataset, input, {
           format: options.format ?? formatOf(file),
@@ -47,7 +47,7 @@ export async function ingest(dataset: Dataset, file: string, options: IngestComm
         }).finally(clearProgress),
       ),
     );
-    printRun(run, options);
+    await printRun(run, options);
   } finally {
     input.destroy();
   }

@@ -1,6 +1,7 @@
 // transform, refresh, cleanup and run: each executes one step and prints its run.
 import { userInfo } from "node:os";
 import { runStep, type Run, type RunRequest } from "../pipeline/runs.ts";
+import { clearProgress } from "./progress.ts";
 import { stoppable } from "./stop-signal.ts";
 import { withDatabase } from "./with-database.ts";
 
@@ -8,7 +9,7 @@ export async function runCommand(
   request: Pick<RunRequest, "step" | "full" | "daysToKeep">,
   options: { json?: boolean },
 ): Promise<void> {
-  const run = await stoppable("run", (signal) =>
+  const run = stoppable("run", (signal) =>
     withDatabase(({ pool }, config) =>
       runStep(pool, {
         ...request,
@@ -17,13 +18,18 @@ export async function runCommand(
         actor: userInfo().username,
         onProgress: showProgress,
         signal,
-      }),
+      }).finally(clearProgress),
     ),
   );
-  printRun(run, options);
+  await printRun(run, options);
 }
 
-export function printRun(run: Run, options: { json?: boolean }): void {
+/** Prints a run once it is over; programs are also told of the one that an error speaks of. */
+export async function printRun(running: Promise<Run>, options: { json?: boolean }): Promise<void> {
+  const run = await running.catch((error: Error & { run?: Run }) => {
+    if (options.json && error.run) console.log(JSON.stringify({ run: error.run }));
+    throw error;
+  });
   if (options.json) console.log(JSON.stringify({ run }));
   else console.log(describeRun(run));
   if (run.status === "failed") process.exitCode = 1;
@@ -47,5 +53,4 @@ function describeRun(run: Run): string {
 function showProgress(run: Run): void {
   if (!process.stderr.isTTY) return;
   process.stderr.write(`\r\x1b[K${run.step}: ${run.rowsRead} rows read, ${run.rowsWritten} written`);
-  if (run.status !== "running") process.stderr.write("\r\x1b[K");
 }

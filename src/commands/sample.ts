@@ -7,11 +7,11 @@ export async function sample(
   options: Partial<SampleOptions> & { json?: boolean; force?: boolean },
 ): Promise<void> {
   const { json, force, ...sizes } = options;
-  const run = await withDatabase(async ({ pool }) => {
+  const run = withDatabase(async ({ pool }) => {
     if (!force) await refuseBesideRealData(pool);
     return loadSample(pool, sizes, (step, what) =>
       note(`${what}: ${step.rowsWritten} rows, ${step.rowsRejected} quarantined`),
     );
   });
-  printRun(run, { json });
+  await printRun(run, { json });
 }

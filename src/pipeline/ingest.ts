@@ -112,8 +112,9 @@ export async function receive(
   await patiently(() =>
     pool.query("select from analytics.finish_run($1, $2)", [runId, failure?.message ?? null]),
   );
-  if (isBadInput(failure)) throw failure;
-  return { run: await readRun(pool, runId), failedBy };
+  const run = await readRun(pool, runId);
+  if (isBadInput(failure)) throw Object.assign(failure, { run });
+  return { run, failedBy };
 }
 
 const reasonOf = ({ reason }: AbortSignal): string =>

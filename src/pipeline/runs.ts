@@ -106,14 +106,21 @@ export async function executeRun(pool: Pool, runId: string, options: RunOptions 
     const run = await readRun(pool, runId);
     options.onProgress?.(run);
     if (run.status === "succeeded" || run.status === "failed") return run;
-    options.signal?.throwIfAborted();
+    if (options.signal?.aborted) throw waitEnded(run);
     const { rows } = await pool.query<{ arguments: Work["arguments"] }>(
       "select arguments from analytics.claim_run($1)",
       [runId],
     );
     if (rows[0]) return work(pool, runId, rows[0].arguments, options);
-    await sleep(POLL_MS, undefined, { signal: options.signal });
+    // Cut short by the signal, which is looked at above.
+    await sleep(POLL_MS, undefined, { signal: options.signal }).catch(() => undefined);
   }
+}
+
+/** Whoever no longer waits for a run has not stopped it. */
+function waitEnded(run: Run): Error {
+  const state = run.status === "running" ? "goes on" : "waits for its turn";
+  return Object.assign(new Error(`Waiting was interrupted; run ${run.id} (${run.step}) ${state}`), { run });
 }
 
 async function work(pool: Pool, runId: string, args: Work["arguments"], options: RunOptions): Promise<Run> {

@@ -83,6 +83,11 @@ describe("strata ingest", () => {
     const { code, stderr } = await run(["ingest", "users", file("bad.csv", "user_id,colour\n1,red\n")]);
     expect(code).toBe(1);
     expect(stderr).toMatch(/^strata: Unknown column "colour"; allowed for users: "user_id", "username"/);
+    const json = await run(["ingest", "users", join(folder, "bad.csv"), "--json"]);
+    expect([json.code, json.stderr]).toEqual([1, stderr]);
+    expect(JSON.parse(json.stdout)).toEqual({
+      run: expect.objectContaining({ status: "failed", error: stderr.slice("strata: ".length).trimEnd() }),
+    });
   });
 });
 

@@ -1,6 +1,6 @@
 // The steps as commands: what cron and CI rely on.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { createDatabase, type TestDatabase } from "../support/database.ts";
+import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 import { strata } from "../support/cli.ts";
 import { startStrata, until } from "../support/process.ts";
 
@@ -109,5 +109,24 @@ describe("the pipeline's commands", () => {
       ...{ step: "transform", status: "succeeded", trigger: "cli", startedAt: expect.stringMatching(/^20/) },
       rowsWritten: expect.any(Number),
     });
+  });
+
+  // Only a server shows what another process asks it.
+  it.runIf(isServer)("stops waiting for the run of another process, which goes on", async () => {
+    const { rows } = await database.pool.query(
+      "insert into analytics.pipeline_runs (step, status, started_at, heartbeat_at) values ('refresh', 'running', now(), now()) returning run_id as id",
+    );
+    const { id } = rows[0];
+    const refresh = startStrata(["refresh", "--json"], database.environment);
+    await until(async () => {
+      const { rowCount } = await database.pool.query(
+        "select from pg_stat_activity where datname = current_database() and query like '%claim\\_run(%' and pid <> pg_backend_pid()",
+      );
+      return rowCount! > 0;
+    });
+    expect(await refresh.stop("SIGINT")).toBe(1);
+    expect(refresh.output.stderr).toBe(`strata: Waiting was interrupted; run ${id} (refresh) goes on\n`);
+    expect(JSON.parse(refresh.output.stdout).run).toMatchObject({ id, step: "refresh", status: "running" });
+    await database.pool.query("select analytics.finish_run($1)", [id]);
   });
 });

@@ -106,6 +106,17 @@ test("a run of more than 24 days ends like any other", async () => {
   ]);
 });
 
+test("who stops waiting for the run of another process is told that it goes on", async () => {
+  const runId = await started("refresh");
+  const controller = new AbortController();
+  const joined = run("refresh", { signal: controller.signal, onProgress: () => controller.abort() });
+  await expect(joined).rejects.toMatchObject({
+    message: `Waiting was interrupted; run ${runId} (refresh) goes on`,
+    run: { id: runId, status: "running" },
+  });
+  expect(await statusOf(runId)).toEqual({ status: "running", error: null });
+});
+
 test("closes a run whose process died, and goes on", async () => {
   const dead = await started("transform", "31 seconds");
   const next = await run("transform");
