@@ -119,7 +119,7 @@ export async function executeRun(pool: Pool, runId: string, options: RunOptions 
 
 /** Whoever no longer waits for a run has not stopped it. */
 function waitEnded(run: Run): Error {
-  const state = run.status === "running" ? "goes on" : "waits for its turn";
+  const state = run.status === "running" ? "goes on" : "is left to whoever asks for the step next";
   return Object.assign(new Error(`Waiting was interrupted; run ${run.id} (${run.step}) ${state}`), { run });
 }
 

@@ -112,21 +112,27 @@ describe("the pipeline's commands", () => {
   });
 
   // Only a server shows what another process asks it.
-  it.runIf(isServer)("stops waiting for the run of another process, which goes on", async () => {
-    const { rows } = await database.pool.query(
-      "insert into analytics.pipeline_runs (step, status, started_at, heartbeat_at) values ('refresh', 'running', now(), now()) returning run_id as id",
-    );
-    const { id } = rows[0];
-    const refresh = startStrata(["refresh", "--json"], database.environment);
-    await until(async () => {
-      const { rowCount } = await database.pool.query(
-        "select from pg_stat_activity where datname = current_database() and query like '%claim\\_run(%' and pid <> pg_backend_pid()",
+  it.runIf(isServer)(
+    "stops waiting for the run of another process, and says what becomes of its own",
+    async () => {
+      const { rows } = await database.pool.query(
+        "insert into analytics.pipeline_runs (step, status, started_at, heartbeat_at) values ('refresh', 'running', now(), now()) returning run_id as id",
       );
-      return rowCount! > 0;
-    });
-    expect(await refresh.stop("SIGINT")).toBe(1);
-    expect(refresh.output.stderr).toBe(`strata: Waiting was interrupted; run ${id} (refresh) goes on\n`);
-    expect(JSON.parse(refresh.output.stdout).run).toMatchObject({ id, step: "refresh", status: "running" });
-    await database.pool.query("select analytics.finish_run($1)", [id]);
-  });
+      const { id } = rows[0];
+      const refresh = startStrata(["refresh", "--json"], database.environment);
+      await until(async () => {
+        const { rowCount } = await database.pool.query(
+          "select from pg_stat_activity where datname = current_database() and query like '%claim\\_run(%' and pid <> pg_backend_pid()",
+        );
+        return rowCount! > 0;
+      });
+      expect(await refresh.stop("SIGINT")).toBe(1);
+      const left = JSON.parse(refresh.output.stdout).run;
+      expect(left).toMatchObject({ step: "refresh", status: "queued" });
+      expect(refresh.output.stderr).toBe(
+        `strata: Waiting was interrupted; run ${left.id} (refresh) is left to whoever asks for the step next\n`,
+      );
+      await database.pool.query("select analytics.finish_run($1)", [id]);
+    },
+  );
 });

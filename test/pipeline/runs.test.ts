@@ -106,15 +106,21 @@ test("a run of more than 24 days ends like any other", async () => {
   ]);
 });
 
-test("who stops waiting for the run of another process is told that it goes on", async () => {
-  const runId = await started("refresh");
+test("who stops waiting is told what becomes of the run", async () => {
+  const running = await started("refresh");
   const controller = new AbortController();
-  const joined = run("refresh", { signal: controller.signal, onProgress: () => controller.abort() });
-  await expect(joined).rejects.toMatchObject({
-    message: `Waiting was interrupted; run ${runId} (refresh) goes on`,
-    run: { id: runId, status: "running" },
-  });
-  expect(await statusOf(runId)).toEqual({ status: "running", error: null });
+  const waiting = run("refresh", { signal: controller.signal, onProgress: () => controller.abort() });
+  const { run: left, message } = await waiting.then(
+    expect.unreachable,
+    (error: Error & { run: Run }) => error,
+  );
+  expect(left).toMatchObject({ step: "refresh", status: "queued" });
+  expect(message).toBe(
+    `Waiting was interrupted; run ${left.id} (refresh) is left to whoever asks for the step next`,
+  );
+  expect(await statusOf(running)).toEqual({ status: "running", error: null });
+  await sql("select analytics.finish_run($1)", [running]);
+  expect(await run("refresh")).toMatchObject({ id: left.id, status: "succeeded" });
 });
 
 test("closes a run whose process died, and goes on", async () => {
