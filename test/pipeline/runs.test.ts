@@ -110,10 +110,7 @@ test("who stops waiting is told what becomes of the run", async () => {
   const running = await started("refresh");
   const controller = new AbortController();
   const waiting = run("refresh", { signal: controller.signal, onProgress: () => controller.abort() });
-  const { run: left, message } = await waiting.then(
-    expect.unreachable,
-    (error: Error & { run: Run }) => error,
-  );
+  const { run: left, message } = (await waiting.catch((error: unknown) => error)) as Error & { run: Run };
   expect(left).toMatchObject({ step: "refresh", status: "queued" });
   expect(message).toBe(
     `Waiting was interrupted; run ${left.id} (refresh) is left to whoever asks for the step next`,
