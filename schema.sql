@@ -1498,6 +1498,7 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_m
 declare
   r record;
   taken text[];
+  changed boolean;
 begin
   rows_written := 0;
   rows_rejected := 0;
@@ -1516,12 +1517,18 @@ begin
       perform staging.reject('users', apply_contested_users.run_id, r.id, r.ingest_seq, taken, (select to_jsonb(u) from staging.raw_users u where u.id = r.id));
       rows_rejected := rows_rejected + 1;
     else
+      changed := not exists (
+        select from production.users u
+        where u.user_id = r.user_id
+          and (u.username, u.email, u.country, u.created_at)
+            is not distinct from (r.username, r.email, r.country, coalesce(r.created_at, u.created_at))
+      );
       insert into production.users as u (user_id, username, email, created_at, country, source_seq)
       values (r.user_id, r.username, r.email, coalesce(r.created_at, r.ingested_at, current_timestamp at time zone 'UTC'), r.country, r.ingest_seq)
       on conflict (user_id) do update
       set username = excluded.username, email = excluded.email, created_at = coalesce(r.created_at, u.created_at),
           country = excluded.country, source_seq = excluded.source_seq;
-      rows_written := rows_written + 1;
+      rows_written := rows_written + changed::integer;
       highest := greatest(highest, r.user_id);
     end if;
   end loop;

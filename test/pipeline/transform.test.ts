@@ -208,6 +208,20 @@ describe("unique names and addresses", () => {
     expect(await quarantine()).toMatchObject([{ reasons: ["email_taken"], payload: { user_id: 2 } }]);
   });
 
+  test("sent again, contested users count only if they changed", async () => {
+    const send = async (country: string) => {
+      await rawUsers(
+        { user_id: 1, email: "same@example.org", country },
+        { user_id: 2, email: "same@example.org" },
+        { user_id: 1, email: "same@example.org", country, created_at: null },
+      );
+      return transform();
+    };
+    expect(await send("DE")).toMatchObject({ rowsWritten: 1, rowsRejected: 1 });
+    expect(await send("DE")).toMatchObject({ rowsRead: 3, rowsWritten: 0, rowsRejected: 1 });
+    expect(await send("FR")).toMatchObject({ rowsRead: 3, rowsWritten: 1, rowsRejected: 1 });
+  });
+
   test("what another user holds already is taken", async () => {
     await sql("insert into production.users (user_id, username, email) values (1, 'ann', 'ann@example.org')");
     await rawUsers({ user_id: 2, username: "ann", email: "ann@example.org" });
