@@ -2053,49 +2053,88 @@ $$;
 
 comment on function staging.requeue(text, bigint[]) is 'Gives quarantined records of a dataset back to the transform.';
 
--- Gives the payload the types of its fields; false, with the entry's reasons up to date, if it cannot.
-create or replace function staging.type_payload(entry staging.quarantine)
+-- Types a record as the ingest does; false, with the entry's reasons up to date, if it cannot. An empty field
+-- of CSV is an absent one, and its event_data is the text of JSON; NDJSON has the values themselves. The two are
+-- told apart by the text as received: an unquoted field of CSV holds no quote.
+create or replace function staging.type_payload(entry staging.quarantine, patch jsonb)
 returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
+  is_csv boolean := coalesce(entry.raw_text !~ '^\s*\{\s*"', false);
+  merged jsonb := entry.payload;
+  spoilt text[];
   found_reasons text[];
   found_detail text;
   typed jsonb;
   extra jsonb;
 begin
-  if jsonb_typeof(entry.payload) is distinct from 'object' then
+  if patch is not null then
+    -- Without what the patch sets to null: for a column that is the same, another field has no other way out.
+    merged := (coalesce(merged, '{}') || patch) - array(select p.key from jsonb_each(patch) p where p.value = 'null');
+  end if;
+  if jsonb_typeof(merged) is distinct from 'object' then
     found_reasons := array['unparseable'];
     found_detail := 'The record cannot be read; give its fields with the retry.';
   else
+    -- A patch is JSON, and so is what the transform rejected.
+    if is_csv and merged ? 'event_data' and (entry.stage = 'transform' or coalesce(patch ? 'event_data', false)) then
+      merged := jsonb_set(merged, '{event_data}', to_jsonb((merged -> 'event_data')::text));
+    end if;
+
+    -- Where jsonb could not hold a character there is another one, which must not pass for the source's.
+    spoilt := array(
+      select e.key from jsonb_each(merged) e left join staging.raw_fields(entry.dataset) f on f.field = e.key and f.kind <> 'jsonb'
+      where case when f.field is null then 'invalid_json' else 'invalid_encoding' end = any (entry.reasons) and not is_csv
+        and position(U&'\FFFD' in e.key || e.value::text) > 0 and not coalesce(patch ? e.key, false)
+    );
+
     with fields as (
-      select f.field, f.kind, nullif(entry.payload ->> f.field, '') as given, row_number() over () as place from staging.raw_fields(entry.dataset) f
+      select f.field, f.kind, row_number() over () as place, jsonb_typeof(merged -> f.field) in ('object', 'array') as is_nested,
+             case when is_csv then nullif(merged ->> f.field, '')
+                  when f.kind = 'jsonb' then (merged -> f.field)::text
+                  else merged ->> f.field end as given
+      from staging.raw_fields(entry.dataset) f
     ), judged as (
       select f.field, f.kind, f.place, v.value,
-             case when f.place = 1 and f.given is null then 'missing_key' when f.given is not null then v.reason end as reason, v.problem
+             case when f.place = 1 and f.given is null then array['missing_key', 'it is the key and is missing']
+                  when f.field = any (spoilt)
+                  then array[case f.kind when 'jsonb' then 'invalid_json' else 'invalid_encoding' end,
+                             'it has U+FFFD, which may stand for a NUL character or half of a surrogate pair; give it with the retry']
+                  when f.is_nested and (f.kind = 'timestamp' or f.kind ~ '^\d')
+                  then array['invalid_text', 'it is an object or array; it has to be text']
+                  else array[v.reason, v.problem] end as fault
       from fields f
       cross join lateral staging.typed_values(array[f.kind], array[f.given]) v
     )
-    select jsonb_object_agg(j.field, case when j.kind = 'jsonb' and j.reason is null then j.value::jsonb else to_jsonb(j.value) end),
-           array_agg(distinct j.reason) filter (where j.reason is not null),
-           string_agg(format('%s: %s.', j.field, coalesce(j.problem, 'it is the key and is missing')), ' ' order by j.place)
-             filter (where j.reason is not null)
+    select jsonb_object_agg(j.field, case when j.kind = 'jsonb' and j.fault[1] is null then j.value::jsonb else to_jsonb(j.value) end),
+           array_agg(distinct j.fault[1]) filter (where j.fault[1] is not null),
+           string_agg(format('%s: %s.', j.field, j.fault[2]), ' ' order by j.place) filter (where j.fault[1] is not null)
     into typed, found_reasons, found_detail
     from judged j;
 
-    select jsonb_object_agg(e.key, e.value) into extra from jsonb_each(entry.payload) e
-    where not exists (select from staging.raw_fields(entry.dataset) f where f.field = e.key) and jsonb_typeof(e.value) <> 'null';
-    if extra is not null and entry.dataset = 'events' then
-      typed := jsonb_set(typed, '{event_data}', extra || case jsonb_typeof(typed -> 'event_data')
-        when 'object' then typed -> 'event_data' when 'null' then '{}' else jsonb_build_object('event_data', typed -> 'event_data') end);
-    elsif extra is not null then
+    select jsonb_object_agg(e.key, e.value), array_agg(e.key) filter (where e.key = any (spoilt)) into extra, spoilt
+    from jsonb_each(merged) e
+    where not exists (select from staging.raw_fields(entry.dataset) f where f.field = e.key)
+      and not (is_csv and e.value = 'null');
+    if extra is not null and entry.dataset <> 'events' then
       found_reasons := found_reasons || 'unknown_field'::text;
       found_detail := concat_ws(' ', found_detail, format('Unknown fields: %s.', (select string_agg(k, ', ') from jsonb_object_keys(extra) k)));
+    elsif spoilt is not null then
+      found_reasons := array_remove(found_reasons, 'invalid_json') || 'invalid_json'::text;
+      found_detail := concat_ws(' ', found_detail, format(
+        'Fields with U+FFFD, which may stand for a NUL character or half of a surrogate pair: %s; give them with the retry.',
+        array_to_string(spoilt, ', ')));
+    elsif extra is not null then
+      typed := jsonb_set(typed, '{event_data}', extra || case
+        when jsonb_typeof(typed -> 'event_data') = 'null' then '{}'
+        when jsonb_typeof(typed -> 'event_data') = 'object' then typed -> 'event_data'
+        else jsonb_build_object('event_data', typed -> 'event_data') end);
     end if;
   end if;
 
   if found_reasons is not null then
     update staging.quarantine q
-    set payload = entry.payload, stage = 'ingest', reasons = found_reasons, detail = found_detail, waiting = false,
+    set payload = merged, stage = 'ingest', reasons = found_reasons, detail = found_detail, waiting = false,
         attempts = q.attempts + 1, last_attempt_at = clock_timestamp()
     where q.quarantine_id = entry.quarantine_id;
     return false;
@@ -2105,7 +2144,10 @@ begin
 end
 $$;
 
-comment on function staging.type_payload(staging.quarantine) is 'Gives the fields of a quarantined record their types; false if that fails, with the reasons renewed.';
+comment on function staging.type_payload(staging.quarantine, jsonb) is 'Gives the fields of a quarantined record, corrected by a patch if there is one, their types; false if that fails, with the reasons renewed.';
+
+-- Without a patch, of an earlier version.
+drop function if exists staging.type_payload(staging.quarantine);
 
 -- By id, by reason, or everything: exactly one of the three, so that no slip retries or discards too much.
 create or replace function staging.select_quarantined(ids bigint[], reason text, everything boolean)
@@ -2143,16 +2185,17 @@ begin
     raise exception 'The patch must be an object of fields and values, not %.', patch using errcode = 'invalid_parameter_value';
   end if;
   for entry in select * from staging.select_quarantined(ids, reason, everything) loop
-    if patch is not null then
-      -- A field that the dataset does not have would spoil the record for later tries.
-      if exists (select jsonb_object_keys(patch) except select f.field from staging.raw_fields(entry.dataset) f) then
-        raise exception 'The patch has fields that % do not have; allowed: %.', entry.dataset,
-          (select string_agg(f.field, ', ') from staging.raw_fields(entry.dataset) f)
-          using errcode = 'invalid_parameter_value';
-      end if;
-      entry.payload := coalesce(entry.payload, '{}') || patch;
+    -- A field that neither the dataset nor the record has would spoil the record for later tries.
+    if exists (
+      select jsonb_object_keys(patch) except select jsonb_object_keys(entry.payload) except select f.field from staging.raw_fields(entry.dataset) f
+    ) then
+      raise exception 'The patch has fields that % do not have; allowed: %.', entry.dataset,
+        (select string_agg(f.field, ', ') from staging.raw_fields(entry.dataset) f)
+          || coalesce((select ', and of this record ' || string_agg(k, ', ') from jsonb_object_keys(entry.payload) k
+                       where k not in (select f.field from staging.raw_fields(entry.dataset) f)), '')
+        using errcode = 'invalid_parameter_value';
     end if;
-    if (patch is null and entry.stage = 'transform') or staging.type_payload(entry) then
+    if (patch is null and entry.stage = 'transform') or staging.type_payload(entry, patch) then
       entries := entries || entry.quarantine_id;
     end if;
   end loop;

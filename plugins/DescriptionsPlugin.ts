@@ -52,7 +52,10 @@ const fields: Rule[] = [
     "All records rejected for this reason, such as `invalid_email`.",
   ],
   [/^(?:Retry|Discard)QuarantinedInput\.everything$/, "All records in quarantine."],
-  [/^RetryQuarantinedInput\.patch$/, "Fields to correct first: an object of column names and values."],
+  [
+    /^RetryQuarantinedInput\.patch$/,
+    "Fields to correct first: an object of column names and values; null empties one.",
+  ],
   [/^(?:Retry|Discard)QuarantinedPayload\.result$/, "How many records."],
   [
     /^\w+Aggregates\.keys$/,

@@ -108,7 +108,7 @@ const withSelection = (command: Command): Command =>
 
 withSelection(quarantine.command("retry"))
   .description("give rows back to the transform (by id, --reason or --all)")
-  .option("--patch <json>", "fields to correct first, as a JSON object", parseObject)
+  .option("--patch <json>", "fields to correct first, as a JSON object; null empties one", parseObject)
   .action(async (ids: string[] | undefined, _options: unknown, command: Command) =>
     (await import("./commands/quarantine.ts")).retryQuarantined(selected(ids, command)),
   );

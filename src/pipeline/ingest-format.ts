@@ -198,7 +198,9 @@ function ndjsonFormatter(dataset: Dataset, map: Map<string, string>): Formatter 
       const cells = known.map(([name, kind]) => {
         const content = Object.hasOwn(row, name) ? row[name] : undefined;
         if (kind === "jsonb") return encodeEventData(content, extras);
-        if (typeof kind === "number" && (isObject(content) || Array.isArray(content)))
+        // Of an array, PostgreSQL would read a time in spite of the brackets.
+        const isText = typeof kind === "number" || kind === TIMESTAMP;
+        if (isText && (isObject(content) || Array.isArray(content)))
           faults.push({
             reason: "invalid_text",
             detail: `${name} is an object or array; it has to be text.`,

@@ -1,4 +1,7 @@
-import { expect, test } from "vitest";
+import { Readable } from "node:stream";
+import { describe, expect, test } from "vitest";
+import { ingest } from "../../src/pipeline/ingest.ts";
+import type { Dataset } from "../../src/pipeline/ingest-format.ts";
 import { usePipeline } from "./fixture.ts";
 
 const { pool, sql, run, rawUsers, rawTransactions, quarantine } = usePipeline();
@@ -170,6 +173,170 @@ test.each([
       client.release();
     }
   }
+});
+
+describe("a retry takes and refuses what the ingest does", () => {
+  const send = (dataset: Dataset, ...records: unknown[]) =>
+    ingest(
+      pool(),
+      dataset,
+      Readable.from([
+        records.map((record) => (typeof record === "string" ? record : JSON.stringify(record))).join("\n"),
+      ]),
+      { trigger: "cli" },
+    );
+  const retryAll = (patch?: object) =>
+    retry(`everything => true${patch ? `, patch => '${JSON.stringify(patch)}'` : ""}`);
+  const reasons = async () => (await quarantine()).map((entry) => entry.reasons as string[]);
+  const user = { user_id: 1, username: "ann", email: "ann@example.org" };
+  const event = { event_id: 1, event_type: "x", event_time: "2024-01-01" };
+  const eventData = async () => {
+    expect(await run("transform")).toMatchObject({ rowsRejected: 0 });
+    return (await sql("select event_data from production.events order by event_id")).map(
+      ({ event_data }) => event_data as unknown,
+    );
+  };
+
+  test.each([
+    ["a text", "users", { ...user, username: { a: 1 } }, { username: "ann" }],
+    ["a time", "users", { ...user, created_at: ["2024-01-01"] }, { created_at: "2024-01-01" }],
+  ] as const)("an object or array is not %s", async (_kind, dataset, record, patch) => {
+    await send(dataset, record);
+    expect(await reasons()).toEqual([["invalid_text"]]);
+    expect(await retryAll()).toBe(0);
+    const [field] = Object.keys(patch);
+    expect(await retryAll({ [field!]: ["2024-01-01", { y: 1 }] })).toBe(0);
+    expect(await quarantine()).toMatchObject([
+      {
+        reasons: ["invalid_text"],
+        detail: `${field}: it is an object or array; it has to be text.`,
+        attempts: 3,
+      },
+    ]);
+    expect(await retryAll(patch)).toBe(1);
+    expect(await run("transform")).toMatchObject({ rowsWritten: 1, rowsRejected: 0 });
+  });
+
+  test("a number and a truth value are text", async () => {
+    await send("users", { ...user, user_id: "x", username: 7.5, country: true });
+    expect(await retryAll({ user_id: 1 })).toBe(1);
+    await run("transform");
+    expect(await sql("select username, country from production.users")).toEqual([
+      { username: "7.5", country: "true" },
+    ]);
+  });
+
+  test("a text that could not be kept has to be given", async () => {
+    await send("users", { ...user, user_id: "x", username: "two\0x", country: "\uFFFD" });
+    expect(await retryAll()).toBe(0);
+    expect(await retryAll({ user_id: 1 })).toBe(0);
+    expect(await quarantine()).toMatchObject([
+      {
+        reasons: ["invalid_encoding"],
+        detail:
+          "username: it has U+FFFD, which may stand for a NUL character or half of a surrogate pair; give it with the retry. " +
+          "country: it has U+FFFD, which may stand for a NUL character or half of a surrogate pair; give it with the retry.",
+      },
+    ]);
+    expect(await retryAll({ username: "two\uFFFDx", country: "AT" })).toBe(1);
+    await run("transform");
+    expect(await sql("select username, country from production.users")).toEqual([
+      { username: "two\uFFFDx", country: "AT" },
+    ]);
+  });
+
+  test("a character that the source sent may look like one that could not be kept", async () => {
+    await send("users", { ...user, user_id: "x", username: "two\uFFFDx" });
+    expect(await retryAll({ user_id: 1 })).toBe(1);
+  });
+
+  test("event_data that could not be kept has to be given, in its own field or another", async () => {
+    await send("events", { ...event, event_data: { "\ud800": 1 } }, { ...event, event_id: 2, page: ["a\0"] });
+    expect(await retryAll()).toBe(0);
+    expect(await quarantine()).toMatchObject([
+      {
+        reasons: ["invalid_json"],
+        detail:
+          "event_data: it has U+FFFD, which may stand for a NUL character or half of a surrogate pair; give it with the retry.",
+      },
+      {
+        reasons: ["invalid_json"],
+        detail:
+          "Fields with U+FFFD, which may stand for a NUL character or half of a surrogate pair: page; give them with the retry.",
+      },
+    ]);
+    const ids = (await sql("select quarantine_id as id from analytics.quarantine order by 1")).map(
+      ({ id }) => id as string,
+    );
+    expect(await retry(`array[${ids[0]}], patch => '{"event_data": {"a": 1}}'`)).toBe(1);
+    expect(await retry(`array[${ids[1]}], patch => '{"event_data": {"a": 1}}'`)).toBe(0);
+    expect(await retry(`array[${ids[1]}], patch => '{"page": ["a"]}'`)).toBe(1);
+    expect(await eventData()).toEqual([{ a: 1 }, { a: 1, page: ["a"] }]);
+  });
+
+  const VALUES = ["hello", "123", '{"k":1}', "", 5, true, [1], { k: null }];
+
+  test("event_data of NDJSON stays the value it was", async () => {
+    await send(
+      "events",
+      ...VALUES.map((value, i) => ({ ...event, event_id: i, user_id: "x", event_data: value })),
+    );
+    expect(await retryAll()).toBe(0);
+    expect(await reasons()).toEqual(VALUES.map(() => ["invalid_integer"]));
+    expect(await retryAll({ user_id: null })).toBe(VALUES.length);
+    expect(await eventData()).toEqual(VALUES);
+  });
+
+  test("event_data that the transform rejected stays the value it was", async () => {
+    await send(
+      "events",
+      ...VALUES.map((value, i) => ({ ...event, event_id: i, event_type: "", event_data: value })),
+    );
+    await run("transform");
+    expect(await retryAll({ user_id: "x" })).toBe(0);
+    expect(await retryAll({ event_type: "y", user_id: null })).toBe(VALUES.length);
+    expect(await eventData()).toEqual(VALUES);
+  });
+
+  test("event_data of CSV is the text of JSON, until it was read or patched", async () => {
+    const texts = ["{bad", '""123""', "123", "null", "", '{""k"": 1}'];
+    await send(
+      "events",
+      "event_id,user_id,event_type,event_time,event_data",
+      ...texts.map((text, i) => `${i},x,,2024-01-01,"${text}"`),
+    );
+    expect(await retryAll()).toBe(0);
+    expect(await reasons()).toEqual(
+      texts.map((_, i) => (i === 0 ? ["invalid_integer", "invalid_json"] : ["invalid_integer"])),
+    );
+    expect(await retry(`reason => 'invalid_json', patch => '{"event_data": "456"}'`)).toBe(0);
+    expect(await retryAll({ user_id: null })).toBe(texts.length);
+    expect(await run("transform")).toMatchObject({ rowsRejected: texts.length });
+    expect(await retryAll({ user_id: "x" })).toBe(0);
+    expect(await retryAll({ user_id: null, event_type: "y" })).toBe(texts.length);
+    expect(await eventData()).toEqual(["456", "123", 123, {}, {}, { k: 1 }]);
+  });
+
+  test("an empty field is absent in CSV only", async () => {
+    await send("events", { ...event, user_id: "", note: null });
+    expect(await retryAll()).toBe(0);
+    await send("events", "event_id,user_id,event_type,event_time,latitude,note", "2,,x,2024-01-01,y,");
+    expect(await reasons()).toEqual([["invalid_integer"], ["invalid_number"]]);
+    expect(await retry(`reason => 'invalid_number', patch => '{"latitude": ""}'`)).toBe(1);
+    expect(await retryAll({ user_id: null })).toBe(1);
+    expect(await eventData()).toEqual([{ note: null }, {}]);
+  });
+
+  test("a field that the dataset does not have can be taken out, no other one added", async () => {
+    // The fields of the first record count for the input as a whole.
+    await send("users", user, { ...user, colour: "red" });
+    expect(await retryAll()).toBe(0);
+    await expect(retryAll({ color: null })).rejects.toThrow(
+      "The patch has fields that users do not have; allowed: user_id, username, email, created_at, country, and of this record colour.",
+    );
+    expect(await retryAll({ colour: null, username: "bob" })).toBe(1);
+    expect(await run("transform")).toMatchObject({ rowsRead: 2, rowsRejected: 0 });
+  });
 });
 
 test("two rows that wait are taken with their user, others stay", async () => {
