@@ -2127,7 +2127,8 @@ begin
     elsif extra is not null then
       typed := jsonb_set(typed, '{event_data}', extra || case
         when jsonb_typeof(typed -> 'event_data') = 'null' then '{}'
-        when jsonb_typeof(typed -> 'event_data') = 'object' then typed -> 'event_data'
+        when jsonb_typeof(typed -> 'event_data') = 'object' and not typed -> 'event_data' ?| array(select jsonb_object_keys(extra))
+        then typed -> 'event_data'
         else jsonb_build_object('event_data', typed -> 'event_data') end);
     end if;
   end if;

@@ -241,11 +241,15 @@ const renamed = (value: Record<string, unknown>, map: Map<string, string>): Reco
 
 const EVENT_DATA = Object.keys(FIELDS.events).indexOf("event_data");
 
-/** Fields without a column of their own join event_data. */
+/**
+ * Fields without a column of their own join event_data. If it is no object, or has a field of the same name, it
+ * stays whole under its own name beside them, so that no value displaces another. A retry does the same.
+ */
 function encodeEventData(data: unknown, extras: (readonly [string, unknown])[]): string | null {
   const absent = data === undefined || data === null;
   if (extras.length === 0) return absent ? null : JSON.stringify(data);
-  const own = absent ? [] : isObject(data) ? Object.entries(data) : [["event_data", data] as const];
+  const joins = isObject(data) && !extras.some(([name]) => Object.hasOwn(data, name));
+  const own = absent ? [] : joins ? Object.entries(data) : [["event_data", data] as const];
   // An assignment instead of an entry would lose a field called __proto__.
   return JSON.stringify(Object.fromEntries([...own, ...extras]));
 }

@@ -126,6 +126,16 @@ describe("formats", () => {
       },
     ]);
   });
+
+  it("keeps event_data whole beside fields of the same names", async () => {
+    await send("events", '{"event_id": 1, "event_data": {"a": 1, "b": 2}, "a": 2}');
+    await send("events", 'event_id,event_data,a,b\n2,"{""a"": 1}",2,\n3,"{""a"": 1}",,2\n');
+    expect(await rows("select event_data from staging.raw_events order by ingest_seq")).toEqual([
+      { event_data: { event_data: { a: 1, b: 2 }, a: 2 } },
+      { event_data: { event_data: { a: 1 }, a: "2" } },
+      { event_data: { a: 1, b: "2" } },
+    ]);
+  });
 });
 
 describe("values", () => {

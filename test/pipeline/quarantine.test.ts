@@ -317,6 +317,24 @@ describe("a retry takes and refuses what the ingest does", () => {
     expect(await eventData()).toEqual(["456", "123", 123, {}, {}, { k: 1 }]);
   });
 
+  test("fields without a column join event_data as in the ingest, also if their names clash", async () => {
+    const contents = [
+      { event_data: { a: 1, b: 2 }, a: 2 },
+      { event_data: { a: 1 }, b: 2 },
+      { event_data: [1], a: 2 },
+      { event_data: null, a: 2 },
+    ];
+    const records = contents.map((content, i) => ({ ...event, event_id: i, ...content }));
+    await send("events", ...records);
+    await send(
+      "events",
+      ...records.map((record) => ({ ...record, event_id: record.event_id + 4, user_id: "x" })),
+    );
+    expect(await retryAll({ user_id: null })).toBe(4);
+    const expected = [contents[0], { a: 1, b: 2 }, contents[2], { a: 2 }];
+    expect(await eventData()).toEqual([...expected, ...expected]);
+  });
+
   test("an empty field is absent in CSV only", async () => {
     await send("events", { ...event, user_id: "", note: null });
     expect(await retryAll()).toBe(0);
