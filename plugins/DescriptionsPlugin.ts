@@ -54,7 +54,7 @@ const fields: Rule[] = [
   [/^(?:Retry|Discard)QuarantinedInput\.everything$/, "All records in quarantine."],
   [
     /^RetryQuarantinedInput\.patch$/,
-    "Fields to correct first: an object of column names and values; null empties one.",
+    "Fields to correct first: an object of column names and values; null empties one, numbers beyond 2^53 are strings.",
   ],
   [/^(?:Retry|Discard)QuarantinedPayload\.result$/, "How many records."],
   [

@@ -173,11 +173,11 @@ function parseCount(value: string): number {
   throw new InvalidArgumentError("Allowed: a whole number from 1.");
 }
 
-function parseObject(value: string): Record<string, unknown> {
+/** The text as given: numbers beyond 2^53 would not survive being parsed. */
+function parseObject(value: string): string {
   try {
     const parsed: unknown = JSON.parse(value);
-    if (typeof parsed === "object" && parsed !== null && !Array.isArray(parsed))
-      return parsed as Record<string, unknown>;
+    if (typeof parsed === "object" && parsed !== null && !Array.isArray(parsed)) return value;
   } catch {
     // Said below, as for JSON that is no object.
   }

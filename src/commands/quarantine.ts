@@ -67,13 +67,11 @@ async function change(
   if (verb === "retried" && count > 0) console.log("The next transform takes them: npx strata transform");
 }
 
-export const retryQuarantined = (
-  options: QuarantineOptions & { patch?: Record<string, unknown> },
-): Promise<void> =>
+export const retryQuarantined = (options: QuarantineOptions & { patch?: string }): Promise<void> =>
   change("retried", options, (pool) =>
     pool.query("select analytics.retry_quarantined($1, $2, $3, $4) as count", [
       ...selection(options),
-      options.patch ? JSON.stringify(options.patch) : null,
+      options.patch ?? null,
     ]),
   );
 

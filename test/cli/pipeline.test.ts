@@ -65,6 +65,21 @@ describe("the pipeline's commands", () => {
     ]);
   });
 
+  it("takes numbers of a patch with every digit", async () => {
+    await database.pool.query(
+      `insert into staging.quarantine (dataset, stage, reasons, payload, ingest_seq)
+       values ('events', 'ingest', '{invalid_integer}', '{"event_id": "x"}', 1)`,
+    );
+    const patch = '{"event_id": 9007199254740993, "event_data": {"n": 0.12345678901234567890}}';
+    await strata(["quarantine", "retry", "--all", "--patch", patch], database.environment);
+    const { rows } = await database.pool.query(
+      "select event_id, event_data::text as data from staging.raw_events",
+    );
+    expect(rows).toEqual([{ event_id: "9007199254740993", data: '{"n": 0.12345678901234567890}' }]);
+    await database.pool.query("delete from staging.raw_events");
+    await database.pool.query("delete from staging.quarantine");
+  });
+
   it("deletes what the transform has taken and is older than the retention", async () => {
     await database.pool.query(
       "update staging.raw_users set ingested_at = now() - interval '10 days' where user_id = 1",
