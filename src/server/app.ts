@@ -101,7 +101,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
       if (request.ws) return done();
       const { authorization } = request.headers;
       const take = (claims: Claims): void => {
-        request.claims = isPage(request.url) ? claims : requireRole(claims);
+        request.claims = isPage(request.routeOptions.url) ? claims : requireRole(claims);
         done();
       };
       const known = authenticator.recall(authorization);

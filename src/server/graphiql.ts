@@ -1,5 +1,6 @@
 // The GraphiQL page: who may open it, and the policy that lets its scripts run and no others.
 import { randomBytes } from "node:crypto";
+import type { IncomingHttpHeaders } from "node:http";
 import type { FastifyInstance } from "fastify";
 import type {} from "grafserv/fastify/v5";
 import type { Config } from "../config.ts";
@@ -25,12 +26,13 @@ const policy = (scripts: string): string =>
     "frame-ancestors 'none'",
   ].join(";");
 
-export const isPage = (url: string): boolean =>
-  url === GRAPHIQL_PATH || url.startsWith(`${GRAPHIQL_PATH}?`) || url.startsWith(ASSETS);
+/** By its route: the same path can be written in several ways. */
+export const isPage = (route: string | undefined): boolean =>
+  route === GRAPHIQL_PATH || route === `${ASSETS}*`;
 
 export function addPageRules(app: FastifyInstance, { GRAPHIQL_ROLES }: Config): void {
-  app.addHook("preHandler", ({ url, claims }, reply, done) => {
-    if (!isPage(url)) return done();
+  app.addHook("preHandler", ({ routeOptions, claims }, reply, done) => {
+    if (!isPage(routeOptions.url)) return done();
     if (!GRAPHIQL_ROLES.includes(claims.isAnonymous ? "anonymous" : claims.role!))
       return done(refusal("FORBIDDEN", "GraphiQL is not offered to you here"));
     void reply.header("content-security-policy", policy("'self'"));
@@ -42,10 +44,14 @@ export function addPageRules(app: FastifyInstance, { GRAPHIQL_ROLES }: Config): 
 const isLocal = (host: string | undefined): boolean =>
   /^(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$/.test(host ?? "");
 
+/** Opened by a person, or without a browser; not asked for by another site's page. */
+const isOwn = ({ origin, "sec-fetch-site": site = "none" }: IncomingHttpHeaders): boolean =>
+  origin === undefined && (site === "none" || site === "same-origin");
+
 /** On the embedded default, for whoever sits at this machine, the page comes with an operator's token. */
-async function tokenFor(config: Config, host: string | undefined): Promise<string | undefined> {
-  const isEmbeddedDefault = !config.DATABASE_URL && isLocal(config.HOST) && isLocal(host);
-  if (!isEmbeddedDefault) return undefined;
+async function tokenFor(config: Config, headers: IncomingHttpHeaders): Promise<string | undefined> {
+  const isEmbeddedDefault = !config.DATABASE_URL && isLocal(config.HOST);
+  if (!isEmbeddedDefault || !isLocal(headers.host) || !isOwn(headers)) return undefined;
   return createToken(config, { role: "strata_operator", subject: "graphiql", ttl: "12h" });
 }
 
@@ -58,7 +64,7 @@ export const createGraphiqlPlugin = (config: Config): GraphileConfig.Plugin => (
         const nonce = randomBytes(16).toString("base64");
         const { reply, request: page } = (request.requestContext as Grafast.RequestContext).fastifyv5;
         void reply.header("content-security-policy", policy(`'self' 'nonce-${nonce}'`));
-        const token = await tokenFor(config, page.headers.host);
+        const token = await tokenFor(config, page.headers);
         if (token) void reply.header("cache-control", "no-store");
         htmlParts.headerScripts += tabsScript(token);
         return (await next()).replaceAll("<script", `<script nonce="${nonce}"`);

@@ -29,11 +29,15 @@ export async function addHeaders(app: FastifyInstance, { CORS_ORIGINS }: Config)
   };
   const ofPages = headersOf(policies);
   const ofData = headersOf({ ...policies, ...ONLY_OF_PAGES });
-  app.addHook("onRequest", ({ url }, reply, done) => {
-    reply.headers(isPage(url) ? ofPages : ofData);
+  app.addHook("onRequest", ({ routeOptions }, reply, done) => {
+    reply.headers(isPage(routeOptions.url) ? ofPages : ofData);
     done();
   });
   if (CORS_ORIGINS.length === 0) return;
+  // The page is for people, and may hold a token: no other page reads it.
+  app.addHook("onRoute", (route) => {
+    if (isPage(route.url)) route.config = { ...route.config, cors: false };
+  });
   await app.register(cors, {
     origin: CORS_ORIGINS,
     methods: ["GET", "POST"],

@@ -41,7 +41,7 @@ describe("offered to operators only", () => {
   });
 
   test("GraphiQL and its assets", async () => {
-    for (const url of ["/graphiql", "/ruru-static/ruru.js"]) {
+    for (const url of ["/graphiql", "/%67raphiql", "/ruru-static/ruru.js"]) {
       expect((await get(server, url)).statusCode, url).toBe(403);
       expect((await get(server, url, server.as.reader)).statusCode, url).toBe(403);
       expect((await get(server, url, server.as.operator)).statusCode, url).toBe(200);
@@ -100,6 +100,14 @@ describe("browsers", () => {
     const answer = await server.ask("reader", "{ __typename }", {}, { origin: "https://admin.example" });
     expect(answer.headers["access-control-allow-origin"]).toBe("https://admin.example");
     expect(answer.headers.vary).toContain("Origin");
+  });
+
+  test("pages of ours are read by nobody else's", async () => {
+    for (const url of ["/graphiql", "/ruru-static/ruru.js"]) {
+      const { statusCode, headers } = await get(server, url, { origin: "https://app.example" });
+      expect(statusCode, url).toBe(200);
+      expect(headers["access-control-allow-origin"], url).toBeUndefined();
+    }
   });
 
   test("what a page may send without asking is not executed", async () => {
