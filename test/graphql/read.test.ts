@@ -144,12 +144,42 @@ test.each([
 test.each([
   ["Datetime", `eventTime: { lessThan: $value }`, "2025-02-30T00:00:00Z", /is not a date and time such as/],
   ["Datetime", `eventTime: { lessThan: $value }`, "yesterday", /is not a date and time such as/],
+  ["Datetime", `eventTime: { lessThan: $value }`, "0000-01-01T00:00:00Z", /is not a date and time such as/],
+  ["Datetime", `eventTime: { lessThan: $value }`, "9999-12-31T23:00:00-05:00", /is not a date and time/],
   ["BigInt", `eventId: { equalTo: $value }`, "1.5", /is not a whole number/],
+  ["BigInt", `eventId: { equalTo: $value }`, "9223372036854775808", /whole number from .* to 92233/],
 ])("refuses a %s in %s that is %s", async (type, filter, value, message) => {
   const source = `query ($value: ${type}) { events(filter: { ${filter} }) { totalCount } }`;
   const { errors } = await api.ask("reader", source, { value });
   expect(errors).toMatchObject([
     { message: expect.stringMatching(message), extensions: { code: "BAD_USER_INPUT" } },
+  ]);
+});
+
+test("takes a date that there is, and no other way to say one", async () => {
+  const source = `query ($day: Date!) { dimDateByFullDate(fullDate: $day) { fullDate } }`;
+  expect(await api.read(source, { day: "2024-02-29" })).toEqual({
+    dimDateByFullDate: { fullDate: "2024-02-29" },
+  });
+  for (const day of [
+    "today",
+    "now",
+    "01/02/2026",
+    "2023-02-29",
+    "2026-13-01",
+    "0000-01-01",
+    "2026-1-2",
+    20260102,
+  ])
+    expect((await api.ask("reader", source, { day })).errors, String(day)).toMatchObject([
+      {
+        message: expect.stringMatching(/is not a date such as "2026-01-31"/),
+        extensions: { code: "BAD_USER_INPUT" },
+      },
+    ]);
+  const relative = `{ dailyUserMetrics(filter: { date: { in: ["yesterday"] } }) { totalCount } }`;
+  expect((await api.ask("reader", relative)).errors).toMatchObject([
+    { message: expect.stringMatching(/"yesterday" is not a date such as/) },
   ]);
 });
 
