@@ -2294,11 +2294,14 @@ begin
     create policy readers_see_all on analytics.pipeline_runs for select to strata_reader using (true);
   end if;
   if not exists (select from pg_catalog.pg_policies where schemaname = 'analytics' and tablename = 'pipeline_runs' and policyname = 'ingestors_see_their_own') then
-    create policy ingestors_see_their_own on analytics.pipeline_runs for select to strata_ingestor
-      using (step = 'ingest' and actor = current_setting('strata.sub', true));
+    create policy ingestors_see_their_own on analytics.pipeline_runs for select to strata_ingestor using (false);
   end if;
 end
 $$;
+
+-- Other actors are logins and users of a machine, whose names anybody's token may have.
+alter policy ingestors_see_their_own on analytics.pipeline_runs
+  using (step = 'ingest' and trigger = 'api' and actor = current_setting('strata.sub', true));
 
 comment on policy readers_see_all on analytics.pipeline_runs is 'Readers and operators see every run.';
 comment on policy ingestors_see_their_own on analytics.pipeline_runs is 'Source systems see the runs that they asked for.';

@@ -129,7 +129,7 @@ function selected(ids: string[] | undefined, command: Command): QuarantineOption
 withJson(program.command("token"))
   .description("print a bearer token for HTTP requests")
   .requiredOption("--role <role>", "reader, ingestor or operator", parseRole)
-  .option("--sub <name>", "who the token is for; shown as the actor of runs")
+  .option("--sub <name>", "who the token is for; shown as the actor of runs", parseName)
   .option("--ttl <duration>", "how long it is valid, such as 90s, 15m, 1h, 30d", parseTtl, "1h")
   .action(async (options: { role: Role; sub?: string; ttl: string; json?: boolean }) =>
     (await import("./commands/token.ts")).token(options),
@@ -157,6 +157,11 @@ function parseRole(value: string): Role {
   const role = toRole(value);
   if (isRole(role)) return role;
   throw new InvalidArgumentError("Allowed: reader, ingestor, operator.");
+}
+
+function parseName(value: string): string {
+  if (value.trim() !== "") return value;
+  throw new InvalidArgumentError("It is empty; allowed: any other text.");
 }
 
 function parseTtl(value: string): string {

@@ -8,7 +8,8 @@ import { refusal } from "./errors.ts";
 
 export interface Claims {
   role: Role | undefined;
-  subject: string | undefined;
+  /** Whose runs are whose; "anonymous" without a token, so that they are not the login's. */
+  subject: string;
   /** Came without a token. */
   isAnonymous: boolean;
   /** Seconds since 1970; undefined for anonymous requests. */
@@ -65,7 +66,7 @@ export function createAuthenticator(config: Config): Authenticator {
   const verify = createVerifier(config);
   const known = new Map<string, { claims: Claims; until: number }>();
   const role = config.ANONYMOUS_ROLE === "none" ? undefined : config.ANONYMOUS_ROLE;
-  const anonymous: Claims = { role, subject: undefined, isAnonymous: true, expiresAt: undefined };
+  const anonymous: Claims = { role, subject: "anonymous", isAnonymous: true, expiresAt: undefined };
 
   const recall: Authenticator["recall"] = (authorization) => {
     if (!authorization) return anonymous;
@@ -117,6 +118,8 @@ function createVerifier(config: Config): (token: string) => Promise<JWTPayload> 
 function toClaims({ role: given, sub, exp }: JWTPayload): Claims {
   const role = typeof given === "string" ? toRole(given) : given;
   if (!isRole(role)) throw unauthenticated('The token\'s claim "role" must be reader, ingestor or operator');
+  if (typeof sub !== "string" || sub.trim() === "")
+    throw unauthenticated('The token\'s claim "sub" must say who it is for, in a string that is not empty');
   return { role, subject: sub, isAnonymous: false, expiresAt: exp };
 }
 

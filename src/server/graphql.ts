@@ -45,7 +45,7 @@ export interface GraphqlOptions {
 /** Settings of the transaction that every statement of a request runs in. */
 const settings = (config: Config, { role, subject }: Claims): Record<string, string> => ({
   role: role ?? "none",
-  "strata.sub": subject ?? "",
+  "strata.sub": subject,
   timezone: "UTC",
   statement_timeout: String(role === undefined ? 1 : config.STATEMENT_TIMEOUT_MS[role]),
 });

@@ -75,4 +75,9 @@ it("prints a bare token that carries the role, the subject and the lifetime", as
   const claims = decodeJwt(result.stdout.trim());
   expect(claims).toMatchObject({ role: "strata_operator", sub: "ann" });
   expect(claims.exp! - claims.iat!).toBe(900);
+
+  const unnamed = await strata(["token", "--role", "operator"], { JWT_SECRET });
+  expect(decodeJwt(unnamed.stdout.trim()).sub).toBe("strata-cli");
+  const empty = await strata(["token", "--role", "operator", "--sub", ""], { JWT_SECRET });
+  expect(empty).toMatchObject({ code: 2, stdout: "", stderr: expect.stringContaining("It is empty") });
 });

@@ -41,8 +41,8 @@ const settle = () => new Promise((resolve) => setTimeout(resolve, 500));
 
 async function addRun(step = "refresh", status = "succeeded", actor = "somebody"): Promise<string> {
   const { rows } = await api.database.pool.query<{ run_id: string }>(
-    `insert into analytics.pipeline_runs (step, status, actor, dataset, started_at, finished_at)
-     values ($1, $2, $3, case when $1 = 'ingest' then 'users' end, clock_timestamp(), clock_timestamp()) returning run_id`,
+    `insert into analytics.pipeline_runs (step, status, trigger, actor, dataset, started_at, finished_at)
+     values ($1, $2, 'api', $3, case when $1 = 'ingest' then 'users' end, clock_timestamp(), clock_timestamp()) returning run_id`,
     [step, status, actor],
   );
   return rows[0]!.run_id;

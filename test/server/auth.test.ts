@@ -62,13 +62,21 @@ describe("with a secret", () => {
     ["by somebody else", () => sign({ iss: "https://evil.example" }), '"iss"'],
     ["without a role", () => sign({ role: undefined }), '"role"'],
     ["with a role of the database", () => sign({ role: "postgres" }), '"role"'],
+    ["without a subject", () => sign({ sub: undefined }), '"sub"'],
+    ["with an empty subject", () => sign({ sub: " " }), '"sub"'],
+    ["with a number for a subject", () => sign({ sub: 7 }), '"sub"'],
+    ["with an object for a subject", () => sign({ sub: { name: "ann" } }), '"sub"'],
     ["with several roles", () => sign({ role: ["reader", "operator"] }), '"role"'],
     [
       "signed with another algorithm",
       () => sign({}, SECRET, "HS512").catch(() => sign({}, SECRET.repeat(2), "HS512")),
       "algorithm",
     ],
-    ["not signed", () => new UnsecuredJWT({ role: "operator", exp: inOneHour() }).encode(), "form"],
+    [
+      "not signed",
+      () => new UnsecuredJWT({ role: "operator", sub: "ann", exp: inOneHour() }).encode(),
+      "form",
+    ],
     ["no token at all", () => "x.y.z", "malformed"],
   ])("refuses a token %s", async (_name, token, reason) => {
     expect(await code(check(token()))).toEqual({
@@ -134,7 +142,9 @@ describe("with a key set", () => {
     );
   };
   const sign = ({ privateKey, alg, kid }: Key) =>
-    new SignJWT({ role: "reader", exp: inOneHour() }).setProtectedHeader({ alg, kid }).sign(privateKey);
+    new SignJWT({ role: "reader", sub: "ann", exp: inOneHour() })
+      .setProtectedHeader({ alg, kid })
+      .sign(privateKey);
   const check = async (authenticator: ReturnType<typeof configured>, token: Promise<string>) =>
     code(authenticator.authenticate(`Bearer ${await token}`));
 
@@ -176,7 +186,7 @@ describe("with a key set", () => {
     await publish(first);
     const authenticator = configured({ JWKS_URL: url });
     const publicPem = first.publicKey.export({ type: "spki", format: "pem" }).toString();
-    const forged = new SignJWT({ role: "operator", exp: inOneHour() })
+    const forged = new SignJWT({ role: "operator", sub: "ann", exp: inOneHour() })
       .setProtectedHeader({ alg: "HS256", kid: "first" })
       .sign(encoded(publicPem));
     expect(await check(authenticator, forged)).toMatchObject({ code: "UNAUTHENTICATED" });
@@ -211,7 +221,7 @@ describe("configuration", () => {
   });
 
   test("without a token there is the anonymous role, or none", async () => {
-    const anonymous = { subject: undefined, isAnonymous: true, expiresAt: undefined };
+    const anonymous = { subject: "anonymous", isAnonymous: true, expiresAt: undefined };
     const ask = (environment: Record<string, string>) =>
       configured({ JWT_SECRET: SECRET, ...environment }).authenticate(undefined);
     expect(await ask({})).toEqual({ ...anonymous, role: undefined });

@@ -265,6 +265,17 @@ describe("ingest mutations", () => {
     expect(await landed()).toEqual([]);
   });
 
+  it("shows its run to a caller without a token as well", async () => {
+    const open = await createApp({
+      config: { ...database.config, ANONYMOUS_ROLE: "strata_ingestor" },
+      database,
+    });
+    const payload = { query: INGEST_USERS, variables: { rows: [{ userId: 1 }] } };
+    const response = await open.inject({ method: "POST", url: "/graphql", payload });
+    await open.close();
+    expect(response.json().data?.ingestUsers.run).toMatchObject({ actor: "anonymous" });
+  });
+
   it("says what is wrong with the source system", async () => {
     const query = `mutation ($name: String) { ingestUsers(input: { rows: [], sourceSystem: $name }) { rowsIngested } }`;
     const { errors } = await mutate(query, { name: "s".repeat(51) });

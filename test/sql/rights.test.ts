@@ -173,12 +173,13 @@ test("an ingestor sees the runs that it asked for and no others", async () => {
     await client.query(`
       insert into analytics.pipeline_runs (step, status, trigger, actor, dataset)
       values ('ingest', 'succeeded', 'api', 'crm', 'users'), ('ingest', 'succeeded', 'api', 'shop', 'users'),
-             ('transform', 'succeeded', 'api', 'crm', null)`);
+             ('transform', 'succeeded', 'api', 'crm', null), ('ingest', 'succeeded', 'cli', 'crm', 'users'),
+             ('ingest', 'succeeded', 'sql', 'crm', 'users')`);
     await client.query(
       "select set_config('strata.sub', 'crm', true), set_config('role', 'strata_ingestor', true)",
     );
-    expect((await client.query("select step, actor from analytics.pipeline_runs")).rows).toEqual([
-      { step: "ingest", actor: "crm" },
+    expect((await client.query("select step, trigger, actor from analytics.pipeline_runs")).rows).toEqual([
+      { step: "ingest", trigger: "api", actor: "crm" },
     ]);
   } finally {
     await client.query("rollback");
