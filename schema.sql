@@ -1003,7 +1003,7 @@ comment on column analytics.quarantine.last_attempt_at is 'When the record was t
 
 create or replace function analytics.schema_version()
 returns integer
-language sql immutable parallel safe as 'select 10';
+language sql immutable parallel safe as 'select 11';
 
 comment on function analytics.schema_version() is 'Version of this schema; the server refuses to run on an older one.';
 

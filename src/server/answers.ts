@@ -139,14 +139,14 @@ export function addAnswers(
         etag: `"${createHash("sha1").update(payload).digest("base64url")}"`,
       };
       if (sizeOf(key, answer) <= maxBytes / 4) keep(key, answer);
-      reply.headers(headersOf(answer));
+      reply.headers(headersOf(reply, answer));
     }
     record("miss");
     done();
   });
 
   function give(request: FastifyRequest, reply: FastifyReply, answer: Answer): FastifyReply {
-    reply.headers(headersOf(answer));
+    reply.headers(headersOf(reply, answer));
     const known = request.headers["if-none-match"];
     if (
       known !== undefined &&
@@ -163,10 +163,11 @@ export function addAnswers(
 const MAX_KEY = 20_000;
 
 // For this caller alone, and asked about each time: only the server knows whether a refresh came between.
-const headersOf = ({ etag }: Answer) => ({
+const headersOf = (reply: FastifyReply, { etag }: Answer) => ({
   etag,
   "cache-control": "private, no-cache",
-  vary: "authorization, accept",
+  // Beside the origin, where there is CORS.
+  vary: [reply.getHeader("vary") ?? [], "authorization, accept"].flat().join(", "),
 });
 
 function keyOf(request: FastifyRequest): string | null {

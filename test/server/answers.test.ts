@@ -124,6 +124,16 @@ describe("an answer on refreshed data", () => {
     expect((await ask(TOTAL)).body.errors).toBeUndefined();
   });
 
+  it("varies with the origin as well, where some may ask", async () => {
+    const app = await start({ CORS_ORIGINS: "https://app.example" });
+    for (let i = 0; i < 3; i++) {
+      const { headers } = await ask(TOTAL, { app, headers: { origin: "https://app.example" } });
+      if (i > 0)
+        expect(headers).toMatchObject({ etag: expect.any(String), vary: "Origin, authorization, accept" });
+    }
+    await app.close();
+  });
+
   it("is not kept if the setting says so", async () => {
     const app = await start({ RESPONSE_CACHE_MB: "0" });
     for (let i = 0; i < 3; i++) expect((await ask(TOTAL, { app })).headers.etag).toBeUndefined();
