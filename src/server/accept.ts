@@ -1,4 +1,7 @@
-// Which of the two media types of GraphQL answers a client takes.
+// Which of the two media types of GraphQL answers a client takes, and how what it sends may be packed.
+import type { FastifyRequest } from "fastify";
+import { refusal } from "./errors.ts";
+
 const RESPONSE = "application/graphql-response+json";
 const LEGACY = "application/json";
 const MATCHES: Record<string, string> = {
@@ -22,4 +25,14 @@ export function answerType(accept: string = "*/*"): string | undefined {
     bestWeight = weight;
   }
   return best;
+}
+
+/** Refuses a body that is packed in a way that nothing here unpacks. */
+export function checkEncoding({ headers }: FastifyRequest, allowed: string[]): void {
+  const encoding = headers["content-encoding"]?.trim().toLowerCase() ?? "identity";
+  if (allowed.includes(encoding)) return;
+  throw refusal(
+    "UNSUPPORTED_MEDIA_TYPE",
+    `Content-Encoding "${encoding}" is not taken; allowed: ${allowed.join(", ")}`,
+  );
 }

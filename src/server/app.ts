@@ -63,11 +63,17 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   for (const name of ["claims", "place", "isPaid", "answerKey", "lookup", "cacheable", "operation"])
     app.decorateRequest(name);
   app.setErrorHandler(handleError);
-  app.setNotFoundHandler((request) => {
-    throw refusal(
-      "NOT_FOUND",
-      `There is no ${request.method} ${request.url.split("?")[0]!.slice(0, 100)} here`,
-    );
+  const methods = new Map<string, string[]>();
+  app.addHook("onRoute", ({ url, method, wsHandler }) => {
+    // What only opens sockets is not answered otherwise.
+    if (!wsHandler) methods.set(url, [...(methods.get(url) ?? []), method].flat());
+  });
+  app.setNotFoundHandler(({ method, url }) => {
+    const path = url.split("?")[0]!;
+    const allow = methods.get(path)?.join(", ");
+    if (allow)
+      throw refusal("METHOD_NOT_ALLOWED", `${path} does not take ${method}; allowed: ${allow}`, { allow });
+    throw refusal("NOT_FOUND", `There is no ${method} ${path.slice(0, 100)} here`);
   });
   // A form or plain text can be sent from any page without asking; the other types cannot.
   app.removeContentTypeParser("text/plain");

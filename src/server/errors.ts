@@ -128,7 +128,7 @@ export function handleError(error: ThrownError, request: FastifyRequest, reply: 
   logFault(error, extensions.code, request.log);
   return reply
     .status(status)
-    .headers({ ...headersOf(status, extensions.retryAfter), "x-request-id": request.id })
+    .headers({ ...headersOf(status, extensions), "x-request-id": request.id })
     .type("application/json; charset=utf-8")
     .send({ errors: [{ message, extensions: { ...extensions, requestId: request.id } }] });
 }
@@ -139,9 +139,9 @@ interface ThrownError {
   extensions?: Record<string, unknown>;
 }
 
-function headersOf(status: number, retryAfter: unknown): Record<string, string> {
+function headersOf(status: number, { retryAfter, allow }: Record<string, unknown>): Record<string, string> {
   if (status === 401) return { "www-authenticate": "Bearer" };
-  if (status === 405) return { allow: "POST" };
+  if (status === 405) return { allow: typeof allow === "string" ? allow : "POST" };
   if (status === 429 || status === 503) return { "retry-after": String(Number(retryAfter ?? RETRY_AFTER_S)) };
   return {};
 }
@@ -159,7 +159,7 @@ export function finishGraphqlAnswer(request: FastifyRequest, reply: FastifyReply
     const { statusCode: _, ...extensions } = error.extensions ?? {};
     error.extensions = { code: codeOf(reply.statusCode), ...extensions, requestId: request.id };
   }
-  const { code, retryAfter } = errors[0]!.extensions!;
+  const { code, ...details } = errors[0]!.extensions!;
   if (reply.statusCode >= 500) request.log.error({ code }, "operation failed before it began");
   const status = statusOf(code);
   const isLegacy = !String(reply.getHeader("content-type")).startsWith("application/graphql-response+json");
@@ -168,6 +168,6 @@ export function finishGraphqlAnswer(request: FastifyRequest, reply: FastifyReply
   if (data === undefined && reply.statusCode < 500 && (!isLegacy || [401, 403, 429, 503].includes(status)))
     reply.status(reply.statusCode === 200 || reply.statusCode === 400 ? status : reply.statusCode);
   if (code === "SERVICE_UNAVAILABLE") reply.status(503);
-  reply.headers(headersOf(reply.statusCode, retryAfter));
+  reply.headers(headersOf(reply.statusCode, details));
   return payload;
 }

@@ -16,7 +16,7 @@ import { createNotifications } from "../database/notifications.ts";
 import { isBadInput } from "../pipeline/ingest-format.ts";
 import { ingest } from "../pipeline/ingest.ts";
 import { queueStep, runStep } from "../pipeline/runs.ts";
-import { answerType } from "./accept.ts";
+import { answerType, checkEncoding } from "./accept.ts";
 import { addAnswers, createAnswersPlugin } from "./answers.ts";
 import type { Authenticator, Claims } from "./auth.ts";
 import { createDataVersion } from "./data-version.ts";
@@ -160,8 +160,10 @@ export function createGraphql(options: GraphqlOptions) {
       await Promise.all([operations.pool.end(), versions.end()]);
     },
     async addTo(app: FastifyInstance): Promise<void> {
-      app.addHook("onRequest", ({ headers, ws, routeOptions }, _reply, done) => {
+      app.addHook("onRequest", (request, _reply, done) => {
+        const { headers, ws, routeOptions } = request;
         if (routeOptions.url !== GRAPHQL_PATH || ws) return done();
+        checkEncoding(request, ["identity"]);
         headers.accept = answerType(headers.accept);
         if (headers.accept) return done();
         done(

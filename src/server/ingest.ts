@@ -5,6 +5,7 @@ import type { Pool } from "pg";
 import { DATASETS, isBadInput, type Dataset } from "../pipeline/ingest-format.ts";
 import type { Format } from "../pipeline/ingest-read.ts";
 import { receive } from "../pipeline/ingest.ts";
+import { checkEncoding } from "./accept.ts";
 import { refusal } from "./errors.ts";
 import { RETRY_AFTER_S } from "./health.ts";
 
@@ -13,6 +14,7 @@ const FORMATS: Record<string, Format> = {
   "application/x-ndjson": "ndjson",
   "application/ndjson": "ndjson",
 };
+// What it is shows in its first bytes: a body that a proxy has unpacked may still say gzip.
 const ENCODINGS = ["gzip", "identity"];
 
 interface Query {
@@ -22,19 +24,14 @@ interface Query {
 }
 const PARAMETERS = ["source", "name", "map"];
 
-function formatOf({ headers }: FastifyRequest): Format {
-  const type = headers["content-type"]?.split(";", 1)[0]!.trim().toLowerCase() ?? "";
-  const encoding = headers["content-encoding"]?.trim().toLowerCase() ?? "identity";
+function formatOf(request: FastifyRequest): Format {
+  const type = request.headers["content-type"]?.split(";", 1)[0]!.trim().toLowerCase() ?? "";
   if (!Object.hasOwn(FORMATS, type))
     throw refusal(
       "UNSUPPORTED_MEDIA_TYPE",
       `Content-Type "${type}" is not taken; allowed: text/csv, application/x-ndjson`,
     );
-  if (!ENCODINGS.includes(encoding))
-    throw refusal(
-      "UNSUPPORTED_MEDIA_TYPE",
-      `Content-Encoding "${encoding}" is not taken; allowed: ${ENCODINGS.join(", ")}`,
-    );
+  checkEncoding(request, ENCODINGS);
   return FORMATS[type]!;
 }
 

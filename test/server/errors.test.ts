@@ -1,5 +1,6 @@
 // Every refusal: a stable code, the right status, the request's id, and nothing of what is inside.
 import { Writable } from "node:stream";
+import { gzipSync } from "node:zlib";
 import pino from "pino";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createTestApp, type TestApp } from "../support/app.ts";
@@ -93,6 +94,14 @@ test.each([
   [
     "POST",
     "/graphql",
+    { "content-type": "application/json", "content-encoding": "gzip" },
+    gzipSync('{"query":"{ __typename }"}'),
+    415,
+    "UNSUPPORTED_MEDIA_TYPE",
+  ],
+  [
+    "POST",
+    "/graphql",
     { "content-type": "text/plain" },
     '{"query":"{ __typename }"}',
     415,
@@ -139,6 +148,29 @@ test.each([
     expectNothingInternal(response.body);
   },
 );
+
+test.each([
+  ["PUT", "/graphql", "POST"],
+  ["GET", "/graphql?query=%7B__typename%7D", "POST"],
+  ["OPTIONS", "/graphql", "POST"],
+  ["GET", "/ingest/users?source=crm", "POST"],
+  ["POST", "/healthz", "GET, HEAD"],
+  ["DELETE", "/graphiql", "GET, HEAD"],
+] as const)("%s %s is not taken, and the answer says what is: %s", async (method, url, allow) => {
+  const response = await server.inject({ method, url, headers: server.as.reader });
+  expect(response).toMatchObject({ statusCode: 405, headers: { allow } });
+  expect(response.json().errors[0].extensions.code).toBe("METHOD_NOT_ALLOWED");
+});
+
+test("a packed body is refused by its encoding", async () => {
+  const response = await server.inject({
+    method: "POST",
+    url: "/graphql",
+    headers: { ...server.as.reader, "content-type": "application/json", "content-encoding": "gzip" },
+    payload: gzipSync('{"query":"{ __typename }"}'),
+  });
+  expect(response.json().errors[0].message).toBe('Content-Encoding "gzip" is not taken; allowed: identity');
+});
 
 test("a breach of a constraint has its code and no SQL", async () => {
   const { errors } = await server.ask(

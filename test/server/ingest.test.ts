@@ -95,6 +95,8 @@ describe("POST /ingest", () => {
     const zipped = gzipSync(lines.slice(0, 10).join("\n"));
     const answer = await push("/ingest/users", zipped, { ...options, "content-encoding": "gzip" });
     expect(answer.body.run.rowsWritten).toBe(10);
+    const unpacked = await push("/ingest/users", lines[0]!, { ...options, "content-encoding": "gzip" });
+    expect(unpacked.body.run.rowsWritten).toBe(1);
   });
 
   it.each([
