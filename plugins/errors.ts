@@ -30,7 +30,7 @@ export interface Explanation {
   constraint?: string;
 }
 
-function explainConstraint(error: DatabaseError): Explanation | undefined {
+function explainState(error: DatabaseError): Explanation | undefined {
   const { code: state, constraint } = error;
   const field = fieldOf(error);
   switch (state) {
@@ -54,6 +54,28 @@ function explainConstraint(error: DatabaseError): Explanation | undefined {
       const message = check ? `${check.field} ${check.rule}` : "A value breaks a rule of its column";
       return { code: "CHECK_VIOLATION", message, field: check?.field, constraint };
     }
+    // PostgreSQL does not name the column; this is the only one of its type.
+    case "22003":
+      return error.detail?.includes("precision 10, scale 2")
+        ? { code: "BAD_USER_INPUT", message: "amount must be at most 99999999.99", field: "amount" }
+        : undefined;
+    case "22001": {
+      const limit = /\((\d+)\)$/.exec(error.message)?.[1];
+      return limit
+        ? {
+            code: "BAD_USER_INPUT",
+            message: `A text is too long: its field takes at most ${limit} characters`,
+          }
+        : undefined;
+    }
+    case "22023": {
+      // Functions name their parameter.
+      const parameter = /^[a-z_]+(?= must be )/.exec(error.message)?.[0];
+      const named = parameter && camelCase(parameter);
+      return named
+        ? { code: "BAD_USER_INPUT", message: error.message.replace(parameter, named), field: named }
+        : undefined;
+    }
   }
   return undefined;
 }
@@ -69,5 +91,5 @@ export function explainDataError(error: Error): Explanation | undefined {
     return { code: "NOT_FOUND", message: notFound };
   }
   if (badFilter.test(error.message)) return { code: "BAD_USER_INPUT", message: error.message };
-  return "code" in error ? explainConstraint(error as unknown as DatabaseError) : undefined;
+  return "code" in error ? explainState(error as unknown as DatabaseError) : undefined;
 }

@@ -119,7 +119,21 @@ test.each([
     `updateUser(input: { userId: 1, patch: { email: null } })`,
     { field: "email", message: "email must not be null" },
   ],
-  ["BAD_USER_INPUT", `createTransaction(input: { transaction: { userId: 1, amount: 123456789 } })`, {}],
+  [
+    "BAD_USER_INPUT",
+    `createTransaction(input: { transaction: { userId: 1, amount: 123456789 } })`,
+    { field: "amount", message: "amount must be at most 99999999.99" },
+  ],
+  [
+    "BAD_USER_INPUT",
+    `createEvent(input: { event: { userId: 1, eventType: "${"x".repeat(51)}" } })`,
+    { message: "A text is too long: its field takes at most 50 characters" },
+  ],
+  [
+    "BAD_USER_INPUT",
+    `cleanupOldData(input: { daysToKeep: -1 })`,
+    { field: "daysToKeep", message: "daysToKeep must be from 0 to 36500, not -1." },
+  ],
   ["NOT_FOUND", `updateUser(input: { userId: 999999, patch: { country: "UK" } })`, {}],
 ])("%s: %s", async (code, mutation, expected) => {
   const { errors } = await api.ask("operator", `mutation { ${mutation} { clientMutationId } }`);
@@ -128,6 +142,13 @@ test.each([
     { ...(message !== undefined && { message }), extensions: { ...extensions, code } },
   ]);
   expect(JSON.stringify(errors)).not.toMatch(/insert into|production\.|@example\.org(?!")/);
+});
+
+test("an amount is the only number of limited length", async () => {
+  const { rows } = await api.database.pool.query(`
+    select column_name from information_schema.columns
+     where table_schema in ('production', 'analytics') and data_type = 'numeric' and numeric_precision is not null`);
+  expect(rows).toEqual([{ column_name: "amount" }]);
 });
 
 test.each(["reader", "ingestor"] as const)("the %s may not write", async (role) => {
