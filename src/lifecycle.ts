@@ -13,6 +13,9 @@ export interface Lifecycle {
   stop(exitCode: number): Promise<void>;
 }
 
+/** Ctrl-C, a supervisor, a terminal that is closed. */
+export const STOP_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
 /** Share of SHUTDOWN_TIMEOUT_MS that running work may take to finish by itself. */
 const PATIENCE = 0.7;
 
@@ -47,7 +50,7 @@ export function createLifecycle(
     process.exit(exitCode);
   }
 
-  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  for (const signal of STOP_SIGNALS) {
     process.on(signal, () => {
       if (stopping.signal.aborted) {
         logger.warn(`${signal} again: ending at once`);

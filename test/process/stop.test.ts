@@ -167,6 +167,12 @@ test("a second signal ends it at once", async () => {
   expect(Date.now() - started).toBeLessThan(5_000);
 });
 
+test("a terminal that is closed ends it as SIGTERM does", async () => {
+  server = await startReadyServer(place.environment);
+  expect(await server.stop("SIGHUP")).toBe(0);
+  expect(server.output.stdout).toContain("Stopped");
+});
+
 test.each(["Promise.reject(new Error('boom'))", "(() => { throw new Error('boom') })()"])(
   "an unforeseen fault is logged and ends the process: %s",
   async (fault) => {
