@@ -6,7 +6,7 @@ import { currentVersion, installedVersion } from "../database/migrate.ts";
 import { findDrift } from "../doctor/catalogue.ts";
 import { sqlChecks } from "../doctor/checks.ts";
 import { findTokenFailures, findTokenWarnings } from "../doctor/settings.ts";
-import { note } from "./with-database.ts";
+import { closeBehind, note } from "./with-database.ts";
 
 interface Finding {
   name: string;
@@ -90,7 +90,7 @@ async function examine(config: Config, add: (found: Finding) => void): Promise<v
         );
     await compare(database, add);
   } finally {
-    await database.close();
+    closeBehind(database);
   }
 }
 

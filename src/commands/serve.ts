@@ -42,7 +42,12 @@ export async function serve(options: { worker: boolean; json?: boolean }): Promi
     open(config, { logger, lifecycle, parts, tracing }, tellPeople),
   ).finally(() => starting.close());
   if (tracing) lifecycle.onStop(() => tracing.stop());
-  lifecycle.onStop(() => database.close());
+  lifecycle.onStop(() =>
+    database.close({
+      hurry: lifecycle.hurry,
+      onHeld: () => logger.info("Another process works on the embedded database; waiting for it"),
+    }),
+  );
   // Requests and jobs end side by side: together they have the time that SHUTDOWN_TIMEOUT_MS gives.
   lifecycle.onStop(() => Promise.all([app.close(), worker?.stop()]));
   await app.listen({ host: config.HOST, port: starting.port }).catch(async (error: unknown) => {

@@ -2,6 +2,7 @@
 import { loadConfig, type Config } from "../config.ts";
 import { openDatabase, type Database } from "../database/connect.ts";
 import { ensureSchema } from "../database/migrate.ts";
+import { onStopSignal } from "./stop-signal.ts";
 
 export async function withDatabase<T>(
   work: (database: Database, config: Config) => Promise<T>,
@@ -14,8 +15,17 @@ export async function withDatabase<T>(
     if (options.schema) await ensureSchema(database);
     return await work(database, config);
   } finally {
-    await database.close();
+    closeBehind(database);
   }
+}
+
+/** Not waited for: what was done is told at once, also when others still work on the engine that this process runs. */
+export function closeBehind(database: Database): void {
+  const hurry = new AbortController();
+  const forget = onStopSignal(() => hurry.abort());
+  const onHeld = (): void =>
+    note("another process works on the embedded database; it closes after that, or now on Ctrl-C");
+  void database.close({ hurry: hurry.signal, onHeld }).finally(forget);
 }
 
 /** Progress for people; scripts and logs stay clean. */

@@ -20,7 +20,7 @@ export async function worker(options: { json?: boolean }): Promise<void> {
       throw error;
     }
   });
-  lifecycle.onStop(() => database.close());
+  lifecycle.onStop(() => database.close({ hurry: lifecycle.hurry }));
   const kept = keepWorker(
     {
       config,

@@ -1,7 +1,7 @@
 // One place that knows which database this process works on, and says in a sentence why it cannot.
 import pg from "pg";
 import type { Config } from "../config.ts";
-import { openEmbedded } from "./embedded.ts";
+import { ANSWER_MS, openEmbedded, type CloseOptions } from "./embedded.ts";
 
 export interface Database {
   embedded: boolean;
@@ -10,7 +10,7 @@ export interface Database {
   connection: pg.PoolConfig;
   pool: pg.Pool;
   failed: Promise<Error>;
-  close(): Promise<void>;
+  close(options?: CloseOptions): Promise<void>;
 }
 
 // Business times are UTC in columns without a zone: a session in another zone would shift them.
@@ -49,17 +49,16 @@ export function createOperationPool({ POOLED_DATABASE_URL: pooled }: Config, dat
 export async function openDatabase(config: Config): Promise<Database> {
   if (!config.DATABASE_URL) {
     const engine = await openEmbedded(config.DATA_DIR);
-    // The engine greets nobody while it works on a statement.
-    const pool = createPool(engine.connection, { connectionTimeoutMillis: 120_000 });
+    const pool = createPool(engine.connection, { connectionTimeoutMillis: ANSWER_MS });
     return {
       embedded: true,
       shared: !engine.ours,
       connection: engine.connection,
       pool,
       failed: engine.failed,
-      close: async () => {
+      close: async (options) => {
         await pool.end();
-        await engine.close();
+        await engine.close(options);
       },
     };
   }

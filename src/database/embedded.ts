@@ -1,24 +1,34 @@
 // The database of those who have none: one engine per data folder, shared by every Strata process on it.
 import { createHash } from "node:crypto";
 import { mkdirSync, realpathSync } from "node:fs";
-import { connect } from "node:net";
+import { connect, Socket } from "node:net";
 import { tmpdir, userInfo } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import type { PoolConfig } from "pg";
-import type { EngineMessage, EngineOptions } from "./engine.ts";
+import type { EngineMessage, EngineOptions, EngineRequest } from "./engine.ts";
+import { CLOSED, SSL_REQUEST } from "./protocol.ts";
+
+export interface CloseOptions {
+  /** Aborted when the engine may no longer wait for the other processes that work on it. */
+  hurry?: AbortSignal;
+  /** Called when it waits for them. */
+  onHeld?: () => void;
+}
 
 export interface Embedded {
   connection: PoolConfig;
   /** False when another Strata process runs the engine and this one only talks to it. */
   ours: boolean;
-  close(): Promise<void>;
+  close(options?: CloseOptions): Promise<void>;
   /** Settles only if the engine dies under us. */
   failed: Promise<Error>;
 }
 
 const STARTING_MS = 60_000;
+/** The engine greets nobody while it works on a statement. */
+export const ANSWER_MS = 120_000;
 const MAX_SOCKET_PATH = 100;
 
 function socketPathFor(dataDir: string): string {
@@ -28,11 +38,32 @@ function socketPathFor(dataDir: string): string {
   return join(tmpdir(), `strata-${userInfo().uid}-${short}`, ".s.PGSQL.5432");
 }
 
-const answers = (path: string): Promise<boolean> =>
+/**
+ * Keeps the engine that answers at `path` open until the function it gives is called, or this process ends.
+ * A connection alone says nothing: the engine may be closing, and answers only if it has seen who holds it.
+ */
+const hold = (path: string): Promise<(() => void) | undefined> =>
   new Promise((done) => {
-    const socket = connect(path, () => done((socket.destroy(), true)));
-    socket.on("error", () => done(false));
+    const hello = Buffer.alloc(8);
+    hello.writeInt32BE(hello.length, 0);
+    hello.writeInt32BE(SSL_REQUEST, 4);
+    const socket = connect(path, () => socket.write(hello));
+    socket.setTimeout(ANSWER_MS, () => socket.destroy());
+    socket.once("data", () => {
+      socket.setTimeout(0).unref();
+      done(() => void socket.destroy());
+    });
+    socket.on("error", () => socket.destroy());
+    socket.on("close", () => done(undefined));
   });
+
+/** Errors of a connection to the engine name its path, which says nothing to whoever reads them. */
+class EngineSocket extends Socket {
+  override destroy(error?: NodeJS.ErrnoException): this {
+    const code = error?.code === "ENOENT" ? "ECONNREFUSED" : error?.code;
+    return super.destroy(error && Object.assign(new Error(CLOSED, { cause: error }), { code }));
+  }
+}
 
 function startEngine(options: EngineOptions): Promise<{ worker: Worker; message: EngineMessage }> {
   const worker = new Worker(new URL("./engine.ts", import.meta.url), { workerData: options });
@@ -63,28 +94,35 @@ export async function openEmbedded(dataDir: string): Promise<Embedded> {
     port: 5432,
     user: "postgres",
     database: "postgres",
-  };
-  const shared: Embedded = {
-    connection,
-    ours: false,
-    close: () => Promise.resolve(),
-    failed: new Promise(() => undefined),
+    stream: () => new EngineSocket(),
   };
 
   for (const deadline = Date.now() + STARTING_MS; ; await sleep(250)) {
-    if (await answers(socketPath)) return shared;
+    const release = await hold(socketPath);
+    if (release)
+      return {
+        connection,
+        ours: false,
+        close: () => Promise.resolve(release()),
+        failed: new Promise(() => undefined),
+      };
     const { worker, message } = await startEngine({ dataDir: folder, socketPath });
     if (message.state === "ready") {
       let closing = false;
+      const exited = new Promise<unknown>((done) => worker.once("exit", done));
       const failed = new Promise<Error>((done) => {
         worker.once("error", done);
-        worker.once("exit", () => !closing && done(new Error("the embedded engine stopped")));
+        void exited.then(() => closing || done(new Error("the embedded engine stopped")));
       });
-      const close = async (): Promise<void> => {
+      const close = async ({ hurry, onHeld }: CloseOptions = {}): Promise<void> => {
         closing = true;
-        const exited = new Promise((done) => worker.once("exit", done));
-        worker.postMessage("close");
+        const ask = (request: EngineRequest): void => worker.postMessage(request);
+        const atOnce = (): void => ask("close at once");
+        worker.once("message", () => onHeld?.());
+        ask(hurry?.aborted ? "close at once" : "close");
+        hurry?.addEventListener("abort", atOnce);
         await exited;
+        hurry?.removeEventListener("abort", atOnce);
       };
       return { connection, ours: true, close, failed };
     }

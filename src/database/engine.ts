@@ -12,7 +12,12 @@ export interface EngineOptions {
   dataDir: string;
   socketPath: string;
 }
-export type EngineMessage = { state: "ready" } | { state: "locked" } | { state: "failed"; message: string };
+export type EngineMessage =
+  { state: "ready" } | { state: "locked" } | { state: "held" } | { state: "failed"; message: string };
+/** "close" waits until no other process works on the engine. */
+export type EngineRequest = "close" | "close at once";
+
+const HELD_POLL_MS = 100;
 
 const { dataDir, socketPath } = workerData as EngineOptions;
 const tell = (message: EngineMessage): void => parentPort!.postMessage(message);
@@ -32,8 +37,8 @@ function lock(): DatabaseSync | undefined {
 
 async function main(): Promise<void> {
   mkdirSync(dataDir, { recursive: true, mode: 0o700 });
-  const held = lock();
-  if (!held) return tell({ state: "locked" });
+  const locked = lock();
+  if (!locked) return tell({ state: "locked" });
   const db = await PGlite.create({
     dataDir: join(dataDir, "postgres"),
     extensions: { postgis, uuid_ossp },
@@ -45,13 +50,24 @@ async function main(): Promise<void> {
   const server = await serveProtocol(db, socketPath);
   // Whoever reaches the socket is a superuser of the engine.
   chmodSync(socketPath, 0o600);
-  parentPort!.once("message", () => {
+  let timer: NodeJS.Timeout | undefined;
+  let closing = false;
+  const close = (): void => {
+    if (closing) return;
+    closing = true;
+    clearInterval(timer);
+    // In the same turn as the last look at who is there: nobody is greeted in between.
     server.close();
     void db.close().finally(() => {
       rmSync(socketPath, { force: true });
-      held.close();
+      locked.close();
       process.exit(0);
     });
+  };
+  parentPort!.on("message", (request: EngineRequest) => {
+    if (request === "close at once" || !server.isHeld()) return close();
+    tell({ state: "held" });
+    timer = setInterval(() => server.isHeld() || close(), HELD_POLL_MS);
   });
   tell({ state: "ready" });
 }

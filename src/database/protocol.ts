@@ -2,7 +2,8 @@
 // Ordinary clients work against it because: one connection's messages up to its Sync run as one unit, and
 // a transaction keeps the engine until it ends; each connection has prepared-statement names of its own;
 // COPY FROM STDIN is handed over whole (the engine cannot wait for input); notifications reach everyone.
-import { createServer, type Server, type Socket } from "node:net";
+// A connection that starts no session holds the engine: that is how other processes say that they work on it.
+import { createServer, type Socket } from "node:net";
 import type { PGlite } from "@electric-sql/pglite";
 
 interface Connection {
@@ -22,7 +23,15 @@ interface Job {
   stripCopyResponse: boolean;
 }
 
-const SSL_REQUEST = 80877103;
+export interface ProtocolServer {
+  /** True while another process works on the engine. */
+  isHeld(): boolean;
+  /** Takes nobody any more, and tells those who are still there. */
+  close(): void;
+}
+
+export const CLOSED = "The embedded database was closed by the process that ran it";
+export const SSL_REQUEST = 80877103;
 const GSS_REQUEST = 80877104;
 const CANCEL_REQUEST = 80877102;
 const MAX_COPY_BYTES = 256 * 1024 * 1024;
@@ -40,7 +49,7 @@ const COPY_IN = frame("G", Buffer.from([0, 0, 0]));
 const isCopyIn = (sql: string): boolean => /^\s*copy\b[^;]*\bfrom\s+stdin\b/i.test(sql);
 
 /** Serves `db` on a Unix socket; resolves once it listens. */
-export async function serveProtocol(db: PGlite, path: string): Promise<Server> {
+export async function serveProtocol(db: PGlite, path: string): Promise<ProtocolServer> {
   const serverVersion = (await db.query<{ server_version: string }>("show server_version")).rows[0]!
     .server_version;
   const connections = new Set<Connection>();
@@ -257,5 +266,11 @@ export async function serveProtocol(db: PGlite, path: string): Promise<Server> {
     server.once("error", reject);
     server.listen(path, resolve);
   });
-  return server;
+  return {
+    isHeld: () => [...connections].some(({ started }) => !started),
+    close() {
+      server.close();
+      for (const connection of connections) refuse(connection, "57P01", CLOSED);
+    },
+  };
 }

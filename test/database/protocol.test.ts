@@ -1,9 +1,15 @@
 // The embedded engine behind its protocol server must look like PostgreSQL to ordinary clients.
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { Readable } from "node:stream";
 import pg from "pg";
 import { from as copyFrom } from "pg-copy-streams";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openEmbedded } from "../../src/database/embedded.ts";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 
 describe.skipIf(isServer)("the embedded engine's protocol server", () => {
@@ -107,4 +113,17 @@ describe.skipIf(isServer)("the embedded engine's protocol server", () => {
     expect(await heard).toBe("hello");
     await client.end();
   });
+});
+
+describe.skipIf(isServer)("opening the embedded engine", () => {
+  it("takes an engine that closes at that moment for none", async () => {
+    const dataDir = mkdtempSync(join(tmpdir(), "strata-test-"));
+    const closing = createServer((socket) => socket.destroy()).listen(join(dataDir, ".s.PGSQL.5432"));
+    await once(closing, "listening");
+    const engine = await openEmbedded(dataDir);
+    expect(engine.ours).toBe(true);
+    await engine.close();
+    closing.close();
+    rmSync(dataDir, { recursive: true });
+  }, 240_000);
 });

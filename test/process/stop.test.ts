@@ -1,8 +1,10 @@
 // How a server ends: on SIGTERM in order and in bounded time, on a second one at once; and what it leaves behind.
 import { once } from "node:events";
+import { existsSync } from "node:fs";
 import { connect } from "node:net";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import WebSocket from "ws";
 import { openDatabase } from "../../src/database/connect.ts";
 import { loadConfig } from "../../src/config.ts";
@@ -17,6 +19,9 @@ import {
   type Server,
 } from "../support/process.ts";
 
+const SOCKET = ".s.PGSQL.5432";
+/** An embedded engine takes seconds to start, on a busy machine many. */
+const PATIENCE_MS = 240_000;
 const ROWS = isServer ? 80_000 : 15_000;
 let place: Place;
 let token: string;
@@ -202,4 +207,61 @@ test.runIf(!isServer)("the embedded database survives kill -9, and takes one ser
   ).toEqual({
     users: { nodes: [{ username: "ann" }, { username: "bob" }] },
   });
+});
+
+describe.skipIf(isServer)("two commands on the embedded database", () => {
+  let commands: ReturnType<typeof startStrata>[];
+  beforeEach(() => void (commands = []));
+  afterEach(() => Promise.all(commands.map((command) => command.stop("SIGKILL"))));
+
+  const running = async () =>
+    (await query("select from analytics.pipeline_runs where status = 'running'")).length;
+  const userRow = (i: number): string => `{"user_id": ${i}, "username": "user${i}"}\n`;
+
+  /** Begins to ingest what is written to it; resolves when it is at it, one more than there were. */
+  async function ingest(nth: number) {
+    const command = startStrata(["ingest", "users", "-", "--format", "ndjson", "--json"], place.environment);
+    commands.push(command);
+    command.child.stdin.on("error", () => undefined);
+    command.child.stdin.write(userRow(nth));
+    // Whoever asks before that would run the engine itself.
+    if (nth === 1) await until(() => Promise.resolve(existsSync(join(place.environment.DATA_DIR!, SOCKET))));
+    await until(async () => (await running()) === nth);
+    return command;
+  }
+
+  test(
+    "the one that runs the engine tells its result, and keeps it open for the other",
+    async () => {
+      const first = await ingest(1);
+      const second = await ingest(2);
+      first.child.stdin.end();
+      await until(() => Promise.resolve(first.output.stdout !== ""));
+      expect(JSON.parse(first.output.stdout).run).toMatchObject({ status: "succeeded", rowsWritten: 1 });
+      second.child.stdin.end(userRow(3));
+      expect([await second.exit, second.output.stderr]).toEqual([0, ""]);
+      expect(JSON.parse(second.output.stdout).run).toMatchObject({ status: "succeeded", rowsWritten: 2 });
+      expect([await first.exit, first.output.stderr]).toEqual([0, ""]);
+      expect(await query("select count(*)::int as rows from staging.raw_users")).toEqual([{ rows: 3 }]);
+    },
+    PATIENCE_MS,
+  );
+
+  test.each(["SIGTERM", "SIGKILL"] as const)(
+    "a %s to the one that runs the engine closes it, and the other says so in a sentence",
+    async (signal) => {
+      const first = await ingest(1);
+      const second = await ingest(2);
+      first.child.stdin.end();
+      await until(() => Promise.resolve(first.output.stdout !== ""));
+      expect(await first.stop(signal)).toBe(signal === "SIGTERM" ? 0 : null);
+      second.child.stdin.end(userRow(3));
+      expect(await second.exit).toBe(1);
+      expect(second.output).toEqual({
+        stdout: "",
+        stderr: "strata: The embedded database was closed by the process that ran it\n",
+      });
+    },
+    PATIENCE_MS,
+  );
 });

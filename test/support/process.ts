@@ -1,5 +1,5 @@
 // Strata as its users start it: a process of its own, with nothing of this one's environment but the path.
-import { spawn, type ChildProcess } from "node:child_process";
+import { spawn, type ChildProcessWithoutNullStreams } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -7,7 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 const cli = fileURLToPath(new URL("../../src/cli.ts", import.meta.url));
 
 export interface Strata {
-  child: ChildProcess;
+  child: ChildProcessWithoutNullStreams;
   /** Everything it wrote so far. */
   output: { stdout: string; stderr: string };
   /** Its exit code; null if a signal ended it. */
@@ -24,7 +24,7 @@ export function startStrata(
     env: { PATH: process.env.PATH!, NO_COLOR: "1", ...environment },
     // Not the project's folder: a developer's .env must not matter here.
     cwd: "/",
-    stdio: ["ignore", "pipe", "pipe"],
+    stdio: ["pipe", "pipe", "pipe"],
   });
   const output = { stdout: "", stderr: "" };
   child.stdout.on("data", (data: Buffer) => (output.stdout += String(data)));
