@@ -15,8 +15,20 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 const workerLogger = (log: WorkerOptions["log"]) =>
   new Logger(() => (level, message) => log(level === "warning" ? "warn" : level, message));
 
-export const migrateWorker = (pool: Pool): Promise<void> =>
-  runMigrations({ pgPool: pool, logger: new Logger(() => () => undefined) });
+const DUPLICATE_TABLE = "42P07";
+
+export async function migrateWorker(pool: Pool): Promise<void> {
+  try {
+    await runMigrations({ pgPool: pool, logger: new Logger(() => () => undefined) });
+  } catch (error) {
+    if ((error as { code?: unknown }).code !== DUPLICATE_TABLE) throw error;
+    throw new Error(
+      "The schema graphile_worker has its tables but no record of their version, as after a restore without data; " +
+        "run: drop schema graphile_worker cascade (jobs that wait in it are lost), then npx strata migrate",
+      { cause: error },
+    );
+  }
+}
 
 export function startWorker({ config, pool, log }: WorkerOptions): Promise<Runner> {
   const schedule = (step: Step, match: string) => ({

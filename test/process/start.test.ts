@@ -159,6 +159,15 @@ describe.runIf(canStartCluster)("on a server", () => {
       stderr: "strata: The database does not have Strata's schema; run: npx strata migrate\n",
     });
     expect(await runStrata(["migrate"], { DATABASE_URL: url })).toMatchObject({ code: 0, stderr: "" });
+    // As after a restore of the schema without its rows.
+    await execute("versions", "create table kept as table graphile_worker.migrations");
+    await execute("versions", "truncate graphile_worker.migrations");
+    const restored = await runStrata(["migrate"], { DATABASE_URL: url });
+    expect(restored.code).toBe(1);
+    expect(restored.stderr).toMatch(
+      /^strata: The schema graphile_worker .*; run: drop schema graphile_worker/,
+    );
+    await execute("versions", "insert into graphile_worker.migrations table kept");
     const pretend = (version: number) =>
       execute(
         "versions",
