@@ -113,6 +113,27 @@ test(
   PATIENCE_MS,
 );
 
+test(
+  "a materialized view that was never filled, as after a restore without data",
+  async () => {
+    await database.pool.query("refresh materialized view analytics.daily_user_metrics with no data");
+    const { code, found } = await examine();
+    expect(code).toBe(1);
+    expect(found).toMatchObject({
+      "materialized views": {
+        status: "failure",
+        problems: ["analytics.daily_user_metrics was never filled"],
+        advice: expect.stringContaining("refresh materialized view"),
+      },
+      "daily metrics": {
+        problems: ['materialized view "daily_user_metrics" has not been populated'],
+        status: "skipped",
+      },
+    });
+  },
+  PATIENCE_MS,
+);
+
 test("token settings that are valid, and unwise", async () => {
   const server = createServer((_request, response) => response.end('{"keys": []}')).listen(0, "127.0.0.1");
   await once(server, "listening");
