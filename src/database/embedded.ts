@@ -60,8 +60,9 @@ const hold = (path: string): Promise<(() => void) | undefined> =>
 /** Errors of a connection to the engine name its path, which says nothing to whoever reads them. */
 class EngineSocket extends Socket {
   override destroy(error?: NodeJS.ErrnoException): this {
-    const code = error?.code === "ENOENT" ? "ECONNREFUSED" : error?.code;
-    return super.destroy(error && Object.assign(new Error(CLOSED, { cause: error }), { code }));
+    if (!error?.syscall) return super.destroy(error);
+    const code = error.code === "ENOENT" ? "ECONNREFUSED" : error.code;
+    return super.destroy(Object.assign(new Error(CLOSED, { cause: error }), { code }));
   }
 }
 

@@ -225,8 +225,9 @@ describe.skipIf(isServer)("two commands on the embedded database", () => {
     command.child.stdin.on("error", () => undefined);
     command.child.stdin.write(userRow(nth));
     // Whoever asks before that would run the engine itself.
-    if (nth === 1) await until(() => Promise.resolve(existsSync(join(place.environment.DATA_DIR!, SOCKET))));
-    await until(async () => (await running()) === nth);
+    if (nth === 1)
+      await until(() => Promise.resolve(existsSync(join(place.environment.DATA_DIR!, SOCKET))), 120);
+    await until(async () => (await running()) === nth, 120);
     return command;
   }
 
