@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import WebSocket from "ws";
 import { openDatabase } from "../../src/database/connect.ts";
 import { loadConfig } from "../../src/config.ts";
@@ -20,8 +20,8 @@ import {
 } from "../support/process.ts";
 
 const SOCKET = ".s.PGSQL.5432";
-/** An embedded engine takes seconds to start, on a busy machine many. */
-const PATIENCE_MS = 240_000;
+// An embedded engine takes seconds to start, on a busy machine many.
+vi.setConfig({ testTimeout: 240_000 });
 const ROWS = isServer ? 80_000 : 15_000;
 let place: Place;
 let token: string;
@@ -231,22 +231,18 @@ describe.skipIf(isServer)("two commands on the embedded database", () => {
     return command;
   }
 
-  test(
-    "the one that runs the engine tells its result, and keeps it open for the other",
-    async () => {
-      const first = await ingest(1);
-      const second = await ingest(2);
-      first.child.stdin.end();
-      await until(() => Promise.resolve(first.output.stdout !== ""));
-      expect(JSON.parse(first.output.stdout).run).toMatchObject({ status: "succeeded", rowsWritten: 1 });
-      second.child.stdin.end(userRow(3));
-      expect([await second.exit, second.output.stderr]).toEqual([0, ""]);
-      expect(JSON.parse(second.output.stdout).run).toMatchObject({ status: "succeeded", rowsWritten: 2 });
-      expect([await first.exit, first.output.stderr]).toEqual([0, ""]);
-      expect(await query("select count(*)::int as rows from staging.raw_users")).toEqual([{ rows: 3 }]);
-    },
-    PATIENCE_MS,
-  );
+  test("the one that runs the engine tells its result, and keeps it open for the other", async () => {
+    const first = await ingest(1);
+    const second = await ingest(2);
+    first.child.stdin.end();
+    await until(() => Promise.resolve(first.output.stdout !== ""));
+    expect(JSON.parse(first.output.stdout).run).toMatchObject({ status: "succeeded", rowsWritten: 1 });
+    second.child.stdin.end(userRow(3));
+    expect([await second.exit, second.output.stderr]).toEqual([0, ""]);
+    expect(JSON.parse(second.output.stdout).run).toMatchObject({ status: "succeeded", rowsWritten: 2 });
+    expect([await first.exit, first.output.stderr]).toEqual([0, ""]);
+    expect(await query("select count(*)::int as rows from staging.raw_users")).toEqual([{ rows: 3 }]);
+  });
 
   test.each(["SIGTERM", "SIGKILL"] as const)(
     "a %s to the one that runs the engine closes it, and the other says so in a sentence",
@@ -263,6 +259,5 @@ describe.skipIf(isServer)("two commands on the embedded database", () => {
         stderr: "strata: The embedded database was closed by the process that ran it\n",
       });
     },
-    PATIENCE_MS,
   );
 });
