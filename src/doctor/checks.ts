@@ -157,7 +157,7 @@ export const sqlChecks: SqlCheck[] = [
       select format('%s was never filled', c.oid::regclass)
       from pg_class c join pg_namespace n on n.oid = c.relnamespace
       where n.nspname in ${OURS} and c.relkind = 'm' and not c.relispopulated`,
-    advice: "Run: npx strata migrate; then refresh materialized view …, which fills it",
+    advice: "Run: npx strata migrate; then npx strata refresh, which fills it",
   },
   {
     name: "sequences",

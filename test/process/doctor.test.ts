@@ -123,7 +123,7 @@ test(
       "materialized views": {
         status: "failure",
         problems: ["analytics.daily_user_metrics was never filled"],
-        advice: expect.stringContaining("refresh materialized view"),
+        advice: expect.stringContaining("strata refresh"),
       },
       "daily metrics": {
         problems: ['materialized view "daily_user_metrics" has not been populated'],
