@@ -1,12 +1,16 @@
 import {
   TYPES,
+  type PgCodec,
   type PgCodecAttribute,
   type PgCodecWithAttributes,
   type PgOrderSpec,
+  type PgResource,
   type PgSelectQueryBuilder,
+  type PgSelectStep,
 } from "@dataplan/pg";
+import { constant, type ConnectionStep } from "grafast";
 import type { GraphQLEnumValueConfigMap } from "grafast/graphql";
-import { sql } from "pg-sql2";
+import { sql, type SQL } from "pg-sql2";
 import type {} from "postgraphile";
 
 type Direction = "ASC" | "DESC";
@@ -19,19 +23,51 @@ export interface NullsOrder {
   [NULLS]?: Nulls;
 }
 
+// A cursor holds what a codec reads, also of NULL: upstream 0 for a number, and an error for a boolean.
+for (const codec of [TYPES.int, TYPES.int2, TYPES.boolean] as PgCodec[]) {
+  const { fromPg } = codec;
+  codec.fromPg = (text: string | null) => (text === null ? null : fromPg(text));
+}
+
+type Rows = Pick<PgSelectQueryBuilder, "alias" | "orderBy" | "setOrderIsUnique">;
+
 /**
  * A cursor's condition in @dataplan/pg 1.1 has its two NULL cases swapped: a page that follows the last
  * value loses the rows with NULL. Whether a value is NULL is therefore an order of its own, before it.
  */
-function orderBy(rows: PgSelectQueryBuilder, attribute: string, direction: Direction, nulls: Nulls): void {
+function orderByNulls(rows: Rows, fragment: SQL, order: PgOrderSpec, nulls: Nulls): void {
   rows.orderBy({
-    fragment: sql`(${rows.alias}.${sql.identifier(attribute)} is null)`,
+    fragment: sql`(${fragment} is null)`,
     codec: TYPES.boolean,
     direction: nulls === "LAST" ? "ASC" : "DESC",
     nullable: false,
     [NULLS]: nulls,
   } as PgOrderSpec & NullsOrder);
-  rows.orderBy({ attribute, direction });
+  rows.orderBy(order);
+}
+
+const orderBy = (rows: Rows, attribute: string, direction: Direction, nulls: Nulls): void =>
+  orderByNulls(rows, sql`${rows.alias}.${sql.identifier(attribute)}`, { attribute, direction }, nulls);
+
+const keyOf = ({ uniques }: PgResource): readonly string[] =>
+  uniques.find(({ isPrimary }) => isPrimary)?.attributes ?? [];
+
+const hasNullableKey = (resource: PgResource): boolean =>
+  keyOf(resource).some((column) => !(resource.codec as PgCodecWithAttributes).attributes[column]?.notNull);
+
+/** Queries that have their key in their order. */
+const ordered = new WeakSet<object>();
+
+function orderByKey(rows: Rows, key: readonly string[], direction: Direction, nulls: Nulls): void {
+  if (ordered.has(rows)) return;
+  ordered.add(rows);
+  for (const attribute of key) orderBy(rows, attribute, direction, nulls);
+  rows.setOrderIsUnique();
+}
+
+/** Makes an order unique by a key that may be NULL, which upstream takes for one that is not. */
+export function completeOrder(rows: Rows, resource: PgResource): void {
+  if (hasNullableKey(resource)) orderByKey(rows, keyOf(resource), "ASC", "LAST");
 }
 
 const value = (description: string, apply: (rows: PgSelectQueryBuilder) => void) => ({
@@ -39,16 +75,19 @@ const value = (description: string, apply: (rows: PgSelectQueryBuilder) => void)
   extensions: { grafast: { apply } },
 });
 
+/** As pg-aggregates orders: by a subquery. */
+type Apply = (rows: { alias: SQL; orderBy(order: Extract<PgOrderSpec, { fragment: SQL }>): void }) => void;
+
 const directions = [
   ["ASC", "LAST"],
   ["DESC", "FIRST"],
 ] as const;
 
-/** Orders by columns that may be NULL: nulls first or last on small tables, none on those an index must serve. */
+/** Orders by what may be NULL: columns nulls first or last on small tables, none on those an index must serve. */
 export const NullOrderPlugin: GraphileConfig.Plugin = {
   name: "NullOrderPlugin",
   version: "1.0.0",
-  after: ["PgOrderAllAttributesPlugin", "PgOrderByPrimaryKeyPlugin"],
+  after: ["PgOrderAllAttributesPlugin", "PgOrderByPrimaryKeyPlugin", "PgAggregatesOrderByAggregatesPlugin"],
   schema: {
     hooks: {
       GraphQLEnumType_values(values, build, { scope: { isPgRowSortEnum, pgCodec } }) {
@@ -59,9 +98,21 @@ export const NullOrderPlugin: GraphileConfig.Plugin = {
         const attributes = codec.attributes as Record<string, PgCodecAttribute>;
         const result: GraphQLEnumValueConfigMap = { ...values };
 
+        const replace = (name: string, apply: (rows: PgSelectQueryBuilder) => void): void => {
+          result[name] = { ...result[name], extensions: { grafast: { apply } } };
+        };
+
         for (const [attribute, { notNull, extensions }] of Object.entries(attributes)) {
           const name = inflection.constantCase(attribute);
-          if (notNull || !result[`${name}_ASC`]) continue;
+          if (!result[`${name}_ASC`]) continue;
+          // Upstream takes the first column of a key of several for a key.
+          if (
+            notNull &&
+            resource.uniques.some(({ attributes: [first, second] }) => second && first === attribute)
+          )
+            for (const [direction] of directions)
+              replace(`${name}_${direction}`, (rows) => rows.orderBy({ attribute, direction }));
+          if (notNull) continue;
           const isSmall = extensions?.tags?.isIndexed;
           const field = inflection.attribute({ codec, attributeName: attribute });
           for (const [direction, nulls] of directions) {
@@ -79,17 +130,44 @@ export const NullOrderPlugin: GraphileConfig.Plugin = {
           }
         }
 
-        const key = resource.uniques.find(({ isPrimary }) => isPrimary)?.attributes ?? [];
-        if (key.some((attribute) => !attributes[attribute]?.notNull)) {
+        // Of no related rows there is neither a least value nor a mean.
+        for (const [name, { extensions }] of Object.entries(values)) {
+          const direction = /_(?:MIN|MAX|AVERAGE)_\w+_(ASC|DESC)$/.exec(name)?.[1];
+          if (!direction) continue;
+          const apply = extensions!.grafast!.apply as Apply;
+          const nulls = direction === "ASC" ? "LAST" : "FIRST";
+          replace(name, (rows) =>
+            apply({
+              alias: rows.alias,
+              orderBy: (order) => orderByNulls(rows, order.fragment, { ...order, nullable: true }, nulls),
+            }),
+          );
+        }
+
+        if (hasNullableKey(resource)) {
+          const key = keyOf(resource);
           for (const [direction, nulls] of directions) {
             const description = `By \`${key.join("`, `")}\`, ${direction === "ASC" ? "ascending" : "descending"}.`;
-            result[`PRIMARY_KEY_${direction}`] = value(description, (rows) => {
-              for (const attribute of key) orderBy(rows, attribute, direction, nulls);
-              rows.setOrderIsUnique();
-            });
+            result[`PRIMARY_KEY_${direction}`] = value(description, (rows) =>
+              orderByKey(rows, key, direction, nulls),
+            );
           }
         }
         return result;
+      },
+
+      GraphQLObjectType_fields_field_args_arg(arg, _build, { scope: { argName, pgFieldResource } }) {
+        const resource = pgFieldResource as PgResource | undefined;
+        const { applyPlan } = arg;
+        if (argName !== "orderBy" || !applyPlan || !resource || !hasNullableKey(resource)) return arg;
+        return {
+          ...arg,
+          applyPlan: (($parent, $connection: ConnectionStep<never>, given, info) => {
+            applyPlan($parent, $connection, given, info);
+            const $rows = $connection.getSubplan() as unknown as PgSelectStep;
+            $rows.apply(constant((rows: Rows) => completeOrder(rows, resource)));
+          }) as typeof applyPlan,
+        };
       },
     },
   },

@@ -17,7 +17,7 @@ import {
   type GraphQLSchema,
 } from "grafast/graphql";
 import { $$toSQL, sql, type SQL } from "pg-sql2";
-import { NULLS, type NullsOrder } from "../../plugins/NullOrderPlugin.ts";
+import { completeOrder, NULLS, type NullsOrder } from "../../plugins/NullOrderPlugin.ts";
 
 /** A row in reach of an expression, and the columns that it takes of it. */
 export interface Row {
@@ -121,6 +121,7 @@ export function selectionOf(
   const type = new GraphQLInputObjectType({ name: "Arguments", fields, extensions });
   return (given) => {
     const rows = bakedInputRuntime(schema, type, given) as Rows;
+    completeOrder(rows, resource);
     return { conditions: rows.conditions, orders: ordersOf(resource, alias, rows) };
   };
 }
