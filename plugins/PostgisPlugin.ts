@@ -7,9 +7,9 @@ import type {} from "postgraphile";
 import type {} from "postgraphile-plugin-connection-filter";
 import { extendSchema, gql } from "postgraphile/utils";
 import {
+  distanceSql,
   geoPoint,
   pointSql,
-  toGeography,
   withinBox,
   withinDistance,
   withinPolygon,
@@ -18,7 +18,7 @@ import {
 
 const filters = {
   withinDistance: {
-    description: "Is at most so many metres away from a position.",
+    description: "Is at most so many metres away from a position, as `distance` measures.",
     type: "GeoDistanceInput",
     resolve: withinDistance,
   },
@@ -54,20 +54,23 @@ function selected($row: PgSelectSingleStep): PgSelectSingleStep {
  * an order by distance and key, which stable cursors need. Reading from an ordered subquery makes it.
  */
 function orderByDistance($rows: PgSelectStep, column: string, $from: Step): void {
-  const from = toGeography($rows.placeholder($from, geoPoint));
+  const from = $rows.placeholder($from, geoPoint);
   const nearest = sql.identifier("nearest");
   // Private, and without another way to it.
   const source = $rows as unknown as { from: SQL };
   const table = source.from;
   source.from = sql`(
-    select *, ${toGeography(sql.identifier(column))} operator(public.<->) ${from} as ${nearest}
+    select *, ${distanceSql(sql.identifier(column), from)} as ${nearest}
     from ${table}
     order by ${nearest}
   )`;
+  // What has no distance is left out: an order of its own for it would be one that no index tells.
+  $rows.where(sql`${$rows.alias}.${sql.identifier(column)} is not null or ${from} is null`);
   $rows.orderBy({
     fragment: sql`${$rows.alias}.${nearest}`,
     codec: TYPES.float,
     direction: "ASC",
+    // All of them are, if the given position is.
     nullable: true,
   });
   // Counting needs no order.
@@ -217,7 +220,7 @@ export const PostgisPlugin: GraphileConfig.Plugin = {
           { fieldName: "distance" },
           {
             type: build.graphql.GraphQLFloat,
-            description: `Metres between \`${column}\` and another position.`,
+            description: `Metres between \`${column}\` and another position, on a sphere: within 0.6 % of those on the ellipsoid.`,
             args: {
               from: {
                 type: new build.graphql.GraphQLNonNull(build.getInputTypeByName("GeoPointInput")),
@@ -231,8 +234,8 @@ export const PostgisPlugin: GraphileConfig.Plugin = {
               const $from = args.getRaw("from");
               const index = `distance-${$from.id}`;
               const select = (from: unknown) => (query: PgSelectQueryBuilder) => {
-                const position = toGeography(sql`${query.alias}.${sql.identifier(column)}`);
-                const metres = sql`public.st_distance(${position}, ${toGeography(pointSql(from as Position))})::text`;
+                const position = sql`${query.alias}.${sql.identifier(column)}`;
+                const metres = sql`${distanceSql(position, pointSql(from as Position))}::text`;
                 query.setMeta(index, query.selectAndReturnIndex(metres));
               };
               $rows.withLayerPlan(() => $rows.apply(lambda($from, select)));
@@ -251,8 +254,7 @@ export const PostgisPlugin: GraphileConfig.Plugin = {
         if (!column) return args;
         const nearestTo = {
           type: build.getInputTypeByName("GeoPointInput"),
-          description:
-            "Order by distance from this position, nearest first; `orderBy` decides between equals.",
+          description: `Read only rows with a \`${column}\`, by \`distance\` from this one, nearest first; \`orderBy\` decides between equals.`,
           // Planned, not applied: what is applied would come after the default of orderBy.
           applyPlan(_$parent: unknown, $connection: { getSubplan(): PgSelectStep }, arg: FieldArg) {
             orderByDistance($connection.getSubplan(), column, arg.getRaw());

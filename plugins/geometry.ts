@@ -60,9 +60,13 @@ export function pointSql(position: Position): SQL {
 
 export const toGeography = (geometry: SQL) => sql`${sql.parens(geometry)}::public.geography`;
 
+/** Metres on a sphere, which is how an index orders: what is shown, ordered and filtered is one number. */
+export const distanceSql = (from: SQL, to: SQL) =>
+  sql`(${toGeography(from)} operator(public.<->) ${toGeography(to)})`;
+
 export function withinDistance(column: SQL, { of, metres }: { of: Position; metres: number }): SQL {
   if (!(metres >= 0)) throw invalid(`metres must not be negative, but is ${metres}.`);
-  return sql`public.st_dwithin(${toGeography(column)}, ${toGeography(pointSql(of))}, ${number(metres)})`;
+  return sql`public.st_dwithin(${toGeography(column)}, ${toGeography(pointSql(of))}, ${number(metres)}, false)`;
 }
 
 interface Box {

@@ -54,19 +54,52 @@ test("filters by distance in metres, by box and by polygon", async () => {
   expect(await found("isNull: true")).toEqual(["nowhere"]);
 });
 
-test("orders by distance, tells it in metres, and pages on", async () => {
-  const page = `query ($from: GeoPointInput!, $after: Cursor) {
-    events(first: 2, after: $after, nearestTo: $from, filter: { position: { isNull: false } }) {
-      nodes { eventType distance(from: $from) } pageInfo { endCursor hasNextPage } totalCount
+test("orders what has a position by distance, and pages both ways through all of it", async () => {
+  const page = `query ($from: GeoPointInput, $first: Int, $after: Cursor, $last: Int, $before: Cursor) {
+    events(first: $first, after: $after, last: $last, before: $before, nearestTo: $from) {
+      nodes { eventType } pageInfo { startCursor endCursor hasNextPage hasPreviousPage } totalCount
     } }`;
-  const first = (await api.read(page, { from: berlin })).events;
-  expect(first.nodes).toEqual([
-    { eventType: "berlin", distance: 0 },
-    { eventType: "potsdam", distance: expect.closeTo(27247, -2) },
-  ]);
-  expect(first.totalCount).toBe(6);
-  const { nodes } = (await api.read(page, { from: berlin, after: first.pageInfo.endCursor })).events;
-  expect(nodes.map((node: { eventType: string }) => node.eventType)).toEqual(["hamburg", "samoa"]);
+  const walk = async (from: object | null, isForward: boolean) => {
+    const types: string[] = [];
+    let place: object = isForward ? { first: 2 } : { last: 2 };
+    // One that does not end by itself ends here.
+    for (let i = 0; i < 9; i++) {
+      const { nodes, pageInfo, totalCount } = (await api.read(page, { from, ...place })).events;
+      expect(totalCount).toBe(from ? 6 : 7);
+      const names = nodes.map((node: { eventType: string }) => node.eventType);
+      if (isForward) types.push(...names);
+      else types.unshift(...names);
+      if (!(isForward ? pageInfo.hasNextPage : pageInfo.hasPreviousPage)) break;
+      place = isForward ? { first: 2, after: pageInfo.endCursor } : { last: 2, before: pageInfo.startCursor };
+    }
+    return types;
+  };
+  const nearest = ["berlin", "potsdam", "hamburg", "samoa", "fiji", "sydney"];
+  expect(await walk(berlin, true)).toEqual(nearest);
+  expect(await walk(berlin, false)).toEqual(nearest);
+  const all = ["berlin", "potsdam", "hamburg", "sydney", "fiji", "samoa", "nowhere"];
+  expect(await walk(null, true)).toEqual(all);
+  expect(await walk(null, false)).toEqual(all);
+});
+
+test("the distance that is told is the one that orders and filters", async () => {
+  await api.database.pool.query(`
+    insert into production.events (event_type, event_time, position)
+    select 'ring', '2025-01-01', public.st_setsrid(public.st_makepoint(13.4 + cos(n) * (9 + n % 7 / 100.0), 52.52 + sin(n) * 5), 4326)
+    from generate_series(1, 150) n`);
+  const read = `query ($from: GeoPointInput!, $metres: Float!) {
+    events(nearestTo: $from, first: 200, filter: { position: { withinDistance: { of: $from, metres: $metres } } }) {
+      nodes { distance(from: $from) } } }`;
+  const within = async (metres: number): Promise<number[]> =>
+    (await api.read(read, { from: berlin, metres })).events.nodes.map((node: any) => node.distance);
+  const distances = await within(2e7);
+  expect(distances.length).toBeGreaterThan(150);
+  expect(distances).toEqual([...distances].sort((a, b) => a - b));
+  expect(distances[0]).toBe(0);
+  expect(distances[1]).toBeCloseTo(27_200, -3);
+  const middle = (distances[60]! + distances[61]!) / 2;
+  expect(await within(middle)).toEqual(distances.slice(0, 61));
+  await api.database.pool.query("delete from production.events where event_type = 'ring'");
 });
 
 test("an operator writes a position", async () => {
