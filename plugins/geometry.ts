@@ -58,7 +58,7 @@ export function pointSql(position: Position): SQL {
   return sql`public.st_setsrid(public.st_makepoint(${number(longitude)}, ${number(latitude)}), 4326)`;
 }
 
-export const toGeography = (geometry: SQL) => sql`${sql.parens(geometry)}::public.geography`;
+const toGeography = (geometry: SQL) => sql`${sql.parens(geometry)}::public.geography`;
 
 /** Metres on a sphere, which is how an index orders: what is shown, ordered and filtered is one number. */
 export const distanceSql = (from: SQL, to: SQL) =>
