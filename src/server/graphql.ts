@@ -26,6 +26,7 @@ import { abortSignalOf, createGuard, requestOf } from "./guard.ts";
 import { MAX_BODY_BYTES } from "./limits.ts";
 import { createObservationPlugin, type ObserveOptions } from "./observe.ts";
 import { createPersisted } from "./persisted.ts";
+import { createPlansPlugin } from "./plans.ts";
 import { createTransactionsPlugin } from "./transactions.ts";
 import { addReads } from "./reads.ts";
 import { createSocketHandler } from "./websocket.ts";
@@ -108,6 +109,7 @@ export function createGraphql(options: GraphqlOptions) {
     plugins: [
       ...(options.observation ? [createObservationPlugin(options.observation)] : []),
       createTransactionsPlugin(operations),
+      createPlansPlugin(),
       guard.plugin,
       createAnswersPlugin(),
       createGraphiqlPlugin(config),

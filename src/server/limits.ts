@@ -24,7 +24,8 @@ const MAX_NESTING = 100;
 const MAX_VALUE_DEPTH = 50;
 const MAX_VALUES = 20_000;
 const MAX_VALIDATION_ERRORS = 20;
-const MAX_CACHED_CHARACTERS = 2_000_000;
+/** Parsed, each may take 125 bytes. */
+const MAX_CACHED_CHARACTERS = 500_000;
 
 const OPENING = new Set<TokenKind>([TokenKind.BRACE_L, TokenKind.BRACKET_L, TokenKind.PAREN_L]);
 const CLOSING = new Set<TokenKind>([TokenKind.BRACE_R, TokenKind.BRACKET_R, TokenKind.PAREN_R]);

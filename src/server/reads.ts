@@ -100,11 +100,11 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
     const made = compileRead(schema, document, operation, sizes);
     const compiled = made && { operation, read: made };
     known.set(key, compiled);
-    knownCharacters += key.length;
+    knownCharacters += sizeOf(key);
     for (const oldest of known.keys()) {
       if (knownCharacters <= MAX_KNOWN_CHARACTERS) break;
       known.delete(oldest);
-      knownCharacters -= oldest.length;
+      knownCharacters -= sizeOf(oldest);
     }
     return compiled;
   }
@@ -201,6 +201,8 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
 
 /** Of the operations whose statements are kept, the most recently asked ones: what is kept of one is many times as long. */
 const MAX_KNOWN_CHARACTERS = 500_000;
+/** The shortest one has statements of its own, too. */
+const sizeOf = (key: string): number => Math.max(key.length, 500);
 /** Of their text: planning a longer one takes no larger part of its time. */
 const MAX_LENGTH = 20_000;
 
