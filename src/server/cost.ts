@@ -7,6 +7,7 @@ import {
   isNonNullType,
   Kind,
   OperationTypeNode,
+  valueFromASTUntyped,
   type DocumentNode,
   type FieldNode,
   type FragmentDefinitionNode,
@@ -17,10 +18,20 @@ import {
   type SelectionSetNode,
   type ValueNode,
 } from "grafast/graphql";
+import { refusal } from "./errors.ts";
 
 /** A count, a sum or a change reads or writes rows that the answer does not show. */
 const COMPUTATION = 50;
 const isComputation = /^(totalCount|aggregates|groupedAggregates)$/;
+/** Of a relation with many rows, for each row that is sorted or filtered. */
+const isComputedOrder = /_(COUNT|SUM|AVERAGE|MIN|MAX)_/;
+const isComputedCondition = /^(aggregates|some|every|none)$|Exist$/;
+const isTerms = /^(orderBy|groupBy)$/;
+const isConditions = /^(filter|having)$/;
+/** Of one `orderBy` or `groupBy`. */
+const MAX_TERMS = 10;
+/** Objects in all filters of an operation: each becomes a part of a statement, and that takes time here. */
+const MAX_CONDITIONS = 1_000;
 
 export interface PageSizes {
   defaultPageSize: number;
@@ -47,25 +58,56 @@ export function costOf(
   const fragments = new Map<string, FragmentDefinitionNode>();
   for (const definition of document.definitions)
     if (definition.kind === Kind.FRAGMENT_DEFINITION) fragments.set(definition.name.value, definition);
-  const known = new Map<string, number>();
-  const defaults = new Map(
-    operation.variableDefinitions?.map(({ variable, defaultValue }) => [variable.name.value, defaultValue]),
-  );
-
-  const valueOf = (node: ValueNode | undefined): number | undefined => {
-    if (node?.kind === Kind.INT) return Number(node.value);
-    if (node?.kind !== Kind.VARIABLE) return undefined;
-    const name = node.name.value;
-    const given = variables[name];
-    return given === undefined ? valueOf(defaults.get(name)) : given === null ? undefined : Number(given);
-  };
+  const known = new Map<string, { cost: number; conditions: number }>();
+  let conditions = 0;
+  let given = variables;
+  for (const { variable, defaultValue } of operation.variableDefinitions ?? []) {
+    const name = variable.name.value;
+    if (defaultValue && variables[name] === undefined)
+      given = { ...given, [name]: valueFromASTUntyped(defaultValue) };
+  }
+  const valueOf = (node: ValueNode): unknown => valueFromASTUntyped(node, given);
 
   /** Rows of a page; a size that is too large is refused by the field itself, with a better message. */
   const pageOf = (node: FieldNode): number => {
-    const argument = (name: string) =>
-      valueOf(node.arguments?.find((given) => given.name.value === name)?.value);
-    const size = argument("first") ?? argument("last") ?? sizes.defaultPageSize;
+    const argument = (name: string): unknown => {
+      const value = node.arguments?.find((argument) => argument.name.value === name)?.value;
+      return value && valueOf(value);
+    };
+    const size = Number(argument("first") ?? argument("last") ?? sizes.defaultPageSize);
     return Number.isNaN(size) ? sizes.maxPageSize : Math.min(Math.max(size, 0), sizes.maxPageSize);
+  };
+
+  const ofTerms = (name: string, value: unknown): number => {
+    const terms = [value ?? []].flat();
+    if (terms.length > MAX_TERMS)
+      throw refusal(
+        "BAD_USER_INPUT",
+        `\`${name}\` has ${terms.length} terms; at most ${MAX_TERMS} are allowed`,
+        { limit: MAX_TERMS, given: terms.length },
+      );
+    return COMPUTATION * terms.filter((term) => isComputedOrder.test(String(term))).length;
+  };
+
+  const ofConditions = (value: unknown): number => {
+    if (typeof value !== "object" || value === null) return 0;
+    let cost = 0;
+    if (Array.isArray(value)) for (const item of value) cost += ofConditions(item);
+    else {
+      conditions++;
+      for (const [name, inner] of Object.entries(value))
+        cost += (isComputedCondition.test(name) ? COMPUTATION : 0) + ofConditions(inner);
+    }
+    return cost;
+  };
+
+  const ofArguments = ({ arguments: list = [] }: FieldNode): number => {
+    let cost = 0;
+    for (const { name, value } of list) {
+      if (isTerms.test(name.value)) cost += ofTerms(name.value, valueOf(value));
+      else if (isConditions.test(name.value)) cost += ofConditions(valueOf(value));
+    }
+    return cost;
   };
 
   const ofField = (
@@ -73,7 +115,7 @@ export function costOf(
     field: GraphQLField<unknown, unknown>,
     page: number | undefined,
   ): number => {
-    const computation = isComputation.test(field.name) ? COMPUTATION : 0;
+    const computation = (isComputation.test(field.name) ? COMPUTATION : 0) + ofArguments(node);
     const type = getNamedType(field.type);
     if (!isCompositeType(type) || !node.selectionSet) return computation;
     const isConnection = field.args.some(({ name }) => name === "first");
@@ -88,12 +130,15 @@ export function costOf(
   const ofFragment = (name: string, page: number | undefined): number => {
     const fragment = fragments.get(name);
     const key = `${name} ${page}`;
-    const cost = known.get(key);
-    if (cost !== undefined || !fragment) return cost ?? 0;
-    const type = schema.getType(fragment.typeCondition.name.value);
-    const result = type ? ofSelections(fragment.selectionSet, type, page) : 0;
-    known.set(key, result);
-    return result;
+    let result = known.get(key);
+    if (result) conditions += result.conditions;
+    else if (fragment) {
+      const before = conditions;
+      const type = schema.getType(fragment.typeCondition.name.value);
+      const cost = type ? ofSelections(fragment.selectionSet, type, page) : 0;
+      known.set(key, (result = { cost, conditions: conditions - before }));
+    }
+    return result?.cost ?? 0;
   };
 
   const ofSelections = (
@@ -122,5 +167,12 @@ export function costOf(
     operation.operation === OperationTypeNode.MUTATION
       ? COMPUTATION * operation.selectionSet.selections.length
       : 0;
-  return 1 + writes + ofSelections(operation.selectionSet, root, undefined);
+  const cost = 1 + writes + ofSelections(operation.selectionSet, root, undefined);
+  if (conditions > MAX_CONDITIONS)
+    throw refusal(
+      "BAD_USER_INPUT",
+      `The operation's filters have ${conditions} conditions; at most ${MAX_CONDITIONS} are allowed`,
+      { limit: MAX_CONDITIONS, given: conditions },
+    );
+  return cost;
 }

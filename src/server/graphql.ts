@@ -48,6 +48,8 @@ const settings = (config: Config, { role, subject }: Claims): Record<string, str
   role: role ?? "none",
   "strata.sub": subject,
   timezone: "UTC",
+  // A compilation cannot be interrupted: that of a long statement outlasts its time-out.
+  jit: "off",
   statement_timeout: String(role === undefined ? 1 : config.STATEMENT_TIMEOUT_MS[role]),
 });
 

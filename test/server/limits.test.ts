@@ -129,6 +129,51 @@ describe("documents", () => {
     expect(await codeOf(query, ids(30_000))).toEqual({ status: 400, code: "BAD_USER_INPUT" });
   });
 
+  test.each([
+    [
+      "orderBy",
+      "query ($o: [UserOrderBy!]) { users(first: 1, orderBy: $o) { nodes { userId } } }",
+      "USERNAME_ASC",
+      10,
+    ],
+    [
+      "groupBy",
+      "query ($o: [TransactionGroupBy!]!) { transactions { groupedAggregates(groupBy: $o) { keys } } }",
+      "STATUS",
+      10,
+    ],
+  ])("%s has a few terms", async (name, query, term, limit) => {
+    const ask = (n: number) => server.ask("reader", query, { o: Array.from({ length: n }, () => term) });
+    expect((await ask(limit)).errors).toEqual([]);
+    for (const given of [limit + 1, 19_000]) {
+      const { status, errors } = await ask(given);
+      expect({ status, ...errors[0] }).toMatchObject({
+        status: 400,
+        message: `\`${name}\` has ${given} terms; at most ${limit} are allowed`,
+        extensions: { code: "BAD_USER_INPUT", limit, given },
+      });
+    }
+  });
+
+  test("terms in the document and in a variable's default are counted, too", async () => {
+    const terms = `[${times(11, () => "USERNAME_ASC")}]`;
+    for (const query of [
+      `{ users(orderBy: ${terms}) { nodes { userId } } }`,
+      `query ($o: [UserOrderBy!]! = ${terms}) { users(orderBy: $o) { nodes { userId } } }`,
+    ])
+      expect(await codeOf(query)).toEqual({ status: 400, code: "BAD_USER_INPUT" });
+  });
+
+  test("filters have so many conditions together, also in a fragment that is used again", async () => {
+    const ask = (n: number) =>
+      codeOf(
+        `query ($f: UserFilter) { a: query { ...count } b: query { ...count } } fragment count on Query { users(first: 1, filter: $f) { nodes { userId } } }`,
+        { f: { or: Array.from({ length: n }, () => ({ username: { equalTo: "a" } })) } },
+      );
+    expect(await ask(100)).toEqual({ status: 200, code: undefined });
+    expect(await ask(300)).toEqual({ status: 400, code: "BAD_USER_INPUT" });
+  });
+
   test("batches are refused", async () => {
     const response = await server.inject({
       method: "POST",
@@ -184,6 +229,23 @@ describe("cost", () => {
       "a null for the default page size",
       "query ($n: Int) { users(first: $n) { nodes { transactions(first: $n) { nodes { user { transactions { nodes { amount } } } } } } } }",
       { n: null },
+    ],
+    [
+      "orders by sums",
+      `query ($o: [UserOrderBy!]) { ${times(29, (i) => `a${i}: users(first: 1, orderBy: $o) { nodes { userId } }`)} users(first: 1000) { nodes { transactions(first: 10) { nodes { amount } } } } }`,
+      { o: Array.from({ length: 10 }, () => "TRANSACTIONS_SUM_AMOUNT_ASC") },
+    ],
+    [
+      "filters by sums and by relations",
+      "query ($f: UserFilter) { users(first: 1000, filter: $f) { nodes { userId } } }",
+      {
+        f: {
+          or: Array.from({ length: 163 }, () => ({
+            transactions: { aggregates: { sum: { amount: { greaterThan: "1" } } }, some: {} },
+            eventsExist: true,
+          })),
+        },
+      },
     ],
     ["a count in every row", "{ users(first: 1000) { nodes { transactions { totalCount } } } }", undefined],
   ])("%s is refused before it is planned", async (_name, query, variables) => {
@@ -356,6 +418,25 @@ describe.runIf(isServer)("on a server", () => {
     expect(answers.filter(({ status }) => status === 200).length).toBeGreaterThanOrEqual(12);
     expect(refused[0]!.errors[0]!.extensions.code).toBe("SERVICE_UNAVAILABLE");
     expect(refused[0]!.headers["retry-after"]).toBe("1");
+  });
+
+  test("nothing is compiled: that cannot be interrupted", async () => {
+    await server.database.pool.query(`
+      create function production.tell_jit() returns trigger language plpgsql as $$
+        begin new.is_holiday := current_setting('jit') <> 'off'; return new; end $$;
+      create trigger tell_jit before update on production.dim_date for each row execute function production.tell_jit();
+      grant execute on function production.tell_jit() to public`);
+    try {
+      const { data } = await server.ask(
+        "operator",
+        "mutation { updateDimDate(input: { dateId: 2, patch: { isHoliday: true } }) { dimDate { isHoliday } } }",
+      );
+      expect(data.updateDimDate.dimDate.isHoliday).toBe(false);
+    } finally {
+      await server.database.pool.query(
+        "drop trigger tell_jit on production.dim_date; drop function production.tell_jit()",
+      );
+    }
   });
 
   describe("with statements that take long", () => {
