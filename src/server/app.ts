@@ -20,6 +20,7 @@ import { addMetrics, createMetrics } from "./metrics.ts";
 import { addRequestLog, requestId } from "./observe.ts";
 import { addPipelineMetrics } from "./pipeline-metrics.ts";
 import { createProbePool } from "./probe.ts";
+import { addSlowRequests, CHECK_MS, REQUEST_TIMEOUT_MS } from "./slow-requests.ts";
 
 export interface AppOptions {
   config: Config;
@@ -54,10 +55,13 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     genReqId: requestId,
     // URLs that cannot be decoded never come to the handlers below.
     frameworkErrors: (...fault) => void handleError(...fault),
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    http: { connectionsCheckingInterval: CHECK_MS },
     trustProxy: config.TRUSTED_PROXIES.length > 0 && config.TRUSTED_PROXIES,
   });
   addRequestLog(app, observation);
   addDrain(app, lifecycle?.stopping);
+  addSlowRequests(app);
 
   // Known from the start, they cost requests no change of shape.
   for (const name of ["claims", "place", "isPaid", "answerKey", "lookup", "cacheable", "operation"])

@@ -8,6 +8,7 @@ import { receive } from "../pipeline/ingest.ts";
 import { checkEncoding } from "./accept.ts";
 import { refusal } from "./errors.ts";
 import { RETRY_AFTER_S } from "./health.ts";
+import { mayTakeLong } from "./slow-requests.ts";
 
 const FORMATS: Record<string, Format> = {
   "text/csv": "csv",
@@ -67,6 +68,7 @@ export function addIngest(
       reply.header("connection", "close");
       return error;
     };
+    const ended = mayTakeLong(app, request.raw);
     try {
       const format = formatOf(request);
       const { source, name, map } = checkQuery(request.query as Record<string, unknown>);
@@ -93,6 +95,8 @@ export function addIngest(
     } catch (error) {
       if (isBadInput(error)) throw refuse(refusal("BAD_REQUEST", error.message));
       throw refuse(error as Error);
+    } finally {
+      ended();
     }
   };
   for (const dataset of DATASETS) app.post(`/ingest/${dataset}`, handle(dataset));

@@ -302,6 +302,45 @@ describe("cost", () => {
   });
 });
 
+test("bodies that do not come to their end are cut off, but not those of an ingest", async () => {
+  const { server: http } = server.app;
+  expect(http.requestTimeout).toBeGreaterThan(0);
+  expect(http.requestTimeout).toBeLessThanOrEqual(120_000);
+  const { port } = http.address() as AddressInfo;
+  const usual = [http.requestTimeout, http.headersTimeout] as const;
+  [http.requestTimeout, http.headersTimeout] = [1_000, 1_000];
+  const open = (path: string, type: string, who: keyof TestApp["as"], body: string) => {
+    const socket = connect(port, "127.0.0.1").on("error", () => undefined);
+    const headers = Object.entries({
+      ...server.as[who],
+      host: "x",
+      "content-type": type,
+      "content-length": 100,
+    });
+    const lines = headers.map(([name, value]) => `${name}: ${value}\r\n`).join("");
+    socket.write(`POST ${path} HTTP/1.1\r\n${lines}\r\n${body}`);
+    let answer = "";
+    socket.on("data", (data) => (answer += String(data)));
+    const closed = new Promise<string>((resolve) => socket.once("close", () => resolve(answer)));
+    return { socket, closed };
+  };
+  const start = '{"user_id": 1';
+  const ingest = open("/ingest/users", "application/x-ndjson", "ingestor", start);
+  try {
+    const slow = open("/graphql", "application/json", "reader", '{"query":');
+    const refused = open("/ingest/users", "application/x-ndjson", "nobody", start);
+    expect(await slow.closed).toMatch(/^HTTP\/1.1 408 /);
+    expect(await refused.closed).toMatch(/^HTTP\/1.1 401 /);
+    ingest.socket.write(`${"}".padEnd(99 - start.length)}\n`);
+    await expect.poll(() => ingest.socket.bytesRead, { timeout: 20_000 }).toBeGreaterThan(0);
+    ingest.socket.end();
+    expect(await ingest.closed).toMatch(/^HTTP\/1.1 200 /);
+  } finally {
+    ingest.socket.destroy();
+    [http.requestTimeout, http.headersTimeout] = usual;
+  }
+});
+
 describe.runIf(isServer)("on a server", () => {
   test("ten heavy operations at once leave a cheap one of somebody else its second", async () => {
     const heavy =
