@@ -12,6 +12,9 @@ const ROUND_MS = Number(process.env.SOAK_SECONDS ?? 30) * 1000;
 const CLIENTS = 8;
 /** What a heap may gain from the first round to the last, that is not a leak: caches that fill. */
 const MAX_GROWTH = 1.15;
+/** What it may be after the largest plans, of which none is asked for again. */
+const MAX_HEAP_MB = 200;
+const LARGE_PLANS = 250;
 
 const METRICS_TOKEN = "a token for the soak test";
 const folder = mkdtempSync(join(tmpdir(), "strata-soak-"));
@@ -67,6 +70,24 @@ async function load(token: string, end: number, counts: Map<string, number>, see
       if (name !== "aborted") throw error;
     }
     counts.set(name, (counts.get(name) ?? 0) + 1);
+  }
+}
+
+/** Of documents that differ. */
+async function planLargely(token: string): Promise<void> {
+  const sums = "aggregates { sum { amount } distinctCount { amount } min { amount } max { amount } }";
+  const user = `userId transactions(first: 1) @include(if: $a) { nodes { amount } ${sums} } events(first: 1) @skip(if: $b) { nodes { eventId } }`;
+  const fields = Array.from({ length: 5 }, (_, i) => `a${i}: users(first: 1) { nodes { ${user} } }`);
+  for (let i = 0; i < LARGE_PLANS; i++) {
+    const query = `query Large${i}($a: Boolean!, $b: Boolean!) { ${fields.join(" ")} }`;
+    const variables = { a: true, b: false };
+    const response = await fetch(`${url}/graphql`, {
+      method: "POST",
+      headers: { "content-type": "application/json", authorization: `Bearer ${token}` },
+      body: JSON.stringify({ query, variables }),
+    });
+    if (!response.ok) throw new Error(`a large plan was answered with ${response.status}`);
+    await response.arrayBuffer();
   }
 }
 
@@ -135,6 +156,10 @@ try {
   if (!(last.files <= first.files + 5)) faults.push(`open files grew from ${first.files} to ${last.files}`);
   if (last.active !== 0 || last.waiting !== 0)
     faults.push(`${last.active} connections are still busy, ${last.waiting} callers wait`);
+  await planLargely(token);
+  const planned = await measure(strata.child.pid!);
+  console.log("large plans", JSON.stringify(planned));
+  if (!(planned.heapMB <= MAX_HEAP_MB)) faults.push(`large plans took the heap to ${planned.heapMB} MB`);
   if ((await strata.stop()) !== 0) faults.push("the server did not stop in order");
 } catch (error) {
   faults.push(`${String(error)}\n${strata.output.stderr}${strata.output.stdout.slice(-2000)}`);

@@ -86,7 +86,9 @@ export function costOf(
         `\`${name}\` has ${terms.length} terms; at most ${MAX_TERMS} are allowed`,
         { limit: MAX_TERMS, given: terms.length },
       );
-    return COMPUTATION * terms.filter((term) => isComputedOrder.test(String(term))).length;
+    return (
+      COMPUTATION * terms.filter((term) => typeof term === "string" && isComputedOrder.test(term)).length
+    );
   };
 
   const ofConditions = (value: unknown): number => {
