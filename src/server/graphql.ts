@@ -22,7 +22,7 @@ import type { Authenticator, Claims } from "./auth.ts";
 import { createDataVersion } from "./data-version.ts";
 import { finishGraphqlAnswer, refusal } from "./errors.ts";
 import { createGraphiqlPlugin, GRAPHIQL_PATH } from "./graphiql.ts";
-import { abortSignalOf, createGuard, requestOf } from "./guard.ts";
+import { abortControllerOf, createGuard, requestOf } from "./guard.ts";
 import { MAX_BODY_BYTES } from "./limits.ts";
 import { createObservationPlugin, type ObserveOptions } from "./observe.ts";
 import { createPersisted } from "./persisted.ts";
@@ -128,13 +128,15 @@ export function createGraphql(options: GraphqlOptions) {
       context(context: Partial<Grafast.RequestContext>) {
         const request = requestOf(context);
         const { claims } = request;
+        const controller = abortControllerOf(context);
         // A run takes its own time and connections, and may be long: it holds up no operations.
         const runPipelineStep = stepRunner(options, claims);
         const ingestRows = rowIngester(options, claims);
         return {
           pgSettings: settings(config, claims),
           claims,
-          abortSignal: abortSignalOf(context),
+          abortSignal: controller.signal,
+          abort: () => controller.abort(),
           runPipelineStep: (step: PipelineStepRequest) => (request.place?.leave(), runPipelineStep(step)),
           ingestRows: (rows: IngestRowsRequest) => (request.place?.leave(), ingestRows(rows)),
         };

@@ -10,7 +10,6 @@ import {
   type OperationDefinitionNode,
 } from "grafast/graphql";
 import type {} from "grafserv";
-import type { WebSocket } from "ws";
 import type { Config } from "../config.ts";
 import { SHARED_CONNECTIONS } from "../database/batches.ts";
 import { costOf, findOperation } from "./cost.ts";
@@ -36,26 +35,14 @@ type RequestContext = Partial<Grafast.RequestContext>;
 export const requestOf = ({ fastifyv5, ws }: RequestContext): FastifyRequest =>
   fastifyv5?.request ?? (ws!.request as unknown as FastifyRequest);
 
-/** Aborted when the client goes away before it has its answer. */
-export function abortSignalOf({ fastifyv5, ws }: RequestContext): AbortSignal {
+/** Aborted when the client goes away before it has its answer; over WebSocket by whoever hears of it. */
+export function abortControllerOf({ fastifyv5 }: RequestContext): AbortController {
   const controller = new AbortController();
   const response = fastifyv5?.reply?.raw;
   response?.once("close", () => {
     if (!response.writableFinished) controller.abort();
   });
-  return ws ? signalOfSocket(ws.socket as unknown as WebSocket) : controller.signal;
-}
-
-const socketSignals = new WeakMap<WebSocket, AbortSignal>();
-
-function signalOfSocket(socket: WebSocket): AbortSignal {
-  let signal = socketSignals.get(socket);
-  if (!signal) {
-    const controller = new AbortController();
-    socket.once("close", () => controller.abort());
-    socketSignals.set(socket, (signal = controller.signal));
-  }
-  return signal;
+  return controller;
 }
 
 export function mayIntrospect({ INTROSPECTION_ROLES }: Config, { claims }: FastifyRequest): boolean {

@@ -18,7 +18,7 @@ import { compileRead, type Read } from "../reads/compile.ts";
 import { isCacheable } from "./answers.ts";
 import type { Claims } from "./auth.ts";
 import { presentError } from "./errors.ts";
-import { abortSignalOf, toGraphqlError, type Guard } from "./guard.ts";
+import { abortControllerOf, toGraphqlError, type Guard } from "./guard.ts";
 import type { OperationRecord } from "./metrics.ts";
 import { recordOperation, type ObserveOptions } from "./observe.ts";
 import type { Persisted } from "./persisted.ts";
@@ -135,7 +135,7 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
     } catch (error) {
       if (!(error instanceof TookLong)) throw error;
     }
-    const signal = abortSignalOf({ fastifyv5: { request, reply } });
+    const { signal } = abortControllerOf({ fastifyv5: { request, reply } });
     const leave = await guard.enterLane(request, asks.cost, signal);
     try {
       return await wait(batches.readAlone);

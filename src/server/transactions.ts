@@ -10,6 +10,8 @@ declare global {
       operation: Operation;
       /** Aborted when nobody waits for the answer any more. */
       abortSignal?: AbortSignal;
+      /** Ends what is done for the operation at this moment. */
+      abort: () => void;
     }
   }
 }

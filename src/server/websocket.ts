@@ -44,19 +44,43 @@ export function createSocketHandler(serv: GrafservBase, authenticator: Authentic
       return true;
     },
 
-    onSubscribe(context, id, payload) {
+    async onSubscribe(context, id, payload) {
       if (Object.keys(context.subscriptions).length > MAX_OPERATIONS)
         return [
           new GraphQLError(`At most ${MAX_OPERATIONS} operations may be open on a socket`, {
             extensions: { code: "RATE_LIMITED", limit: MAX_OPERATIONS },
           }),
         ];
-      return grafserv.onSubscribe!(context, id, payload);
+      const args = await grafserv.onSubscribe!(context, id, payload);
+      if (!args || Array.isArray(args)) return args;
+      const { abort } = (args as Grafast.ExecutionArgs).contextValue;
+      if (id in context.subscriptions) context.subscriptions[id] = ender(abort);
+      else abort();
+      return args;
     },
 
     onError: (context, _id, _payload, errors) =>
       errors.map((error) => presentError(error, extraOf(context).request)),
   });
+}
+
+/** Until there are results to end, graphql-ws ends this: when the client completes the operation, or the socket closes. */
+function ender(abort: () => void): AsyncGenerator<never, undefined> {
+  const end = () => {
+    abort();
+    return Promise.resolve({ value: undefined, done: true as const });
+  };
+  return {
+    next: end,
+    return: end,
+    throw: end,
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+    async [Symbol.asyncDispose]() {
+      await end();
+    },
+  };
 }
 
 const extraOf = (context: Context<any, any>): Extra => context.extra as Extra;

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { WebSocket } from "ws";
 import { createToken } from "../../src/server/auth.ts";
 import { createTestApp, type TestApp } from "../support/app.ts";
+import { isServer } from "../support/database.ts";
 
 let server: TestApp;
 
@@ -135,3 +136,43 @@ test("a request that only pretends to be a socket is not let in without a token"
   });
   expect(response.statusCode).toBe(401);
 });
+
+test.runIf(isServer)(
+  "what the client completes is cancelled in the database, and the socket goes on",
+  async () => {
+    const waiting = async (): Promise<number> =>
+      (
+        await server.database.pool.query(
+          "select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+        )
+      ).rows[0].n;
+    const connection = await initialise({ authorization: `Bearer ${await token()}` });
+    await connection.next("connection_ack");
+    const other = await server.database.pool.connect();
+    try {
+      await other.query("begin; lock table production.dim_date in access exclusive mode");
+      const ids = ["1", "2", "3", "4", "5"];
+      for (const id of ids)
+        connection.send({
+          type: "subscribe",
+          id,
+          payload: { query: `{ dimDates(first: ${id}) { nodes { year } } }` },
+        });
+      await expect.poll(waiting, { timeout: 5_000 }).toBeGreaterThan(0);
+      for (const id of ids) connection.send({ type: "complete", id });
+      // Long before the statements would have timed out by themselves.
+      await expect.poll(waiting, { timeout: 5_000 }).toBe(0);
+      expect(connection.socket.readyState).toBe(WebSocket.OPEN);
+    } finally {
+      await other.query("rollback");
+      other.release();
+    }
+    connection.send({
+      type: "subscribe",
+      id: "6",
+      payload: { query: "{ dimDates(first: 1) { totalCount } }" },
+    });
+    expect((await connection.next("next")).id).toBe("6");
+    connection.socket.close();
+  },
+);
