@@ -51,13 +51,16 @@ const typeDefs = gql`
 
 interface Subscriber {
   /** Payloads of notifications; an empty one when some may have been missed. */
-  subscribe(channel: string): AsyncGenerator<string>;
+  subscribe(channel: string): Announcements;
 }
+type Announcements = AsyncGenerator<string>;
 
 interface Source {
   pgSubscriber: Subscriber;
   withPgClient: WithPgClient;
   pgSettings: Record<string, string> | null;
+  /** Ends what is done for the subscription at this moment. */
+  abort: () => void;
 }
 
 /** Under the client's role: it is told of what it may read, and refused if that is nothing. */
@@ -85,32 +88,27 @@ const margin = "1 minute";
 
 async function* runUpdates(
   source: Source,
+  announcements: Announcements,
   since: string | null | undefined,
 ): AsyncGenerator<{ runId: string }> {
-  // Before the first query, so that nothing falls in between.
-  const announcements = source.pgSubscriber.subscribe("strata:run");
-  try {
-    const [start] = await query<{ at: string }>(
-      source,
-      "select max(clock_timestamp())::text as at from analytics.pipeline_runs",
-      [],
-    );
-    let seen = start?.at ?? new Date().toISOString();
-    if (since != null) yield* await query<ChangedRun>(source, changedSince, [since, "0"]);
-    for await (const announcement of announcements) {
-      const runs =
-        announcement === ""
-          ? await query<ChangedRun>(source, changedSince, [seen, margin])
-          : await query<ChangedRun>(source, `${selectRuns} where run_id = $1`, [
-              (JSON.parse(announcement) as { runId: number }).runId,
-            ]);
-      for (const run of runs) {
-        seen = run.at;
-        yield run;
-      }
+  const [start] = await query<{ at: string }>(
+    source,
+    "select max(clock_timestamp())::text as at from analytics.pipeline_runs",
+    [],
+  );
+  let seen = start?.at ?? new Date().toISOString();
+  if (since != null) yield* await query<ChangedRun>(source, changedSince, [since, "0"]);
+  for await (const announcement of announcements) {
+    const runs =
+      announcement === ""
+        ? await query<ChangedRun>(source, changedSince, [seen, margin])
+        : await query<ChangedRun>(source, `${selectRuns} where run_id = $1`, [
+            (JSON.parse(announcement) as { runId: number }).runId,
+          ]);
+    for (const run of runs) {
+      seen = run.at;
+      yield run;
     }
-  } finally {
-    await announcements.return(undefined);
   }
 }
 
@@ -121,33 +119,56 @@ interface Refresh {
 
 const selectRefresh = `select data_version::text as version, run_id::text as "runId" from analytics.refresh_state`;
 
-async function* refreshes(source: Source, since: string | null | undefined): AsyncGenerator<Refresh> {
-  const announcements = source.pgSubscriber.subscribe("strata:refresh");
-  try {
-    const current = async () => (await query<Refresh>(source, selectRefresh, []))[0]!;
-    const first = await current();
-    let seen = BigInt(since ?? first.version);
-    if (BigInt(first.version) > seen) {
-      seen = BigInt(first.version);
-      yield first;
-    }
-    // Whatever the announcement says, the state at this moment is at least as new.
-    while (!(await announcements.next()).done) {
-      const refresh = await current();
-      if (BigInt(refresh.version) <= seen) continue;
-      seen = BigInt(refresh.version);
-      yield refresh;
-    }
-  } finally {
-    await announcements.return(undefined);
+async function* refreshes(
+  source: Source,
+  announcements: Announcements,
+  since: string | null | undefined,
+): AsyncGenerator<Refresh> {
+  const current = async () => (await query<Refresh>(source, selectRefresh, []))[0]!;
+  const first = await current();
+  let seen = BigInt(since ?? first.version);
+  if (BigInt(first.version) > seen) {
+    seen = BigInt(first.version);
+    yield first;
+  }
+  // Whatever the announcement says, the state at this moment is at least as new.
+  while (!(await announcements.next()).done) {
+    const refresh = await current();
+    if (BigInt(refresh.version) <= seen) continue;
+    seen = BigInt(refresh.version);
+    yield refresh;
   }
 }
 
-type Updates = (source: Source, since: string | null | undefined) => AsyncGenerator<object>;
+type Updates = (
+  source: Source,
+  announcements: Announcements,
+  since: string | null | undefined,
+) => AsyncGenerator<object>;
+
+function follow(
+  source: Source,
+  channel: string,
+  updates: Updates,
+  since: string | null | undefined,
+): AsyncGenerator<object> {
+  // Before the first query, so that nothing falls in between.
+  const announcements = source.pgSubscriber.subscribe(channel);
+  const events = updates(source, announcements, since);
+  const end = events.return.bind(events);
+  // A generator's own end would wait for the announcement that it waits for.
+  const stop = async () => {
+    source.abort();
+    await announcements.return(undefined);
+    return end(undefined);
+  };
+  return Object.assign(events, { return: stop, throw: stop });
+}
 
 const subscribe = (channel: string, updates: Updates) => (_$root: Step, args: FieldArgs) => {
   const $updates = lambda([context(), args.getRaw("since")] as const, ([source, since]) => ({
-    subscribe: () => updates(source as unknown as Source, since as string | null | undefined),
+    subscribe: () =>
+      follow(source as unknown as Source, channel, updates, since as string | null | undefined),
   }));
   return listen($updates as never, channel, ($event) => $event);
 };

@@ -1,9 +1,32 @@
 import type { AddressInfo } from "node:net";
 import { createClient, type Client } from "graphql-ws";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { WebSocket } from "ws";
 import { isServer } from "../support/database.ts";
 import { createApi, type Api } from "./api.ts";
+
+/** How many listen for announcements at this moment. */
+const listeners = vi.hoisted(() => ({ count: 0 }));
+vi.mock("../../src/database/notifications.ts", async (importOriginal) => {
+  const original = await importOriginal<typeof import("../../src/database/notifications.ts")>();
+  const createNotifications: typeof original.createNotifications = (connection) => {
+    const notifications = original.createNotifications(connection);
+    const subscribe: typeof notifications.subscribe = (channel) => {
+      const announcements = notifications.subscribe(channel);
+      const end = announcements.return.bind(announcements);
+      listeners.count++;
+      let isEnded = false;
+      announcements.return = (value) => {
+        if (!isEnded) listeners.count--;
+        isEnded = true;
+        return end(value);
+      };
+      return announcements;
+    };
+    return { ...notifications, subscribe };
+  };
+  return { ...original, createNotifications };
+});
 
 let api: Api;
 const clients: Client[] = [];
@@ -135,4 +158,20 @@ test.runIf(isServer)("resumes after a lost connection, without a gap", async () 
   const later = await addRun();
   while (!seen.includes(later)) seen.push((await events.next()).data.pipelineRunUpdated.run.runId);
   await events.stop();
+});
+
+test("who has completed a subscription leaves nothing behind that waits for the next event", async () => {
+  await expect.poll(() => listeners.count, { timeout: 20_000 }).toBe(0);
+  const queries = [
+    "subscription { analyticsRefreshed { version } }",
+    "subscription { pipelineRunUpdated { run { runId } } }",
+  ];
+  const completes = queries.flatMap((query) =>
+    Array.from({ length: 10 }, () =>
+      connect("reader").subscribe({ query }, { next() {}, error() {}, complete() {} }),
+    ),
+  );
+  await expect.poll(() => listeners.count, { timeout: 20_000 }).toBe(20);
+  for (const complete of completes) complete();
+  await expect.poll(() => listeners.count, { timeout: 20_000 }).toBe(0);
 });
