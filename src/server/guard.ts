@@ -129,6 +129,11 @@ export function createGuard(config: Config, connections: number): Guard {
       const operation = findOperation(document, operationName);
       const variables = args.variableValues ?? {};
       const cost = operation ? await admit({ schema, document, operation, variables }, request) : 0;
+      if (operation?.operation === OperationTypeNode.SUBSCRIPTION && !args.requestContext!.ws)
+        throw refusal(
+          "BAD_REQUEST",
+          "Subscriptions are answered over WebSocket (graphql-transport-ws) alone",
+        );
       // A subscription is open for long and does little.
       if (operation && operation.operation !== OperationTypeNode.SUBSCRIPTION)
         leave = await enterLane(request, cost, contextValue.abortSignal);

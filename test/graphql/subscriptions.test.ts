@@ -175,3 +175,19 @@ test("who has completed a subscription leaves nothing behind that waits for the 
   for (const complete of completes) complete();
   await expect.poll(() => listeners.count, { timeout: 20_000 }).toBe(0);
 });
+
+test("over HTTP subscriptions are refused, and take nothing", async () => {
+  for (const [accept, status] of [
+    ["application/graphql-response+json", 400],
+    ["application/json", 200],
+    ["multipart/mixed, */*", 200],
+  ] as const) {
+    const answer = await api.ask("reader", watch, {}, { accept });
+    expect(answer.status, accept).toBe(status);
+    expect(answer.data).toBeUndefined();
+    expect(answer.errors).toMatchObject([
+      { message: expect.stringContaining("graphql-transport-ws"), extensions: { code: "BAD_REQUEST" } },
+    ]);
+  }
+  expect(listeners.count).toBe(0);
+});
