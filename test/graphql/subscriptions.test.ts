@@ -191,3 +191,19 @@ test("over HTTP subscriptions are refused, and take nothing", async () => {
   }
   expect(listeners.count).toBe(0);
 });
+
+test.each([
+  "subscription { analyticsRefreshed @skip(if: true) { version } }",
+  "subscription { ... @include(if: false) { analyticsRefreshed { version } } }",
+  "subscription { ...a } fragment a on Subscription { ...b @skip(if: true) } fragment b on Subscription { analyticsRefreshed { version } }",
+  "subscription ($skip: Boolean = true) { analyticsRefreshed @skip(if: $skip) { version } }",
+])("a subscription that may have no field is refused: %s", async (query) => {
+  const refused = [
+    {
+      message: expect.stringContaining("takes no @skip or @include"),
+      extensions: { code: "GRAPHQL_VALIDATION_FAILED" },
+    },
+  ];
+  await expect(follow("reader", query).next()).rejects.toMatchObject(refused);
+  expect(await api.ask("reader", query)).toMatchObject({ status: 400, errors: refused });
+});
