@@ -11,7 +11,8 @@ const typeDefs = gql`
     """
     pipelineRunUpdated(
       """
-      Tells first of the runs that changed since then, so that a client that comes back misses none.
+      Tells first of the runs that changed since then, so that a client that comes back misses none: of the
+      last 1000 at most; pipelineRuns has the older ones.
       """
       since: Datetime
     ): PipelineRunUpdatedPayload
@@ -55,24 +56,31 @@ interface Subscriber {
 }
 type Announcements = AsyncGenerator<string>;
 
-interface Source {
+export interface Source {
   pgSubscriber: Subscriber;
   withPgClient: WithPgClient;
   pgSettings: Record<string, string> | null;
   /** Ends what is done for the subscription at this moment. */
   abort: () => void;
+  /** Resolves when there is room for it beside the client's other operations, with what to call at its end. */
+  enterLane: (work: "statement" | "event") => Promise<() => void>;
 }
 
 /** Under the client's role: it is told of what it may read, and refused if that is nothing. */
 async function query<Row>(
-  { withPgClient, pgSettings }: Source,
+  { withPgClient, pgSettings, enterLane }: Source,
   text: string,
   values: unknown[],
 ): Promise<readonly Row[]> {
-  // The transaction of the event before ends in a turn of its own; what was announced since is not in its snapshot.
-  await setImmediate();
-  const { rows } = await withPgClient(pgSettings, (client) => client.query<Row & object>({ text, values }));
-  return rows;
+  const leave = await enterLane("statement");
+  try {
+    // The transaction of the event before ends in a turn of its own; what was announced since is not in its snapshot.
+    await setImmediate();
+    const { rows } = await withPgClient(pgSettings, (client) => client.query<Row & object>({ text, values }));
+    return rows;
+  } finally {
+    leave();
+  }
 }
 
 interface ChangedRun {
@@ -82,9 +90,12 @@ interface ChangedRun {
 
 const changedAt = "greatest(queued_at, started_at, finished_at, heartbeat_at)";
 const selectRuns = `select run_id::text as "runId", ${changedAt}::text as at from analytics.pipeline_runs`;
-const changedSince = `${selectRuns} where ${changedAt} >= $1::timestamptz - $2::interval order by ${changedAt}, run_id`;
+const lastChanged = `${selectRuns} where ${changedAt} >= $1::timestamptz - $2::interval order by ${changedAt} desc, run_id desc limit 1000`;
 /** A change is seen when it commits, which may be this much after the time that it bears. */
 const margin = "1 minute";
+
+const changedSince = async (source: Source, since: string, before: string): Promise<ChangedRun[]> =>
+  (await query<ChangedRun>(source, lastChanged, [since, before])).toReversed();
 
 async function* runUpdates(
   source: Source,
@@ -97,11 +108,11 @@ async function* runUpdates(
     [],
   );
   let seen = start?.at ?? new Date().toISOString();
-  if (since != null) yield* await query<ChangedRun>(source, changedSince, [since, "0"]);
+  if (since != null) yield* await changedSince(source, since, "0");
   for await (const announcement of announcements) {
     const runs =
       announcement === ""
-        ? await query<ChangedRun>(source, changedSince, [seen, margin])
+        ? await changedSince(source, seen, margin)
         : await query<ChangedRun>(source, `${selectRuns} where run_id = $1`, [
             (JSON.parse(announcement) as { runId: number }).runId,
           ]);
@@ -146,6 +157,18 @@ type Updates = (
   since: string | null | undefined,
 ) => AsyncGenerator<object>;
 
+/** What is asked for with an event is an operation of its own, and over when the next event is asked for. */
+async function* inTurn({ enterLane }: Source, events: AsyncGenerator<object>): AsyncGenerator<object> {
+  for await (const event of events) {
+    const leave = await enterLane("event");
+    try {
+      yield event;
+    } finally {
+      leave();
+    }
+  }
+}
+
 function follow(
   source: Source,
   channel: string,
@@ -154,7 +177,7 @@ function follow(
 ): AsyncGenerator<object> {
   // Before the first query, so that nothing falls in between.
   const announcements = source.pgSubscriber.subscribe(channel);
-  const events = updates(source, announcements, since);
+  const events = inTurn(source, updates(source, announcements, since));
   const end = events.return.bind(events);
   // A generator's own end would wait for the announcement that it waits for.
   const stop = async () => {

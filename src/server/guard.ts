@@ -14,6 +14,7 @@ import {
   type SelectionSetNode,
 } from "grafast/graphql";
 import type {} from "grafserv";
+import type { Source } from "../../plugins/SubscriptionsPlugin.ts";
 import type { Config } from "../config.ts";
 import { SHARED_CONNECTIONS } from "../database/batches.ts";
 import { costOf, findOperation } from "./cost.ts";
@@ -21,6 +22,7 @@ import { presentError, refusal } from "./errors.ts";
 import { createLanes } from "./lanes.ts";
 import { checkVariables, createDocumentCheck, type CheckedDocument } from "./limits.ts";
 import { createRateLimit, identityOf } from "./rate-limit.ts";
+import { endAfter } from "./transactions.ts";
 
 declare module "fastify" {
   interface FastifyRequest {
@@ -30,6 +32,7 @@ declare module "fastify" {
 }
 
 type Result = ExecutionResult | AsyncGenerator<ExecutionResult>;
+type Next = () => Result | Promise<Result>;
 interface ExecuteEvent {
   args: Grafast.ExecutionArgs;
 }
@@ -57,6 +60,8 @@ export function mayIntrospect({ INTROSPECTION_ROLES }: Config, { claims }: Fasti
 const SPARED_CONNECTIONS = 3;
 /** Heavy operations of one caller that wait for each other: as many as a page full of them sends at once. */
 const MAX_WAITING = 40;
+/** Of one caller, on all of its sockets together. */
+const MAX_SUBSCRIPTIONS = 100;
 
 /** An operation that somebody asks for. */
 interface Asked {
@@ -125,22 +130,66 @@ export function createGuard(config: Config, connections: number): Guard {
   const enterLane: Guard["enterLane"] = (request, cost, signal) =>
     enter(identityOf(request), cost, { signal, place: request.place });
 
-  const guard = async (next: () => Result | Promise<Result>, { args }: ExecuteEvent): Promise<Result> => {
+  const subscriptions = new Map<string, Set<object>>();
+
+  function openSubscription(caller: string): () => void {
+    const mine = subscriptions.get(caller) ?? new Set();
+    if (mine.size >= MAX_SUBSCRIPTIONS) {
+      const message = `You have ${MAX_SUBSCRIPTIONS} subscriptions open already; end some of them`;
+      throw refusal("RATE_LIMITED", message, { limit: MAX_SUBSCRIPTIONS });
+    }
+    const subscription = {};
+    subscriptions.set(caller, mine.add(subscription));
+    return () => {
+      if (mine.delete(subscription) && mine.size === 0) subscriptions.delete(caller);
+    };
+  }
+
+  /** Each of its events waits until the client has the one before, is paid, and waits for its turn. */
+  async function subscribe(
+    next: Next,
+    context: Grafast.Context & Partial<Pick<Source, "enterLane">>,
+    request: FastifyRequest,
+    cost: number,
+  ): Promise<Result> {
+    const caller = identityOf(request);
+    const close = openSubscription(caller);
+    let asked = Promise.withResolvers<void>();
+    context.enterLane = async (work) => {
+      if (work === "event") {
+        await asked.promise;
+        asked = Promise.withResolvers();
+        await spend(request, cost);
+      }
+      return enter(caller, work === "event" ? cost : 1, { signal: context.abortSignal, isPatient: true });
+    };
+    const result = await endAfter(Promise.resolve().then(next), close);
+    if (isAsyncIterable(result)) {
+      const take = result.next.bind(result);
+      result.next = () => {
+        asked.resolve();
+        return take();
+      };
+    }
+    return withErrorsPresented(result, request);
+  }
+
+  const guard = async (next: Next, { args }: ExecuteEvent): Promise<Result> => {
     const request = requestOf(args.requestContext!);
     let leave: (() => void) | undefined;
     try {
       const { schema, document, operationName, contextValue } = args;
       const operation = findOperation(document, operationName);
-      const variables = args.variableValues ?? {};
-      const cost = operation ? await admit({ schema, document, operation, variables }, request) : 0;
-      if (operation?.operation === OperationTypeNode.SUBSCRIPTION && !args.requestContext!.ws)
+      const isSubscription = operation?.operation === OperationTypeNode.SUBSCRIPTION;
+      if (isSubscription && !args.requestContext!.ws)
         throw refusal(
           "BAD_REQUEST",
           "Subscriptions are answered over WebSocket (graphql-transport-ws) alone",
         );
-      // A subscription is open for long and does little.
-      if (operation && operation.operation !== OperationTypeNode.SUBSCRIPTION)
-        leave = await enterLane(request, cost, contextValue.abortSignal);
+      const variables = args.variableValues ?? {};
+      const cost = operation ? await admit({ schema, document, operation, variables }, request) : 0;
+      if (isSubscription) return await subscribe(next, contextValue, request, cost);
+      if (operation) leave = await enterLane(request, cost, contextValue.abortSignal);
     } catch (error) {
       return { errors: [presentError(toGraphqlError(error), request)] };
     }

@@ -5,6 +5,7 @@ import { refusal } from "./errors.ts";
 
 interface Entry {
   cost: number;
+  isPatient: boolean;
   start: () => void;
 }
 interface Lane {
@@ -20,12 +21,17 @@ export interface LaneOptions {
   maxWaiting: number;
 }
 
-/** Resolves when it is the operation's turn, with what to call at its end. */
+/**
+ * Resolves when it is the operation's turn, with what to call at its end. A patient one is never refused, nor are
+ * others because it waits.
+ */
 export type EnterLane = (
   caller: string,
   cost: number,
-  waiter?: { signal?: AbortSignal | undefined; place?: Place | undefined },
+  waiter?: { signal?: AbortSignal | undefined; place?: Place | undefined; isPatient?: boolean },
 ) => Promise<() => void>;
+
+const gone = () => refusal("CANCELLED", "The client has gone away");
 
 export function createLanes({ maxRunning, maxCost, maxWaiting }: LaneOptions): EnterLane {
   const lanes = new Map<string, Lane>();
@@ -42,27 +48,33 @@ export function createLanes({ maxRunning, maxCost, maxWaiting }: LaneOptions): E
     }
   };
 
-  return async (caller, cost, { signal, place } = {}) => {
+  return async (caller, cost, { signal, place, isPatient = false } = {}) => {
+    if (signal?.aborted) throw gone();
     let lane = lanes.get(caller);
     if (!lane) lanes.set(caller, (lane = { running: 0, cost: 0, waiting: [] }));
-    if (lane.waiting.length >= maxWaiting)
+    if (!isPatient && lane.waiting.filter((entry) => !entry.isPatient).length >= maxWaiting)
       throw refusal(
         "SERVICE_UNAVAILABLE",
         `You have ${maxWaiting} operations waiting already; wait for some of their answers`,
         { retryAfter: 1, limit: maxWaiting },
       );
     await new Promise<void>((resolve, reject) => {
-      const entry = { cost, start: () => (place?.back(), resolve()) };
+      const start = (): void => {
+        signal?.removeEventListener("abort", giveUp);
+        place?.back();
+        resolve();
+      };
+      const giveUp = (): void => {
+        lane.waiting.splice(lane.waiting.indexOf(entry), 1);
+        reject(gone());
+      };
+      const entry = { cost, isPatient, start };
       lane.waiting.push(entry);
       startNext(lane);
       if (!lane.waiting.includes(entry)) return;
       // Its caller's heavy work is for the caller to wait for, and takes no place from anybody meanwhile.
       if (lane.running < maxRunning) place?.leave();
-      signal?.addEventListener("abort", () => {
-        if (!lane.waiting.includes(entry)) return;
-        lane.waiting.splice(lane.waiting.indexOf(entry), 1);
-        reject(refusal("CANCELLED", "The client has gone away"));
-      });
+      signal?.addEventListener("abort", giveUp, { once: true });
     });
     return () => {
       lane.running -= 1;

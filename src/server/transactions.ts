@@ -43,19 +43,19 @@ export function createTransactionsPlugin({ pool, prepare }: TransactionsOptions)
         execute(next, { args }) {
           // Over HTTP the answer goes out as it is written here, without objects in between.
           if (args.requestContext?.fastifyv5) args.outputDataAsString = true;
-          return endAfter(next(), (args.contextValue as Grafast.Context).operation);
+          return endAfter(next(), (args.contextValue as Grafast.Context).operation.end);
         },
-        subscribe: (next, { args }) => endAfter(next(), (args.contextValue as Grafast.Context).operation),
+        subscribe: (next, { args }) => endAfter(next(), (args.contextValue as Grafast.Context).operation.end),
       },
     },
   };
 }
 
-function endAfter<T>(result: T, operation: Operation | undefined): T {
-  const end = (): void => operation?.end();
+/** Calls `end` when the result is there; of several, when the last is, or nobody asks for more. Then perhaps again. */
+export function endAfter<T>(result: T, end: () => void): T {
   if (isPromiseLike(result)) {
     return Promise.resolve(result).then(
-      (value) => endAfter(value, operation),
+      (value) => endAfter(value, end),
       (error: unknown) => {
         end();
         throw error;
@@ -72,9 +72,14 @@ function endAfter<T>(result: T, operation: Operation | undefined): T {
       return this;
     },
     async next() {
-      const item = await iterator.next();
-      if (item.done) end();
-      return item;
+      try {
+        const item = await iterator.next();
+        if (item.done) end();
+        return item;
+      } catch (error) {
+        end();
+        throw error;
+      }
     },
     async return(value: unknown) {
       end();

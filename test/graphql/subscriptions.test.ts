@@ -1,7 +1,10 @@
+import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import { createClient, type Client } from "graphql-ws";
+import pg from "pg";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { WebSocket } from "ws";
+import { createTestApp, type TestApp } from "../support/app.ts";
 import { isServer } from "../support/database.ts";
 import { createApi, type Api } from "./api.ts";
 
@@ -40,12 +43,12 @@ afterAll(async () => {
   await api.close();
 });
 
-function connect(role: "reader" | "ingestor" | "operator"): Client {
-  const { port } = api.app.server.address() as AddressInfo;
+function connect(role: "reader" | "ingestor" | "operator", server: TestApp = api): Client {
+  const { port } = server.app.server.address() as AddressInfo;
   const client = createClient({
     url: `ws://127.0.0.1:${port}/graphql`,
     webSocketImpl: WebSocket,
-    connectionParams: api.as[role],
+    connectionParams: server.as[role],
     retryAttempts: 0,
   });
   clients.push(client);
@@ -206,4 +209,141 @@ test.each([
   ];
   await expect(follow("reader", query).next()).rejects.toMatchObject(refused);
   expect(await api.ask("reader", query)).toMatchObject({ status: 400, errors: refused });
+});
+
+/** Runs that all changed, one after the other, in the hour before now. */
+const addHistory = ({ database }: TestApp, count: number) =>
+  database.pool.query(
+    `insert into analytics.pipeline_runs (step, status, queued_at, started_at, finished_at)
+     select 'refresh', 'succeeded', at, at, at
+     from (select now() - interval '1 hour' + n * interval '1 second' from generate_series(1, $1) n) t (at)`,
+    [count],
+  );
+const sinceEver = (selection: string) =>
+  `subscription { pipelineRunUpdated(since: "1970-01-01") { ${selection} } }`;
+
+test("tells of no more than the last 1000 runs at first", async () => {
+  await addHistory(api, 1_100);
+  const { rows } = await api.database.pool.query<{ run_id: string }>(
+    `select run_id from analytics.pipeline_runs
+     order by greatest(queued_at, started_at, finished_at, heartbeat_at) desc, run_id desc limit 1000`,
+  );
+  const events = follow("reader", sinceEver("run { runId }"));
+  const told: string[] = [];
+  while (told.length < 1_000) told.push((await events.next()).data.pipelineRunUpdated.run.runId);
+  expect(told).toEqual(rows.map(({ run_id }) => run_id).reverse());
+  await events.stop();
+});
+
+test("a client has as many subscriptions as it likes, up to a number", async () => {
+  const begin = (count: number) => {
+    const outcomes: unknown[] = [];
+    const ends: (() => void)[] = [];
+    for (let i = 0; i < count; i++) {
+      if (i % 40 === 0) connect("operator");
+      const answer = (value: unknown) => outcomes.push(value);
+      const sink = { next: answer, error: answer, complete() {} };
+      ends.push(
+        clients.at(-1)!.subscribe({ query: "subscription { analyticsRefreshed { version } }" }, sink),
+      );
+    }
+    return { outcomes, end: () => ends.forEach((each) => each()) };
+  };
+  await expect.poll(() => listeners.count, { timeout: 20_000 }).toBe(0);
+  const first = begin(100);
+  await expect.poll(() => listeners.count, { timeout: 20_000 }).toBe(100);
+  const more = begin(1);
+  await expect.poll(() => more.outcomes, { timeout: 20_000 }).toHaveLength(1);
+  expect(more.outcomes).toMatchObject([{ errors: [{ extensions: { code: "RATE_LIMITED", limit: 100 } }] }]);
+  // Others are none the worse.
+  const other = follow("reader", "subscription { analyticsRefreshed(since: -1) { version } }");
+  expect((await other.next()).data.analyticsRefreshed).toBeDefined();
+  await other.stop();
+  first.end();
+  await expect.poll(() => listeners.count, { timeout: 20_000 }).toBe(0);
+  const again = follow("operator", "subscription { analyticsRefreshed(since: -1) { version } }");
+  expect((await again.next()).data.analyticsRefreshed).toBeDefined();
+  await again.stop();
+});
+
+test("each event costs what the subscription does", async () => {
+  const server = await createTestApp({ RATE_LIMIT_COST: "400", MAX_QUERY_COST: "400" });
+  try {
+    await server.app.listen({ port: 0, host: "127.0.0.1" });
+    await addHistory(server, 10);
+    const query = sinceEver("query { users { nodes { userId } } }");
+    const events = connect("reader", server).iterate({ query });
+    const told: unknown[] = [];
+    const all = async () => {
+      for await (const event of events) told.push(event);
+    };
+    await expect(all()).rejects.toMatchObject([{ extensions: { code: "RATE_LIMITED", limit: 400 } }]);
+    expect(told).toHaveLength(2);
+  } finally {
+    await server.close();
+  }
+});
+
+test("events are made as the client takes them", async () => {
+  await addHistory(api, 200);
+  await api.database.pool.query(
+    "insert into production.users (username, email) select repeat('x', 90) || n, n || '@example.org' from generate_series(1, 1000) n",
+  );
+  const names = Array.from({ length: 10 }, (_, i) => `name${i}: username`).join(" ");
+  const query = sinceEver(`query { users(first: 1000) { nodes { ${names} } } }`);
+  const sent = vi.spyOn(pg.Client.prototype, "query");
+  const made = () => sent.mock.calls.filter((call) => JSON.stringify(call[0]).includes("users")).length;
+  const { port } = api.app.server.address() as AddressInfo;
+  const socket = new WebSocket(`ws://127.0.0.1:${port}/graphql`, "graphql-transport-ws");
+  try {
+    await once(socket, "open");
+    socket.send(JSON.stringify({ type: "connection_init", payload: api.as.reader }));
+    await once(socket, "message");
+    socket.send(JSON.stringify({ type: "subscribe", id: "1", payload: { query } }));
+    await once(socket, "message");
+    socket.pause();
+    let before = -1;
+    const news = () => {
+      const known = before;
+      before = made();
+      return before - known;
+    };
+    await expect.poll(news, { timeout: 40_000, interval: 1_000 }).toBe(0);
+    expect(before).toBeGreaterThan(0);
+    expect(before).toBeLessThan(100);
+  } finally {
+    sent.mockRestore();
+    socket.terminate();
+  }
+});
+
+test.runIf(isServer)("events of one client leave connections for the others", async () => {
+  await addHistory(api, 100);
+  const waiting = async (): Promise<number> =>
+    (
+      await api.database.pool.query(
+        "select count(*)::int as n from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+      )
+    ).rows[0].n;
+  const other = await api.database.pool.connect();
+  const streams = Array.from({ length: 30 }, () =>
+    follow("reader", sinceEver("query { dimDates { nodes { year } } }")),
+  );
+  try {
+    await other.query("begin; lock table production.dim_date in access exclusive mode");
+    const firsts = streams.map(({ next }) => next());
+    await expect.poll(waiting, { timeout: 8_000 }).toBeGreaterThan(0);
+    for (let i = 0; i < 20; i++)
+      expect(await api.ask("operator", `{ freshness(first: ${i + 1}) { nodes { dataset } } }`)).toMatchObject(
+        { errors: [] },
+      );
+    // While they wait: nothing was ended by a time-out.
+    expect(await waiting()).toBeGreaterThan(0);
+    await other.query("rollback");
+    for (const first of firsts) expect((await first).errors).toBeUndefined();
+  } finally {
+    await other.query("rollback");
+    other.release();
+    await Promise.all(streams.map(({ stop }) => stop()));
+  }
 });
