@@ -1326,9 +1326,6 @@ $$;
 
 comment on function staging.cover_dates(timestamp, timestamp) is 'Extends dim_date to the years of the given times.';
 
--- A dump that was restored into a younger cluster brings transaction numbers that this cluster has yet to
--- reach: the window would stay shut for what came with it, and the watermark would hide what came since. Rows
--- that were certainly taken stay so; the others are read again, which changes nothing if they had been.
 create or replace function staging.highest_xid()
 returns xid8
 language sql stable set search_path = pg_catalog, pg_temp
@@ -1354,6 +1351,9 @@ return greatest(pg_snapshot_xmax(pg_current_snapshot()), (pg_current_xact_id()::
 
 comment on function staging.first_unused_xid() is 'A transaction number that no row visible before has, unless it comes from another cluster.';
 
+-- A dump that was restored into a younger cluster brings transaction numbers that this cluster has yet to
+-- reach: the window would stay shut for what came with it, and the watermark would hide what came since. Rows
+-- that were certainly taken stay so; the others are read again, which changes nothing if they had been.
 create or replace function staging.renumber_restored()
 returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$

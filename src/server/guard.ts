@@ -3,15 +3,11 @@ import type { FastifyRequest } from "fastify";
 import { isAsyncIterable, type SafeError } from "grafast";
 import {
   GraphQLError,
-  Kind,
   OperationTypeNode,
-  type DefinitionNode,
   type DocumentNode,
   type ExecutionResult,
-  type FragmentDefinitionNode,
   type GraphQLSchema,
   type OperationDefinitionNode,
-  type SelectionSetNode,
 } from "grafast/graphql";
 import type {} from "grafserv";
 import type { Source } from "../../plugins/SubscriptionsPlugin.ts";
@@ -95,7 +91,7 @@ export function createGuard(config: Config, connections: number): Guard {
   const checkDocument = (schema: GraphQLSchema, query: string, request: FastifyRequest): CheckedDocument => {
     let check = checks.get(schema);
     if (!check) checks.set(schema, (check = createDocumentCheck(schema, limits)));
-    const checked = withSubscriptionsUnconditional(check, query);
+    const checked = check(query);
     if (mayIntrospect(config, request)) return checked;
     if (checked.introspects)
       return {
@@ -226,33 +222,6 @@ export function toGraphqlError(error: unknown): GraphQLError {
   if (error instanceof GraphQLError) return error;
   const { message, extensions } = error as SafeError<Record<string, unknown>>;
   return new GraphQLError(message, { originalError: error as Error, extensions });
-}
-
-/** A rule of the specification that graphql 16 lacks: nothing can be planned for a subscription without its field. */
-function withSubscriptionsUnconditional(
-  check: (query: string) => CheckedDocument,
-  query: string,
-): CheckedDocument {
-  const isConditional = ({ selections }: SelectionSetNode): boolean =>
-    selections.some(
-      (node) =>
-        node.directives?.some(({ name }) => name.value === "skip" || name.value === "include") ||
-        (node.kind === Kind.INLINE_FRAGMENT && isConditional(node.selectionSet)),
-    );
-  // A fragment that is not used is not valid either.
-  const isRoot = (node: DefinitionNode): node is OperationDefinitionNode | FragmentDefinitionNode =>
-    (node.kind === Kind.OPERATION_DEFINITION && node.operation === OperationTypeNode.SUBSCRIPTION) ||
-    (node.kind === Kind.FRAGMENT_DEFINITION && node.typeCondition.name.value === "Subscription");
-  try {
-    const checked = check(query);
-    if (!checked.document?.definitions.some((node) => isRoot(node) && isConditional(node.selectionSet)))
-      return checked;
-  } catch (error) {
-    // What validation throws itself when the condition is a variable.
-    if (!(error instanceof GraphQLError)) throw error;
-  }
-  const message = "A subscription's field takes no @skip or @include: leave the subscription away instead";
-  return { errors: [new GraphQLError(message, { extensions: { code: "GRAPHQL_VALIDATION_FAILED" } })] };
 }
 
 /** "Did you mean …?" names fields of a schema that the caller may not read. */

@@ -210,15 +210,17 @@ test("raises the data version with every refresh, a bare one too", async () => {
   expect(await sql("select run_id from analytics.refresh_state")).toEqual([{ run_id: null }]);
 });
 
-test("sums up quarters by the calendar", async () => {
+/** One user, with these amounts and times. */
+async function annAlone(transactions: string): Promise<void> {
   await sql("truncate production.users cascade");
   await sql(
     "insert into production.users (user_id, username, email, country) values (1, 'ann', 'ann@example.org', 'DE')",
   );
-  await sql(
-    `insert into production.transactions (user_id, amount, transaction_date) values
-     (1, 10, '2024-01-06'), (1, 20, '2024-03-29'), (1, 40, '2024-04-01')`,
-  );
+  await sql(`insert into production.transactions (user_id, amount, transaction_date) values ${transactions}`);
+}
+
+test("sums up quarters by the calendar", async () => {
+  await annAlone(`(1, 10, '2024-01-06'), (1, 20, '2024-03-29'), (1, 40, '2024-04-01')`);
   await refresh();
   expect(
     await sql(
@@ -231,13 +233,8 @@ test("sums up quarters by the calendar", async () => {
 });
 
 test("the calendar follows what was written into production itself", async () => {
-  await sql("truncate production.users cascade");
-  await sql(
-    "insert into production.users (user_id, username, email, country) values (1, 'ann', 'ann@example.org', 'DE')",
-  );
-  await sql(
-    `insert into production.transactions (user_id, amount, transaction_date) values
-     (1, 10, '2009-05-05'), (1, 20, '2041-05-05'), (1, 40, '9999-01-01'), (1, 80, 'infinity'), (1, 160, '0044-03-15 BC')`,
+  await annAlone(
+    `(1, 10, '2009-05-05'), (1, 20, '2041-05-05'), (1, 40, '9999-01-01'), (1, 80, 'infinity'), (1, 160, '0044-03-15 BC')`,
   );
   await refresh();
   expect(await sql("select year, total_revenue from analytics.quarterly_revenue order by 1")).toEqual([
@@ -252,4 +249,20 @@ test("fills the view again that somebody emptied", async () => {
   await sql("refresh materialized view analytics.daily_user_metrics with no data");
   expect(await refresh()).toMatchObject({ status: "succeeded", error: null });
   expect(await differences("analytics.daily_user_metrics")).toEqual([]);
+});
+
+test("finds a day's transactions by index, however long the history is", async () => {
+  await annAlone("(1, 10, '2024-01-01')");
+  await sql(
+    `insert into production.transactions (user_id, amount, transaction_date)
+     select 1, 10, timestamp '2000-01-01' + (n * 7919::bigint % 100000) * interval '2 hours' from generate_series(1, 100000) n`,
+  );
+  await sql("analyze production.transactions");
+  const plan = await sql(
+    "explain (costs off) select * from analytics.transactions_of_days(array['2010-06-01', '2010-06-02']::date[])",
+  );
+  const lines = plan.map((row) => String(row["QUERY PLAN"])).join("\n");
+  expect(lines).toContain("Index Cond: ((transaction_date >= d.day)");
+  expect(lines).not.toContain("Seq Scan");
+  await sql("truncate production.users cascade");
 });
