@@ -26,7 +26,7 @@ export default tseslint.config(
   {
     files: ["plugins/**"],
     rules: {
-      "no-restricted-imports": ["error", { patterns: ["../src/*", "**/src/**"] }],
+      "no-restricted-imports": ["error", { patterns: ["../src/*", "../../src/*", "**/src/**"] }],
       // PostGraphile's codecs, resources and steps are generic in everything, which ends in any.
       "@typescript-eslint/no-unsafe-argument": "off",
       "@typescript-eslint/no-unsafe-return": "off",

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
-import { openEmbedded } from "../src/database/embedded.ts";
+import { openEmbedded } from "../src/embedded/embedded.ts";
 import { check } from "./check.ts";
 import { start, type Contender } from "./contenders.ts";
 import { fill } from "./database.ts";

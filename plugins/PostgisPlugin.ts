@@ -14,7 +14,7 @@ import {
   withinDistance,
   withinPolygon,
   type Position,
-} from "./geometry.ts";
+} from "./support/geometry.ts";
 
 const filters = {
   withinDistance: {

@@ -3,8 +3,8 @@
 import { Argument, Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import type { IngestCommandOptions } from "./commands/ingest.ts";
 import type { QuarantineOptions } from "./commands/quarantine.ts";
-import type { Dataset } from "./pipeline/ingest-format.ts";
-import type { SampleOptions } from "./pipeline/sample-data.ts";
+import type { Dataset } from "./ingest/format.ts";
+import type { SampleOptions } from "./sample/sample-data.ts";
 import { isRole, toRole, type Role } from "./config.ts";
 
 // Without it Grafast greets every start with a paragraph about development mode.

@@ -1,5 +1,5 @@
 import { applySchema, currentVersion, installedVersion } from "../database/migrate.ts";
-import { migrateWorker } from "../worker.ts";
+import { migrateWorker } from "../worker/worker.ts";
 import { withDatabase } from "./with-database.ts";
 
 export async function migrate(options: { json?: boolean }): Promise<void> {

@@ -1,5 +1,5 @@
 // What a person sees while rows land; scripts and logs see nothing of it.
-import type { IngestProgress } from "../pipeline/ingest.ts";
+import type { IngestProgress } from "../ingest/ingest.ts";
 
 export function createProgress(totalBytes?: number): (progress: IngestProgress) => void {
   const startedAt = performance.now();

@@ -1,5 +1,5 @@
-import { loadSample, refuseBesideRealData } from "../pipeline/sample.ts";
-import type { SampleOptions } from "../pipeline/sample-data.ts";
+import { loadSample, refuseBesideRealData } from "../sample/sample.ts";
+import type { SampleOptions } from "../sample/sample-data.ts";
 import { printRun } from "./pipeline.ts";
 import { note, withDatabase } from "./with-database.ts";
 

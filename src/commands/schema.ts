@@ -1,6 +1,6 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { buildSchema, findBreakingChanges, introspectionFromSchema } from "graphql";
-import { createGraphql } from "../server/graphql.ts";
+import { createGraphql } from "../graphql/graphql.ts";
 import { withDatabase } from "./with-database.ts";
 
 const file = new URL("../../schema.graphql", import.meta.url);

@@ -1,5 +1,5 @@
 import { loadConfig, type Role } from "../config.ts";
-import { createToken } from "../server/auth.ts";
+import { createToken } from "../http/auth.ts";
 
 export async function token(options: {
   role: Role;

@@ -1,7 +1,7 @@
 import { openDatabase } from "../database/connect.ts";
 import { loadConfig } from "../config.ts";
 import { ensureSchema } from "../database/migrate.ts";
-import { keepWorker } from "../keep-worker.ts";
+import { keepWorker } from "../worker/keep-worker.ts";
 import { createLifecycle } from "../lifecycle.ts";
 import { createLogger } from "../logger.ts";
 import { whenAvailable } from "./when-available.ts";

@@ -1,7 +1,7 @@
 // One place that knows which database this process works on, and says in a sentence why it cannot.
 import pg from "pg";
 import type { Config } from "../config.ts";
-import { ANSWER_MS, openEmbedded, type CloseOptions } from "./embedded.ts";
+import { ANSWER_MS, openEmbedded, type CloseOptions } from "../embedded/embedded.ts";
 
 export interface Database {
   embedded: boolean;

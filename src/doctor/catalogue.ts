@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Pool } from "pg";
 import { createPool, type Database } from "../database/connect.ts";
-import { openEmbedded } from "../database/embedded.ts";
+import { openEmbedded } from "../embedded/embedded.ts";
 import { applySchema } from "../database/migrate.ts";
 
 // One row per object. The owner's own rights are left out: they are called differently everywhere.

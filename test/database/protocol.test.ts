@@ -9,7 +9,7 @@ import { Readable } from "node:stream";
 import pg from "pg";
 import { from as copyFrom } from "pg-copy-streams";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { openEmbedded } from "../../src/database/embedded.ts";
+import { openEmbedded } from "../../src/embedded/embedded.ts";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 
 describe.skipIf(isServer)("the embedded engine's protocol server", () => {

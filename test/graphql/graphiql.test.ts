@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { TABS } from "../../src/server/graphiql-tabs.ts";
+import { TABS } from "../../src/graphql/graphiql-tabs.ts";
 import { isServer } from "../support/database.ts";
 import { createApi, type Api } from "./api.ts";
 

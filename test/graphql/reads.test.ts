@@ -13,10 +13,10 @@ import {
   type OperationDefinitionNode,
 } from "grafast/graphql";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { compileRead } from "../../src/reads/compile.ts";
-import { createShapes } from "../../src/reads/shapes.ts";
-import { createAuthenticator } from "../../src/server/auth.ts";
-import { createGraphql } from "../../src/server/graphql.ts";
+import { compileRead } from "../../src/graphql/reads/compile.ts";
+import { createShapes } from "../../src/graphql/reads/shapes.ts";
+import { createAuthenticator } from "../../src/http/auth.ts";
+import { createGraphql } from "../../src/graphql/graphql.ts";
 import { chance, type Chance } from "../support/random.ts";
 import type { Answer } from "../support/app.ts";
 import { createApi, type Api } from "./api.ts";

@@ -2,9 +2,9 @@
 import { Readable } from "node:stream";
 import { parse } from "csv-parse/sync";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ingest } from "../../src/pipeline/ingest.ts";
-import { certainText, FIELDS } from "../../src/pipeline/ingest-format.ts";
-import { readCsv, textOfLines, type SourceRecord } from "../../src/pipeline/ingest-read.ts";
+import { ingest } from "../../src/ingest/ingest.ts";
+import { certainText, FIELDS } from "../../src/ingest/format.ts";
+import { readCsv, textOfLines, type SourceRecord } from "../../src/ingest/read.ts";
 import { createDatabase, type TestDatabase } from "../support/database.ts";
 
 /** mulberry32: the same numbers for the same seed on every machine. */

@@ -3,8 +3,8 @@ import { PassThrough, Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import { ingest, type IngestOptions } from "../../src/pipeline/ingest.ts";
-import { FIELDS, type Dataset } from "../../src/pipeline/ingest-format.ts";
+import { ingest, type IngestOptions } from "../../src/ingest/ingest.ts";
+import { FIELDS, type Dataset } from "../../src/ingest/format.ts";
 import type { Run } from "../../src/pipeline/runs.ts";
 import { createDatabase, type TestDatabase } from "../support/database.ts";
 

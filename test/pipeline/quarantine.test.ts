@@ -1,7 +1,7 @@
 import { Readable } from "node:stream";
 import { describe, expect, test } from "vitest";
-import { ingest } from "../../src/pipeline/ingest.ts";
-import type { Dataset } from "../../src/pipeline/ingest-format.ts";
+import { ingest } from "../../src/ingest/ingest.ts";
+import type { Dataset } from "../../src/ingest/format.ts";
 import { usePipeline } from "./fixture.ts";
 
 const { pool, sql, run, rawUsers, rawTransactions, quarantine } = usePipeline();

@@ -1,12 +1,7 @@
 // The sample data: the same for everybody, plausible, and wrong in every way that it should be.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import {
-  SAMPLE_SIZES,
-  sampleEvents,
-  sampleTransactions,
-  sampleUsers,
-} from "../../src/pipeline/sample-data.ts";
-import { ensureSampleData, loadSample } from "../../src/pipeline/sample.ts";
+import { SAMPLE_SIZES, sampleEvents, sampleTransactions, sampleUsers } from "../../src/sample/sample-data.ts";
+import { ensureSampleData, loadSample } from "../../src/sample/sample.ts";
 import { createDatabase, type TestDatabase } from "../support/database.ts";
 
 const options = { ...SAMPLE_SIZES, end: new Date("2026-01-01T00:00:00Z") };

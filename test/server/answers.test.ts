@@ -4,11 +4,11 @@ import { parse } from "grafast/graphql";
 import pg from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { loadConfig, type Role } from "../../src/config.ts";
-import { createApp } from "../../src/server/app.ts";
-import { createToken } from "../../src/server/auth.ts";
-import { createAuthenticator } from "../../src/server/auth.ts";
-import { createCacheableCheck } from "../../src/server/cacheable.ts";
-import { createGraphql } from "../../src/server/graphql.ts";
+import { createApp } from "../../src/http/app.ts";
+import { createToken } from "../../src/http/auth.ts";
+import { createAuthenticator } from "../../src/http/auth.ts";
+import { createCacheableCheck } from "../../src/graphql/cacheable.ts";
+import { createGraphql } from "../../src/graphql/graphql.ts";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 
 let database: TestDatabase;

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { WebSocket } from "ws";
 import { loadConfig } from "../../src/config.ts";
-import { readOperations } from "../../src/server/persisted.ts";
+import { readOperations } from "../../src/graphql/persisted.ts";
 import { createTestApp, type TestApp } from "../support/app.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "strata-operations-"));

@@ -3,7 +3,7 @@ import { execute, lambda, makeGrafastSchema } from "grafast";
 import { parse, type DocumentNode } from "grafast/graphql";
 import { resolvePreset } from "graphile-config";
 import { expect, test } from "vitest";
-import { createPlansPlugin } from "../../src/server/plans.ts";
+import { createPlansPlugin } from "../../src/graphql/plans.ts";
 
 const schema = makeGrafastSchema({
   typeDefs: "type Query { twice(of: Int!): Int! }",

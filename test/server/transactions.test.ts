@@ -6,8 +6,8 @@ import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createOperation } from "../../src/database/adaptor.ts";
 import { createOperationPool } from "../../src/database/connect.ts";
-import { createAuthenticator } from "../../src/server/auth.ts";
-import { createGraphql } from "../../src/server/graphql.ts";
+import { createAuthenticator } from "../../src/http/auth.ts";
+import { createGraphql } from "../../src/graphql/graphql.ts";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 
 let database: TestDatabase;

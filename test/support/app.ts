@@ -1,8 +1,8 @@
 // The HTTP server on a fresh database, asked without a network, as each role.
 import type { FastifyInstance, InjectOptions, LightMyRequestResponse } from "fastify";
 import type { Role } from "../../src/config.ts";
-import { createApp, type AppOptions } from "../../src/server/app.ts";
-import { createToken } from "../../src/server/auth.ts";
+import { createApp, type AppOptions } from "../../src/http/app.ts";
+import { createToken } from "../../src/http/auth.ts";
 import { createDatabase, type TestDatabase } from "./database.ts";
 
 export interface Answer {

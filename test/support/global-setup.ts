@@ -6,7 +6,7 @@ import type { TestProject } from "vitest/node";
 import { loadConfig } from "../../src/config.ts";
 import { openDatabase } from "../../src/database/connect.ts";
 import { applySchema } from "../../src/database/migrate.ts";
-import { migrateWorker } from "../../src/worker.ts";
+import { migrateWorker } from "../../src/worker/worker.ts";
 import { asAdministrator, serverUrl } from "./server.ts";
 
 declare module "vitest" {

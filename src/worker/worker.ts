@@ -1,8 +1,8 @@
 // graphile-worker: runs what mutations queued, and the three steps on their schedules.
 import { Logger, parseCronItems, run, runMigrations, type Runner } from "graphile-worker";
 import type { Pool } from "pg";
-import type { Config } from "./config.ts";
-import { executeRun, runStep, type Step } from "./pipeline/runs.ts";
+import type { Config } from "../config.ts";
+import { executeRun, runStep, type Step } from "../pipeline/runs.ts";
 
 export interface WorkerOptions {
   config: Config;

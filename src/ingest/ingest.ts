@@ -10,11 +10,11 @@ import {
   type Dataset,
   type Formatter,
   type Row,
-} from "./ingest-format.ts";
-import { landBatch, type Source } from "./ingest-land.ts";
-import { plainBytes, readCsv, readNdjson, textOfLines, type Format } from "./ingest-read.ts";
-import { inTransaction, readRun, type Run } from "./runs.ts";
-import { patiently } from "./batch.ts";
+} from "./format.ts";
+import { landBatch, type Source } from "./land.ts";
+import { plainBytes, readCsv, readNdjson, textOfLines, type Format } from "./read.ts";
+import { inTransaction, readRun, type Run } from "../pipeline/runs.ts";
+import { patiently } from "../pipeline/batch.ts";
 
 export interface IngestProgress {
   /** Of the input as it was sent, compressed if it was. */

@@ -2,8 +2,8 @@
 import { Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Pool } from "pg";
-import { ingest } from "./ingest.ts";
-import { runStep, type Run } from "./runs.ts";
+import { ingest } from "../ingest/ingest.ts";
+import { runStep, type Run } from "../pipeline/runs.ts";
 import {
   SAMPLE_SIZES,
   sampleEvents,

@@ -2,9 +2,9 @@
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from "fastify";
 import { isSafeError, SafeError } from "grafast";
 import { GraphQLError } from "grafast/graphql";
-import { explainDataError } from "../../plugins/errors.ts";
+import { explainDataError } from "../../plugins/support/errors.ts";
 import { isUnavailable } from "../database/unavailable.ts";
-import { RETRY_AFTER_S } from "./health.ts";
+import { RETRY_AFTER_S } from "../http/health.ts";
 
 /** Codes of refused requests, which have no `data`, and the status that HTTP has for them. */
 const STATUS: Record<string, number> = {

@@ -19,7 +19,7 @@ import {
   type SelectionSetNode,
 } from "grafast/graphql";
 import { sql, type SQL } from "pg-sql2";
-import type {} from "../../plugins/SourcesPlugin.ts";
+import type {} from "../../../plugins/SourcesPlugin.ts";
 import { createShapes, type Statement, type Variables } from "./shapes.ts";
 import { cursorOf, isAfter } from "./cursor.ts";
 import { columnOf, conjunction, jsonOf, orderBy, rowOf, selectionOf, verbatim, type Row } from "./select.ts";

@@ -6,7 +6,7 @@ import { makeGraphQLWSConfig, type GrafservBase } from "grafserv";
 import { CloseCode, type Context } from "graphql-ws";
 import { makeHandler } from "graphql-ws/use/@fastify/websocket";
 import type { WebSocket } from "ws";
-import { requireRole, type Authenticator, type Claims } from "./auth.ts";
+import { requireRole, type Authenticator, type Claims } from "../http/auth.ts";
 import { presentError } from "./errors.ts";
 
 /** Subscriptions that one socket may have open, and sockets that wait for connection_init are closed after it. */

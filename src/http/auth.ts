@@ -4,7 +4,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { createRemoteJWKSet, errors, jwtVerify, SignJWT, type JWTPayload } from "jose";
 import { isRole, toRole, type Config, type Role } from "../config.ts";
-import { refusal } from "./errors.ts";
+import { refusal } from "../graphql/errors.ts";
 
 export interface Claims {
   role: Role | undefined;

@@ -3,15 +3,8 @@
 import { pipeline } from "node:stream/promises";
 import type pg from "pg";
 import { from as copyFrom } from "pg-copy-streams";
-import {
-  encodeCopy,
-  encodePayload,
-  FIELDS,
-  type Dataset,
-  type Formatter,
-  type Row,
-} from "./ingest-format.ts";
-import { inTransaction } from "./runs.ts";
+import { encodeCopy, encodePayload, FIELDS, type Dataset, type Formatter, type Row } from "./format.ts";
+import { inTransaction } from "../pipeline/runs.ts";
 
 export interface Source {
   runId: string;

@@ -1,7 +1,7 @@
 // Each caller waits behind its own operations only: whoever sends many heavy ones at once gets them one after the
 // other, and there are connections and time left for everybody else.
 import type { Place } from "./admission.ts";
-import { refusal } from "./errors.ts";
+import { refusal } from "../graphql/errors.ts";
 
 interface Entry {
   cost: number;

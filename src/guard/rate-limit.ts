@@ -2,7 +2,7 @@
 import { RateLimiterMemory, type RateLimiterRes } from "rate-limiter-flexible";
 import type { FastifyRequest } from "fastify";
 import type { Caller } from "../config.ts";
-import { refusal } from "./errors.ts";
+import { refusal } from "../graphql/errors.ts";
 
 /** A token's subject, or the address of a caller without one (an IPv6 network counts as one caller). */
 export function identityOf({ claims, ip }: FastifyRequest): string {

@@ -1,6 +1,6 @@
 // Which of the two media types of GraphQL answers a client takes, and how what it sends may be packed.
 import type { FastifyRequest } from "fastify";
-import { refusal } from "./errors.ts";
+import { refusal } from "../graphql/errors.ts";
 
 const RESPONSE = "application/graphql-response+json";
 const LEGACY = "application/json";

@@ -1,7 +1,7 @@
 // Keeps a worker running for as long as the process does, whatever happens to the database meanwhile.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Runner } from "graphile-worker";
-import type { Check } from "./server/health.ts";
+import type { Check } from "../http/health.ts";
 import { startWorker, type WorkerOptions } from "./worker.ts";
 
 export interface KeptWorker {

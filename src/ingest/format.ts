@@ -1,6 +1,6 @@
 // Records to rows of the raw tables. PostgreSQL decides what a value may be: here only the values that it
 // certainly takes are let through at once; every other one is a doubt, which the database is asked about.
-import { fieldsOf, type Format, type SourceRecord } from "./ingest-read.ts";
+import { fieldsOf, type Format, type SourceRecord } from "./read.ts";
 
 export type Dataset = "users" | "transactions" | "events";
 

@@ -5,7 +5,7 @@ import { isAsyncIterable } from "grafast";
 import type { DocumentNode, ExecutionResult, GraphQLSchema } from "grafast/graphql";
 import { createCacheableCheck } from "./cacheable.ts";
 import type { DataVersion } from "./data-version.ts";
-import type { CacheOutcome } from "./metrics.ts";
+import type { CacheOutcome } from "../http/metrics.ts";
 
 interface Answer {
   version: string;

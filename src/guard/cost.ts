@@ -18,7 +18,7 @@ import {
   type SelectionSetNode,
   type ValueNode,
 } from "grafast/graphql";
-import { refusal } from "./errors.ts";
+import { refusal } from "../graphql/errors.ts";
 
 /** A count, a sum or a change reads or writes rows that the answer does not show. */
 const COMPUTATION = 50;

@@ -17,7 +17,7 @@ import {
   type GraphQLSchema,
 } from "grafast/graphql";
 import { $$toSQL, sql, type SQL } from "pg-sql2";
-import { completeOrder, NULLS, type NullsOrder } from "../../plugins/NullOrderPlugin.ts";
+import { completeOrder, NULLS, type NullsOrder } from "../../../plugins/NullOrderPlugin.ts";
 
 /** A row in reach of an expression, and the columns that it takes of it. */
 export interface Row {

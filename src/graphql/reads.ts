@@ -14,15 +14,15 @@ import type { Config } from "../config.ts";
 import { isCancelled } from "../database/adaptor.ts";
 import { createBatches, TookLong, type Reading, type ReadRequest } from "../database/batches.ts";
 import { isUnavailable } from "../database/unavailable.ts";
-import { compileRead, type Read } from "../reads/compile.ts";
-import { isCacheable } from "./answers.ts";
-import type { Claims } from "./auth.ts";
+import { compileRead, type Read } from "./reads/compile.ts";
+import { isCacheable } from "./response-cache.ts";
+import type { Claims } from "../http/auth.ts";
 import { presentError } from "./errors.ts";
-import { abortControllerOf, toGraphqlError, type Guard } from "./guard.ts";
-import type { OperationRecord } from "./metrics.ts";
-import { recordOperation, type ObserveOptions } from "./observe.ts";
+import { abortControllerOf, toGraphqlError, type Guard } from "../guard/guard.ts";
+import type { OperationRecord } from "../http/metrics.ts";
+import { recordOperation, type ObserveOptions } from "../http/observe.ts";
 import type { Persisted } from "./persisted.ts";
-import { identityOf } from "./rate-limit.ts";
+import { identityOf } from "../guard/rate-limit.ts";
 
 export interface ReadsOptions {
   config: Config;

@@ -4,8 +4,8 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import helmet, { type HelmetOptions } from "helmet";
 import type { Config } from "../config.ts";
-import { refusal } from "./errors.ts";
-import { isPage } from "./graphiql.ts";
+import { refusal } from "../graphql/errors.ts";
+import { isPage } from "../graphql/graphiql.ts";
 
 export async function addHeaders(app: FastifyInstance, { CORS_ORIGINS }: Config): Promise<void> {
   app.addHook("onRequest", (request, _reply, done) => {

@@ -14,11 +14,11 @@ import type { Source } from "../../plugins/SubscriptionsPlugin.ts";
 import type { Config } from "../config.ts";
 import { SHARED_CONNECTIONS } from "../database/batches.ts";
 import { costOf, findOperation } from "./cost.ts";
-import { presentError, refusal } from "./errors.ts";
+import { presentError, refusal } from "../graphql/errors.ts";
 import { createLanes } from "./lanes.ts";
 import { checkVariables, createDocumentCheck, type CheckedDocument } from "./limits.ts";
 import { createRateLimit, identityOf } from "./rate-limit.ts";
-import { endAfter } from "./transactions.ts";
+import { endAfter } from "../graphql/transactions.ts";
 
 declare module "fastify" {
   interface FastifyRequest {

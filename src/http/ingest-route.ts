@@ -2,13 +2,13 @@
 import { PassThrough, type Readable } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Pool } from "pg";
-import { DATASETS, isBadInput, type Dataset } from "../pipeline/ingest-format.ts";
-import type { Format } from "../pipeline/ingest-read.ts";
-import { receive } from "../pipeline/ingest.ts";
+import { DATASETS, isBadInput, type Dataset } from "../ingest/format.ts";
+import type { Format } from "../ingest/read.ts";
+import { receive } from "../ingest/ingest.ts";
 import { checkEncoding } from "./accept.ts";
-import { refusal } from "./errors.ts";
+import { refusal } from "../graphql/errors.ts";
 import { RETRY_AFTER_S } from "./health.ts";
-import { mayTakeLong } from "./slow-requests.ts";
+import { mayTakeLong } from "./request-timeout.ts";
 
 const FORMATS: Record<string, Format> = {
   "text/csv": "csv",

@@ -1,4 +1,4 @@
-import { notFound } from "./UpdateNotFoundPlugin.ts";
+import { notFound } from "../UpdateNotFoundPlugin.ts";
 
 interface DatabaseError {
   code: string;
