@@ -1,6 +1,6 @@
 -- Bootstrap of a development database with psql, from any directory:
 --     psql -U postgres -f init.sql
--- A second run keeps the database and applies schema.sql to it again.
+-- A second run keeps the database and applies the files to it again.
 
 \set ON_ERROR_STOP on
 
@@ -12,4 +12,21 @@ alter database dev_db set search_path = "$user", public, production, analytics;
 
 \c dev_db
 
+-- The machinery, then the model, or nothing.
+begin;
+-- Two that start together must not apply them at the same time.
+select pg_advisory_xact_lock(hashtextextended('strata:schema', 0));
+\ir sql/00-foundation.sql
+\ir sql/05-upgrade.sql
+\ir sql/10-datasets.sql
+\ir sql/20-runs.sql
+\ir sql/30-quarantine.sql
+\ir sql/40-transform.sql
+\ir sql/50-metrics.sql
+\ir sql/60-refresh.sql
+\ir sql/70-daily-users.sql
+\ir sql/75-cleanup.sql
+\ir sql/80-views.sql
+\ir sql/90-rights.sql
 \ir schema.sql
+commit;

@@ -134,7 +134,7 @@ async function compareTransform(
     );
     times.bare!.push(performance.now() - startedAt);
     await client.query(
-      "truncate production.transactions; update staging.watermarks set xid = '0', seq = 0; checkpoint",
+      "truncate production.transactions; update strata.datasets set xid = '0', seq = 0; checkpoint",
     );
     const whole = strata("transform");
     times.transform!.push(whole - strata("transform"));
@@ -180,7 +180,7 @@ async function compareRefresh(client: pg.Client, size: number, rounds: number): 
   const rows: string[][] = [];
   const points: { size: number; incremental: number; full: number }[] = [];
   const measure = async (transactions: number, days: number): Promise<void> => {
-    await client.query("select analytics.refresh(true)");
+    await client.query("select strata.refresh(true)");
     await client.query("vacuum analyze");
     const incremental: number[] = [];
     const full: number[] = [];
@@ -193,8 +193,8 @@ async function compareRefresh(client: pg.Client, size: number, rounds: number): 
       await client.query(
         "update production.transactions set amount = amount + 1 where transaction_day = '2024-06-01'",
       );
-      incremental.push(await time("select analytics.refresh(false)"));
-      full.push(await time("select analytics.refresh(true)"));
+      incremental.push(await time("select strata.refresh(false)"));
+      full.push(await time("select strata.refresh(true)"));
     }
     const { rows: groups } = await client.query("select count(*)::int from analytics.daily_user_metrics");
     if (days === DAYS)

@@ -192,7 +192,7 @@ export const sqlChecks: SqlCheck[] = [
         (table analytics.daily_user_metrics_live except table truth)
       ), stale as (
         select * from (table analytics.daily_user_metrics_live except table analytics.daily_user_metrics) m
-        where not exists (select from analytics.change_log)
+        where not exists (select from strata.changes)
       )
       select format('daily_user_metrics_live differs from production in %s groups, the first at %s in %s',
                     count(*), coalesce(min(date)::text, 'no date'), coalesce(min(country), 'no country')) as problem
@@ -207,7 +207,7 @@ export const sqlChecks: SqlCheck[] = [
     severity: "failure",
     sql: `
       select format('Run %s (%s) is running, but gave no sign of life since %s', run_id, step, heartbeat_at) as problem
-      from analytics.pipeline_runs where status = 'running' and heartbeat_at < now() - interval '1 minute'`,
+      from strata.runs where status = 'running' and heartbeat_at < now() - interval '1 minute'`,
     advice: "Start the step again: that closes the dead run first",
   },
   {
@@ -215,10 +215,10 @@ export const sqlChecks: SqlCheck[] = [
     severity: "warning",
     sql: `
       select format('Run %s (%s) has waited since %s', run_id, step, queued_at) as problem
-      from analytics.pipeline_runs where status = 'queued' and queued_at < now() - interval '10 minutes'
+      from strata.runs where status = 'queued' and queued_at < now() - interval '10 minutes'
       union all
       select format('The last %s failed (run %s): %s', step, run_id, error)
-      from (select distinct on (step) * from analytics.pipeline_runs where finished_at is not null order by step, run_id desc) last
+      from (select distinct on (step) * from strata.runs where finished_at is not null order by step, run_id desc) last
       where status = 'failed'
       union all
       select format('%s is %s hours behind its source', dataset, round(lag_seconds / 3600)) from analytics.freshness where lag_seconds > 36 * 3600
@@ -233,7 +233,7 @@ export const sqlChecks: SqlCheck[] = [
     severity: "warning",
     sql: `
       select format('The watermark of %s is ahead of this server: the database was restored into another one', dataset) as problem
-      from staging.watermarks where xid >= pg_snapshot_xmax(pg_current_snapshot())`,
+      from strata.datasets where xid >= pg_snapshot_xmax(pg_current_snapshot())`,
     advice: "Run: npx strata transform; it starts over from the rows in staging",
   },
   {

@@ -12,7 +12,7 @@ const VERSION = {
       where relation.oid in ('analytics.daily_user_metrics'::regclass, 'analytics.quarterly_revenue'::regclass,
                              'production.dim_date'::regclass)
     ) as version
-    from analytics.refresh_state state`,
+    from strata.refresh_state state`,
 };
 
 export type DataVersion = () => Promise<string>;

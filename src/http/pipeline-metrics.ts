@@ -6,10 +6,10 @@ import type pg from "pg";
 const SHARED_MS = 5_000;
 
 const RUNS = `
-  select step, status, count(*)::float8 as runs from analytics.pipeline_runs group by step, status`;
+  select step, status, count(*)::float8 as runs from strata.runs group by step, status`;
 const LAST_RUNS = `
   select distinct on (step) step, status, duration_ms / 1000.0::float8 as seconds, extract(epoch from finished_at)::float8 as at
-  from analytics.pipeline_runs where finished_at is not null order by step, run_id desc`;
+  from strata.runs where finished_at is not null order by step, run_id desc`;
 const FRESHNESS = `
   select dataset, lag_seconds::float8 as lag, rows_behind::float8 as behind from analytics.freshness`;
 const JOBS = `

@@ -4,7 +4,7 @@ import { fieldsOf, type Format, type SourceRecord } from "./read.ts";
 
 export type Dataset = "users" | "transactions" | "events";
 
-/** Type of a field, as staging.typed_values knows them; text has its longest length. */
+/** Type of a field, as strata.typed_values knows them; text has its longest length. */
 type Kind = "integer" | "bigint" | "numeric" | "double precision" | "timestamp" | "jsonb" | number;
 
 const INTEGER = "integer";

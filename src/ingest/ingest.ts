@@ -110,7 +110,7 @@ export async function receive(
     signal?.removeEventListener("abort", abort);
   }
   await patiently(() =>
-    pool.query("select from analytics.finish_run($1, $2)", [runId, failure?.message ?? null]),
+    pool.query("select from strata.finish_run($1, $2)", [runId, failure?.message ?? null]),
   );
   const run = await readRun(pool, runId);
   if (isBadInput(failure)) throw Object.assign(failure, { run });
@@ -172,7 +172,7 @@ function startLanding(pool: pg.Pool, source: Omit<Source, "formatter">, options:
   // Rows of a slow source do not wait for a full batch, and a silent source does not look dead.
   const timer = setInterval(() => {
     if (rows.length > 0 && idle) void flush();
-    else pool.query("select analytics.heartbeat_run($1)", [source.runId]).catch(() => undefined);
+    else pool.query("select strata.heartbeat_run($1)", [source.runId]).catch(() => undefined);
   }, FLUSH_MS);
 
   return {
@@ -239,7 +239,7 @@ async function startRun(pool: pg.Pool, dataset: Dataset, options: IngestOptions)
       actor ?? "",
     ]);
     const { rows } = await client.query<{ id: string }>(
-      "select analytics.start_ingest_run($1, $2, $3, $4) as id",
+      "select strata.start_ingest_run($1, $2, $3, $4) as id",
       [dataset, trigger, actor ?? null, { sourceSystem, sourceName, map }],
     );
     return rows[0]!.id;

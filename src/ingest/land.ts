@@ -28,7 +28,7 @@ export async function landBatch(
   onCopying: () => void,
 ): Promise<Landed> {
   return inTransaction(pool, async (client) => {
-    await client.query("select staging.enter_batch($1)", [source.runId]);
+    await client.query("select strata.enter_batch($1)", [source.runId]);
     await resolveDoubts(client, source.dataset, rows);
     const rejected = rows.filter((row) => row.faults.length > 0);
     const accepted = rows.filter((row) => row.faults.length === 0);
@@ -37,7 +37,7 @@ export async function landBatch(
     const refused = await copyRows(client, source, accepted);
     await quarantine(client, source, refused);
     const landed = { written: accepted.length - refused.length, rejected: rejected.length + refused.length };
-    await client.query("select staging.count_batch($1, $2, $3, $4, progress => $5)", [
+    await client.query("select strata.count_batch($1, $2, $3, $4, progress => $5)", [
       source.runId,
       rows.length,
       landed.written,
@@ -54,7 +54,7 @@ async function resolveDoubts(client: pg.PoolClient, dataset: Dataset, rows: Row[
   const asked = rows.flatMap((row) => row.doubts?.indexes.map((index) => ({ row, index })) ?? []);
   if (asked.length === 0) return;
   const { rows: answers } = await client.query<{ value: string; reason: string | null; problem: string }>(
-    "select value, reason, problem from staging.typed_values($1::text[], $2::text[])",
+    "select value, reason, problem from strata.typed_values($1::text[], $2::text[])",
     [
       asked.map(({ index }) => String(known[index]![1])),
       asked.map(({ row, index }) => row.doubts!.cells[index]),

@@ -9,7 +9,7 @@ export async function cleanup({ pool, runId, arguments: { daysToKeep }, afterBat
   let deleted: number;
   do {
     const { rows } = await patiently(() =>
-      pool.query<{ deleted: number }>("select staging.cleanup_batch($1, $2, $3) as deleted", [
+      pool.query<{ deleted: number }>("select strata.cleanup_batch($1, $2, $3) as deleted", [
         runId,
         daysToKeep ?? DEFAULT_DAYS_TO_KEEP,
         BATCH_ROWS,

@@ -28,7 +28,7 @@ export interface RunRequest {
   step: Step;
   trigger: "cli" | "api" | "schedule" | "sample";
   actor?: string;
-  /** Role under which analytics.start_run is called: the database refuses those who may not. */
+  /** Role under which strata.start_run is called: the database refuses those who may not. */
   role?: string;
   full?: boolean;
   daysToKeep?: number;
@@ -65,7 +65,7 @@ const RUN_COLUMNS = `
 
 export async function readRun(pool: Pool, runId: string): Promise<Run> {
   const { rows } = await patiently(() =>
-    pool.query<Run>(`select ${RUN_COLUMNS} from analytics.pipeline_runs where run_id = $1`, [runId]),
+    pool.query<Run>(`select ${RUN_COLUMNS} from strata.runs where run_id = $1`, [runId]),
   );
   if (!rows[0]) throw new Error(`There is no run ${runId}`);
   return rows[0];
@@ -74,7 +74,7 @@ export async function readRun(pool: Pool, runId: string): Promise<Run> {
 /** The latest first. */
 export async function readRuns(pool: Pool, limit: number): Promise<(Run & { actor: string | null })[]> {
   const { rows } = await pool.query<Run & { actor: string | null }>(
-    `select ${RUN_COLUMNS}, actor from analytics.pipeline_runs order by run_id desc limit $1`,
+    `select ${RUN_COLUMNS}, actor from strata.runs order by run_id desc limit $1`,
     [limit],
   );
   return rows;
@@ -108,7 +108,7 @@ export async function executeRun(pool: Pool, runId: string, options: RunOptions 
     if (run.status === "succeeded" || run.status === "failed") return run;
     if (options.signal?.aborted) throw waitEnded(run);
     const { rows } = await pool.query<{ arguments: Work["arguments"] }>(
-      "select arguments from analytics.claim_run($1)",
+      "select arguments from strata.claim_run($1)",
       [runId],
     );
     if (rows[0]) return work(pool, runId, rows[0].arguments, options);
@@ -129,7 +129,7 @@ async function work(pool: Pool, runId: string, args: Work["arguments"], options:
   // The database may be away for a while: the run ends when it says so, not when it cannot be asked.
   const beat = () =>
     pool
-      .query<{ alive: boolean }>("select analytics.heartbeat_run($1) as alive", [runId])
+      .query<{ alive: boolean }>("select strata.heartbeat_run($1) as alive", [runId])
       .then(
         ({ rows }) =>
           rows[0]!.alive || stopped.abort(new Error(`Run ${runId} was closed by another process`)),
@@ -149,7 +149,7 @@ async function work(pool: Pool, runId: string, args: Work["arguments"], options:
   } finally {
     clearInterval(heartbeat);
   }
-  await patiently(() => pool.query("select from analytics.finish_run($1, $2)", [runId, failure]));
+  await patiently(() => pool.query("select from strata.finish_run($1, $2)", [runId, failure]));
   const run = await readRun(pool, runId);
   options.onProgress?.(run);
   return run;
@@ -160,8 +160,8 @@ async function pipeline({ pool, runId }: Work, options: RunOptions): Promise<voi
   for (const step of ["transform", "refresh"] as const) {
     const { id } = await inTransaction(pool, async (client) => {
       const { rows } = await client.query<{ id: string }>(
-        `select child.run_id as id from analytics.pipeline_runs parent,
-                analytics.start_run($2, parent.trigger, parent.actor, '{}', parent.run_id) child
+        `select child.run_id as id from strata.runs parent,
+                strata.start_run($2, parent.trigger, parent.actor, '{}', parent.run_id) child
          where parent.run_id = $1`,
         [runId, step],
       );
@@ -180,7 +180,7 @@ async function startRun(client: PoolClient, request: RunRequest): Promise<{ id: 
     actor ?? "",
   ]);
   const { rows } = await client.query<{ id: string; status: string }>(
-    "select run_id as id, status from analytics.start_run($1, $2, $3, $4)",
+    "select run_id as id, status from strata.start_run($1, $2, $3, $4)",
     [step, trigger, actor ?? null, JSON.stringify({ full, daysToKeep })],
   );
   await client.query("select set_config('role', 'none', true)");

@@ -1,50 +1,95 @@
-// staging → production: users first, so that what belongs to them finds them.
+// staging → production, dataset by dataset: parents first, so that what belongs to them finds them.
 import { patiently } from "./batch.ts";
 import type { Work } from "./runs.ts";
 
+/** Rows of a batch, which is a transaction: more make fewer round trips, and a longer wait for locks. */
 const BATCH_ROWS = 20_000;
 
+/** Passes over the datasets: more than one if rows wait for rows that come later, as in a tree. */
+const MAX_PASSES = 100;
+
+interface Window {
+  upperXid: string;
+  datasets: { dataset: string; rows: number }[];
+}
+
 export async function transform({ pool, runId, afterBatch }: Work): Promise<void> {
+  const failures = new Map<string, string>();
   let done = 0;
   let total = 0;
 
-  const openWindow = async (datasets: readonly string[]) => {
-    const { rows } = await pool.query<Record<string, string>>("select * from staging.transform_window()");
-    total = done + datasets.reduce((sum, dataset) => sum + Number(rows[0]![dataset]), 0);
-    return rows[0]!.upper_xid!;
-  };
-  const take = async (dataset: string, upper: string) => {
+  async function openWindow(): Promise<Window> {
+    const { rows } = await pool.query<Window>(
+      `select upper_xid as "upperXid", datasets from strata.transform_window()`,
+    );
+    return rows[0]!;
+  }
+
+  async function take(dataset: string, upperXid: string): Promise<void> {
     let read: number;
     do {
       const progress = total === 0 ? null : Math.min(1, done / total);
       const { rows } = await patiently(() =>
         pool.query<{ read: number }>(
-          "select rows_read::integer as read from staging.transform_batch($1, $2, $3, $4, $5)",
-          [runId, dataset, upper, BATCH_ROWS, progress],
+          "select rows_read::integer as read from strata.transform_batch($1, $2, $3, $4, $5)",
+          [runId, dataset, upperXid, BATCH_ROWS, progress],
         ),
       );
       read = rows[0]!.read;
       done += read;
       await afterBatch();
     } while (read === BATCH_ROWS);
-  };
+  }
 
-  await pool.query("select staging.renumber_restored()");
-  await take("users", await openWindow(["users", "transactions", "events"]));
-  await requeueWaiting();
-  // Opened again, because those have just arrived.
-  const upper = await openWindow(["transactions", "events"]);
-  await take("transactions", upper);
-  await take("events", upper);
-
-  async function requeueWaiting() {
+  /** Gives rows back to the transform whose parents exist by now. */
+  async function requeueWaiting(dataset: string): Promise<number> {
     let found: number;
+    let requeued = 0;
     do {
       const { rows } = await patiently(() =>
-        pool.query<{ found: number }>("select staging.requeue_waiting($1, $2) as found", [runId, BATCH_ROWS]),
+        pool.query<{ found: number }>("select strata.requeue_waiting($1, $2, $3) as found", [
+          runId,
+          dataset,
+          BATCH_ROWS,
+        ]),
       );
       found = rows[0]!.found;
+      requeued += found;
       await afterBatch();
-    } while (found > 0);
+    } while (found === BATCH_ROWS);
+    return requeued;
   }
+
+  /** A dataset whose tables or view do not fit keeps its rows; the others go on. */
+  async function unlessFailed(dataset: string, work: () => Promise<void>): Promise<void> {
+    if (failures.has(dataset)) return;
+    try {
+      await work();
+    } catch (error) {
+      if (!isAboutDataset(error)) throw error;
+      failures.set(dataset, (error as Error).message);
+    }
+  }
+
+  await pool.query("select strata.renumber_restored()");
+  const { datasets, upperXid } = await openWindow();
+  total = datasets.reduce((sum, { rows }) => sum + rows, 0);
+  for (let pass = 1, requeued = 1; requeued > 0 && pass <= MAX_PASSES; pass++) {
+    requeued = 0;
+    for (const { dataset } of datasets) {
+      await unlessFailed(dataset, async () => {
+        const found = await requeueWaiting(dataset);
+        requeued += found;
+        if (pass > 1 && found === 0) return;
+        // Rows that were given back have just arrived: they are in no window opened before.
+        await take(dataset, found > 0 ? (await openWindow()).upperXid : upperXid);
+      });
+    }
+  }
+  if (failures.size > 0)
+    throw new Error([...failures].map(([dataset, message]) => `${dataset}: ${message}`).join("; "));
 }
+
+/** Undefined objects, wrong types, missing rights (class 42), features that are not supported (0A). */
+const isAboutDataset = (error: unknown): boolean =>
+  /^(42|0A)/.test(String((error as { code?: unknown }).code));

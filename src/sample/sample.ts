@@ -50,7 +50,7 @@ const ATTEMPTS = 20;
 export async function ensureSampleData(pool: Pool, say: (line: string) => void): Promise<void> {
   // A first start that was interrupted left some of it: the rest is made up for, and nothing is doubled.
   const { rows } = await pool.query<{ wanted: boolean }>(
-    `select not exists (select from analytics.pipeline_runs where trigger <> 'sample'
+    `select not exists (select from strata.runs where trigger <> 'sample'
                         or (step = 'pipeline' and status = 'succeeded')) and (${NO_OTHER_DATA}) as wanted`,
   );
   if (!rows[0]!.wanted) return;

@@ -95,9 +95,7 @@ describe("the pipeline's commands", () => {
     );
     const transform = startStrata(["transform", "--json"], database.environment);
     await until(async () => {
-      const { rows } = await database.pool.query(
-        "select from analytics.pipeline_runs where status = 'running'",
-      );
+      const { rows } = await database.pool.query("select from strata.runs where status = 'running'");
       return rows.length > 0;
     });
     expect(await transform.stop("SIGINT")).toBe(1);
@@ -131,7 +129,7 @@ describe("the pipeline's commands", () => {
     "stops waiting for the run of another process, and says what becomes of its own",
     async () => {
       const { rows } = await database.pool.query(
-        "insert into analytics.pipeline_runs (step, status, started_at, heartbeat_at) values ('refresh', 'running', now(), now()) returning run_id as id",
+        "insert into strata.runs (step, status, started_at, heartbeat_at) values ('refresh', 'running', now(), now()) returning run_id as id",
       );
       const { id } = rows[0];
       const refresh = startStrata(["refresh", "--json"], database.environment);
@@ -147,7 +145,7 @@ describe("the pipeline's commands", () => {
       expect(refresh.output.stderr).toBe(
         `strata: Waiting was interrupted; run ${left.id} (refresh) is left to whoever asks for the step next\n`,
       );
-      await database.pool.query("select analytics.finish_run($1)", [id]);
+      await database.pool.query("select strata.finish_run($1)", [id]);
     },
   );
 });

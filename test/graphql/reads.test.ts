@@ -43,7 +43,7 @@ beforeAll(async () => {
     from generate_series(1, 60) n;
     insert into production.transactions (transaction_id, user_id, amount, transaction_date)
     select 120 + n, 1, 5, timestamp '2025-02-01' + n * interval '3 months' from generate_series(1, 6) n;
-    select analytics.refresh(false)`);
+    select strata.refresh(false)`);
   const { database } = api;
   const graphql = createGraphql({
     config: database.config,
@@ -322,10 +322,10 @@ const walked: Record<string, [columns: string, filter?: string]> = {
 test("every order of every connection keeps all rows from page to page", { timeout: 300_000 }, async () => {
   const { pool } = api.database;
   await pool.query(`
-    insert into analytics.pipeline_runs (step, status, dataset, actor, parent_run_id, queued_at, started_at, finished_at,
+    insert into strata.runs (step, status, dataset, actor, parent_run_id, queued_at, started_at, finished_at,
       heartbeat_at, rows_read, progress)
     select 'ingest', 'succeeded', case when n % 2 = 0 then 'users' end, 'walk',
-      case when n > 3 then 1 + n % 3 + (select coalesce(max(run_id), 0) from analytics.pipeline_runs) end,
+      case when n > 3 then 1 + n % 3 + (select coalesce(max(run_id), 0) from strata.runs) end,
       timestamptz '2025-01-01 UTC' + n * interval '1 hour',
       case when n <> 4 then timestamptz '2025-01-02 UTC' end, case when n % 3 <> 0 then timestamptz '2025-01-02 UTC' + n % 4 * interval '1 s' end,
       case when n % 4 = 0 then timestamptz '2025-01-02 UTC' end, n % 5, n / 10.0
@@ -333,7 +333,7 @@ test("every order of every connection keeps all rows from page to page", { timeo
     insert into staging.quarantine (dataset, stage, reasons)
     select (array['users', 'events'])[1 + n % 2], 'transform', '{unknown_user}' from generate_series(1, 7) n;
     update production.dim_date set is_holiday = null where full_date = '2025-01-01';
-    select analytics.refresh(false);
+    select strata.refresh(false);
     -- Taken for reads of many rows, these would be compiled for seconds.
     analyze`);
 
@@ -397,7 +397,7 @@ test("every order of every connection keeps all rows from page to page", { timeo
   }
   expect(wrong).toEqual([]);
   await pool.query(
-    `delete from analytics.pipeline_runs where actor = 'walk'; delete from staging.quarantine;
+    `delete from strata.runs where actor = 'walk'; delete from staging.quarantine;
      update production.dim_date set is_holiday = false where is_holiday is null`,
   );
 });

@@ -67,7 +67,7 @@ const settle = () => new Promise((resolve) => setTimeout(resolve, 500));
 
 async function addRun(step = "refresh", status = "succeeded", actor = "somebody"): Promise<string> {
   const { rows } = await api.database.pool.query<{ run_id: string }>(
-    `insert into analytics.pipeline_runs (step, status, trigger, actor, dataset, started_at, finished_at)
+    `insert into strata.runs (step, status, trigger, actor, dataset, started_at, finished_at)
      values ($1, $2, 'api', $3, case when $1 = 'ingest' then 'users' end, clock_timestamp(), clock_timestamp()) returning run_id`,
     [step, status, actor],
   );
@@ -214,7 +214,7 @@ test.each([
 /** Runs that all changed, one after the other, in the hour before now. */
 const addHistory = ({ database }: TestApp, count: number) =>
   database.pool.query(
-    `insert into analytics.pipeline_runs (step, status, queued_at, started_at, finished_at)
+    `insert into strata.runs (step, status, queued_at, started_at, finished_at)
      select 'refresh', 'succeeded', at, at, at
      from (select now() - interval '1 hour' + n * interval '1 second' from generate_series(1, $1) n) t (at)`,
     [count],
@@ -225,7 +225,7 @@ const sinceEver = (selection: string) =>
 test("tells of no more than the last 1000 runs at first", async () => {
   await addHistory(api, 1_100);
   const { rows } = await api.database.pool.query<{ run_id: string }>(
-    `select run_id from analytics.pipeline_runs
+    `select run_id from strata.runs
      order by greatest(queued_at, started_at, finished_at, heartbeat_at) desc, run_id desc limit 1000`,
   );
   const events = follow("reader", sinceEver("run { runId }"));

@@ -51,7 +51,7 @@ test("works in batches", async () => {
      select i, 'user' || i, 'user' || i || '@example.org', '2020-01-01' from generate_series(1, 21000) i`,
   );
   await run("transform");
-  expect(await sql("select staging.cleanup_batch(null, 30, 500) as deleted")).toEqual([{ deleted: 500 }]);
+  expect(await sql("select strata.cleanup_batch(null, 30, 500) as deleted")).toEqual([{ deleted: 500 }]);
   expect(await run("cleanup")).toMatchObject({ status: "succeeded", rowsDeleted: 20_500 });
 }, 60_000);
 
@@ -59,7 +59,7 @@ test.each([-1, 36_501])("refuses to keep %i days", async (daysToKeep) => {
   const message = `days_to_keep must be from 0 to 36500, not ${daysToKeep}.`;
   await expect(run("cleanup", { daysToKeep })).rejects.toThrow(message);
   await expect(sql("select staging.cleanup_old_data($1)", [daysToKeep])).rejects.toThrow(message);
-  expect(await sql("select from analytics.pipeline_runs")).toEqual([]);
+  expect(await sql("select from strata.runs")).toEqual([]);
 });
 
 test("refuses to keep null days", async () => {

@@ -20,7 +20,7 @@ export function usePipeline() {
     await sql("truncate production.users cascade");
     await sql("truncate production.events");
     await sql("truncate staging.raw_users, staging.raw_transactions, staging.raw_events, staging.quarantine");
-    await sql("delete from analytics.pipeline_runs");
+    await sql("delete from strata.runs");
   });
 
   const insert = (table: string, rows: Record<string, unknown>[]) =>

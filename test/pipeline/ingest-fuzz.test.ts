@@ -189,7 +189,7 @@ describe("landing", () => {
       const certain = tried.flatMap((value) => certainText(value, kind as "integer") ?? []);
       expect(certain.length).toBeGreaterThan(30);
       const { rows } = await database.pool.query<{ value: string; reason: string | null }>(
-        `select given as value, v.reason from unnest($1::text[]) given, staging.typed_values(array[$2], array[given]) v
+        `select given as value, v.reason from unnest($1::text[]) given, strata.typed_values(array[$2], array[given]) v
          where v.reason is not null`,
         [certain, kind],
       );

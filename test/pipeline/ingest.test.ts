@@ -367,7 +367,7 @@ describe("refusals before the first row", () => {
     await expect(attempt).rejects.toThrow(message);
     await expect(attempt).rejects.toMatchObject({ code: "BAD_INPUT" });
     expect(await landed(dataset)).toEqual([]);
-    expect(await rows("select from analytics.pipeline_runs where status = 'running'")).toEqual([]);
+    expect(await rows("select from strata.runs where status = 'running'")).toEqual([]);
   });
 });
 
@@ -411,12 +411,9 @@ describe("runs", () => {
     const attempt = ingest(database.pool, "users", input, { trigger: "cli" });
     input.write("user_id\n1\n");
     await expect
-      .poll(
-        () => rows("select rows_written::int as n from analytics.pipeline_runs where status = 'running'"),
-        {
-          timeout: 15_000,
-        },
-      )
+      .poll(() => rows("select rows_written::int as n from strata.runs where status = 'running'"), {
+        timeout: 15_000,
+      })
       .toEqual([{ n: 1 }]);
     input.end("2\n");
     expect(await attempt).toMatchObject({ status: "succeeded", rowsWritten: 2 });
@@ -428,7 +425,7 @@ describe("runs", () => {
     input.write("user_id\n1\n");
     await expect.poll(() => landed("users"), { timeout: 15_000 }).toHaveLength(1);
     await database.pool.query(
-      "update analytics.pipeline_runs set status = 'failed', error = 'closed', finished_at = now() where status = 'running'",
+      "update strata.runs set status = 'failed', error = 'closed', finished_at = now() where status = 'running'",
     );
     input.end("2\n");
     expect(await attempt).toMatchObject({ status: "failed", error: "closed", rowsWritten: 1 });

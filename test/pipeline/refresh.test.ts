@@ -106,7 +106,9 @@ test.each([1, 2, 3])("stays exact through random changes (seed %i)", async (seed
     expect(await refresh(below(10) === 0)).toMatchObject({ status: "succeeded" });
     expect(await differences("analytics.daily_user_metrics"), "after refresh").toEqual([]);
     expect(await differences("analytics.daily_user_metrics_live"), "live view after").toEqual([]);
-    expect(await sql("select analytics.count_wrong_metrics()::integer as wrong")).toEqual([{ wrong: 0 }]);
+    expect(
+      await sql("select sum(strata.count_differences(metric))::integer as wrong from strata.metrics"),
+    ).toEqual([{ wrong: 0 }]);
   }
 });
 
@@ -171,7 +173,7 @@ test("computes the changed days only", async () => {
   );
   await refresh();
   // If the rollup of another day were computed again, this would be put right.
-  await sql("update analytics.daily_rollup set total_revenue = 999 where date = '2024-01-02'");
+  await sql("update strata.daily_rollup set total_revenue = 999 where date = '2024-01-02'");
   await sql(
     "insert into production.transactions (user_id, amount, transaction_date) values (1, 5, '2024-01-31 12:00')",
   );
@@ -182,9 +184,13 @@ test("computes the changed days only", async () => {
   expect(
     await sql("select total_revenue from analytics.daily_user_metrics where date = '2024-01-31'"),
   ).toEqual([{ total_revenue: "15.00" }]);
-  expect(await sql("select analytics.count_wrong_metrics()::integer as wrong")).toEqual([{ wrong: 2 }]);
+  expect(
+    await sql("select sum(strata.count_differences(metric))::integer as wrong from strata.metrics"),
+  ).toEqual([{ wrong: 2 }]);
   await refresh(true);
-  expect(await sql("select analytics.count_wrong_metrics()::integer as wrong")).toEqual([{ wrong: 0 }]);
+  expect(
+    await sql("select sum(strata.count_differences(metric))::integer as wrong from strata.metrics"),
+  ).toEqual([{ wrong: 0 }]);
 });
 
 test("keeps days that have no next day, and the one before the year 2000", async () => {
@@ -200,14 +206,14 @@ test("keeps days that have no next day, and the one before the year 2000", async
 
 test("raises the data version with every refresh, a bare one too", async () => {
   const version = async () =>
-    Number((await sql("select data_version from analytics.refresh_state"))[0]!.data_version);
+    Number((await sql("select data_version from strata.refresh_state"))[0]!.data_version);
   const before = await version();
   const { id } = await refresh();
   expect(await version()).toBe(before + 1);
-  expect(await sql("select run_id from analytics.refresh_state")).toEqual([{ run_id: id }]);
+  expect(await sql("select run_id from strata.refresh_state")).toEqual([{ run_id: id }]);
   await sql("refresh materialized view analytics.daily_user_metrics");
   expect(await version()).toBe(before + 2);
-  expect(await sql("select run_id from analytics.refresh_state")).toEqual([{ run_id: null }]);
+  expect(await sql("select run_id from strata.refresh_state")).toEqual([{ run_id: null }]);
 });
 
 /** One user, with these amounts and times. */

@@ -8,14 +8,14 @@ const { pool, sql, run, rawUsers, rawTransactions } = usePipeline();
 
 const started = async (step: string, heartbeat = "0 seconds"): Promise<string> => {
   const [row] = await sql<{ run_id: string }>(
-    `insert into analytics.pipeline_runs (step, status, started_at, heartbeat_at)
+    `insert into strata.runs (step, status, started_at, heartbeat_at)
      values ($1, 'running', now(), clock_timestamp() - $2::interval) returning run_id`,
     [step, heartbeat],
   );
   return row!.run_id;
 };
 const statusOf = async (runId: string) =>
-  (await sql("select status, error from analytics.pipeline_runs where run_id = $1", [runId]))[0];
+  (await sql("select status, error from strata.runs where run_id = $1", [runId]))[0];
 
 /** A request, and when it has been made. */
 const ask = (step: Step, request: Partial<RunRequest> = {}) => {
@@ -25,10 +25,7 @@ const ask = (step: Step, request: Partial<RunRequest> = {}) => {
 };
 const start = async (step: string, args: object = {}): Promise<string> =>
   (
-    await sql<{ id: string }>("select run_id as id from analytics.start_run($1, arguments => $2)", [
-      step,
-      args,
-    ])
+    await sql<{ id: string }>("select run_id as id from strata.start_run($1, arguments => $2)", [step, args])
   )[0]!.id;
 
 test("two that ask for a step before it begins share one run", async () => {
@@ -36,12 +33,12 @@ test("two that ask for a step before it begins share one run", async () => {
   await rawUsers({ user_id: 1 });
   const asks = [ask("transform"), ask("transform")];
   await Promise.all(asks.map(({ isAsked }) => isAsked));
-  await sql("select analytics.finish_run($1)", [running]);
+  await sql("select strata.finish_run($1)", [running]);
   const [first, second] = await Promise.all(asks.map(({ done }) => done));
   expect(second!.id).toBe(first!.id);
-  expect(
-    await sql("select status, rows_read from analytics.pipeline_runs where run_id <> $1", [running]),
-  ).toEqual([{ status: "succeeded", rows_read: "1" }]);
+  expect(await sql("select status, rows_read from strata.runs where run_id <> $1", [running])).toEqual([
+    { status: "succeeded", rows_read: "1" },
+  ]);
 });
 
 test("a step that is running is followed by another: it began before what the caller wants to see", async () => {
@@ -49,7 +46,7 @@ test("a step that is running is followed by another: it began before what the ca
   const { isAsked, done } = ask("refresh", { full: true });
   await isAsked;
   expect(await statusOf(running)).toMatchObject({ status: "running" });
-  await sql("select analytics.finish_run($1, 'it broke')", [running]);
+  await sql("select strata.finish_run($1, 'it broke')", [running]);
   const next = await done;
   expect(next).toMatchObject({ status: "succeeded", error: null });
   expect(next.id).not.toBe(running);
@@ -64,8 +61,8 @@ test("a run that waits does what all want who share it", async () => {
   ] as const) {
     const id = await start(step, first);
     expect(await start(step, second)).toBe(id);
-    expect(await sql("select arguments from analytics.claim_run($1)", [id])).toEqual([{ arguments: both }]);
-    await sql("select analytics.finish_run($1)", [id]);
+    expect(await sql("select arguments from strata.claim_run($1)", [id])).toEqual([{ arguments: both }]);
+    await sql("select strata.finish_run($1)", [id]);
   }
 });
 
@@ -73,7 +70,7 @@ test.runIf(isServer)("two that ask while the waiting run is being claimed share 
   const id = await start("transform");
   const claiming = await pool().connect();
   await claiming.query("begin");
-  await claiming.query("select from analytics.claim_run($1)", [id]);
+  await claiming.query("select from strata.claim_run($1)", [id]);
   const joining = [start("transform"), start("transform")];
   const held = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
   await until(async () => (await sql(held)).length === 2);
@@ -86,22 +83,19 @@ test.runIf(isServer)("two that ask while the waiting run is being claimed share 
 
 test("closes a run that died long ago, when it was last alive", async () => {
   const dead = await started("transform", "40 days");
-  await sql(
-    "update analytics.pipeline_runs set started_at = heartbeat_at - interval '1 second' where run_id = $1",
-    [dead],
-  );
+  await sql("update strata.runs set started_at = heartbeat_at - interval '1 second' where run_id = $1", [
+    dead,
+  ]);
   await run("transform");
-  expect(
-    await sql("select status, duration_ms from analytics.pipeline_runs where run_id = $1", [dead]),
-  ).toEqual([{ status: "failed", duration_ms: 1000 }]);
+  expect(await sql("select status, duration_ms from strata.runs where run_id = $1", [dead])).toEqual([
+    { status: "failed", duration_ms: 1000 },
+  ]);
 });
 
 test("a run of more than 24 days ends like any other", async () => {
   const long = await started("transform");
-  await sql("update analytics.pipeline_runs set started_at = now() - interval '26 days' where run_id = $1", [
-    long,
-  ]);
-  expect(await sql("select status, duration_ms from analytics.finish_run($1)", [long])).toEqual([
+  await sql("update strata.runs set started_at = now() - interval '26 days' where run_id = $1", [long]);
+  expect(await sql("select status, duration_ms from strata.finish_run($1)", [long])).toEqual([
     { status: "succeeded", duration_ms: 2147483647 },
   ]);
 });
@@ -116,7 +110,7 @@ test("who stops waiting is told what becomes of the run", async () => {
     `Waiting was interrupted; run ${left.id} (refresh) is left to whoever asks for the step next`,
   );
   expect(await statusOf(running)).toEqual({ status: "running", error: null });
-  await sql("select analytics.finish_run($1)", [running]);
+  await sql("select strata.finish_run($1)", [running]);
   expect(await run("refresh")).toMatchObject({ id: left.id, status: "succeeded" });
 });
 
@@ -133,23 +127,23 @@ test("closes a run whose process died, and goes on", async () => {
 
 test("leaves a run alone that gave a sign of life", async () => {
   const runId = await started("transform", "20 seconds");
-  expect(await sql("select analytics.close_dead_runs() as closed")).toEqual([{ closed: 0 }]);
-  expect(await sql("select analytics.heartbeat_run($1) as alive", [runId])).toEqual([{ alive: true }]);
+  expect(await sql("select strata.close_dead_runs() as closed")).toEqual([{ closed: 0 }]);
+  expect(await sql("select strata.heartbeat_run($1) as alive", [runId])).toEqual([{ alive: true }]);
 });
 
 test("a closed run can never write", async () => {
   await rawUsers({ user_id: 1 });
   const closed = await started("transform");
-  await sql("select analytics.finish_run($1, 'closed')", [closed]);
+  await sql("select strata.finish_run($1, 'closed')", [closed]);
   for (const batch of [
-    "staging.transform_batch($1, 'users', (select upper_xid from staging.transform_window()))",
-    "staging.requeue_waiting($1, 10)",
-    "staging.cleanup_batch($1, 0)",
-    "analytics.refresh(false, $1)",
+    "strata.transform_batch($1, 'users', (select upper_xid from strata.transform_window()))",
+    "strata.requeue_waiting($1, 10)",
+    "strata.cleanup_batch($1, 0)",
+    "strata.refresh(false, $1)",
   ])
     await expect(sql(`select ${batch}`, [closed])).rejects.toMatchObject({ code: "ST001" });
   expect(await sql("select from production.users")).toEqual([]);
-  expect(await sql("select analytics.heartbeat_run($1) as alive", [closed])).toEqual([{ alive: false }]);
+  expect(await sql("select strata.heartbeat_run($1) as alive", [closed])).toEqual([{ alive: false }]);
 });
 
 test("a run that another process closed stops at its next batch", async () => {
@@ -157,7 +151,7 @@ test("a run that another process closed stops at its next batch", async () => {
   const onProgress = ({ id, status }: Run) =>
     void (
       status === "running" &&
-      sql("update analytics.pipeline_runs set status = 'failed', error = 'closed' where run_id = $1", [id])
+      sql("update strata.runs set status = 'failed', error = 'closed' where run_id = $1", [id])
     );
   // The first report comes after the first batch, so the second one is refused.
   const done = await run("transform", { onProgress });
@@ -190,7 +184,7 @@ test("the pipeline runs the transform, then the refresh, as runs of its own", as
   await rawTransactions({ transaction_id: 1 });
   const parent = await run("pipeline");
   const [children] = await sql(
-    "select sum(rows_read)::integer as read, sum(rows_written)::integer as written from analytics.pipeline_runs where parent_run_id = $1",
+    "select sum(rows_read)::integer as read, sum(rows_written)::integer as written from strata.runs where parent_run_id = $1",
     [parent.id],
   );
   expect(children!.read).toBeGreaterThan(3);
@@ -202,7 +196,7 @@ test("the pipeline runs the transform, then the refresh, as runs of its own", as
   });
   expect(
     await sql(
-      "select step, status, trigger, actor, progress from analytics.pipeline_runs where parent_run_id = $1 order by run_id",
+      "select step, status, trigger, actor, progress from strata.runs where parent_run_id = $1 order by run_id",
       [parent.id],
     ),
   ).toEqual([
@@ -215,7 +209,7 @@ test("the pipeline runs the transform, then the refresh, as runs of its own", as
 });
 
 test("a failed step fails the pipeline, and says why", async () => {
-  await sql("alter table analytics.refresh_state rename to refresh_state_away");
+  await sql("alter table strata.refresh_state rename to refresh_state_away");
   try {
     const parent = await run("pipeline");
     expect(parent).toMatchObject({
@@ -223,9 +217,7 @@ test("a failed step fails the pipeline, and says why", async () => {
       error: expect.stringMatching(/^The refresh failed \(run \d+\): .*refresh_state/) as string,
     });
     expect(
-      await sql("select step, status from analytics.pipeline_runs where parent_run_id = $1 order by run_id", [
-        parent.id,
-      ]),
+      await sql("select step, status from strata.runs where parent_run_id = $1 order by run_id", [parent.id]),
     ).toEqual([
       { step: "transform", status: "succeeded" },
       { step: "refresh", status: "failed" },
@@ -246,19 +238,19 @@ test("queues a step for a worker, once", async () => {
   );
   expect(jobs).toEqual([{ task_identifier: "run_step", key: `run_step:${queued.id}` }]);
   expect(await executeRun(pool(), queued.id)).toMatchObject({ id: queued.id, status: "succeeded" });
-  expect(await sql("select actor, arguments from analytics.pipeline_runs")).toEqual([
+  expect(await sql("select actor, arguments from strata.runs")).toEqual([
     { actor: "ops", arguments: { full: true } },
   ]);
 });
 
 test.each(["strata_reader", "strata_ingestor"])("%s may not run steps", async (role) => {
   await expect(run("transform", { role })).rejects.toMatchObject({ code: "42501" });
-  expect(await sql("select from analytics.pipeline_runs")).toEqual([]);
+  expect(await sql("select from strata.runs")).toEqual([]);
   expect(await run("transform", { role: "strata_operator" })).toMatchObject({ status: "succeeded" });
 });
 
 test("an unknown step is refused with what is allowed", async () => {
-  await expect(sql("select analytics.start_run('ingest')")).rejects.toThrow(
+  await expect(sql("select strata.start_run('ingest')")).rejects.toThrow(
     "Unknown step 'ingest'; allowed are transform, refresh, cleanup and pipeline.",
   );
 });
@@ -269,9 +261,9 @@ describe.runIf(isServer)("with other sessions", () => {
     const batch = await pool().connect();
     try {
       await batch.query("begin");
-      await batch.query("select staging.enter_batch($1)", [runId]);
-      expect(await sql("select analytics.close_dead_runs() as closed")).toEqual([{ closed: 0 }]);
-      expect(await sql("select analytics.heartbeat_run($1) as alive", [runId])).toEqual([{ alive: true }]);
+      await batch.query("select strata.enter_batch($1)", [runId]);
+      expect(await sql("select strata.close_dead_runs() as closed")).toEqual([{ closed: 0 }]);
+      expect(await sql("select strata.heartbeat_run($1) as alive", [runId])).toEqual([{ alive: true }]);
       await batch.query("commit");
     } finally {
       batch.release();

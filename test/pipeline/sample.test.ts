@@ -106,7 +106,7 @@ it("is made up for after a first start that was interrupted", async () => {
     ).rejects.toBe(stopped);
     // As a process leaves it that was killed: without an end of the run it was in.
     await database.pool.query(
-      "update analytics.pipeline_runs set status = 'running', finished_at = null, heartbeat_at = now() - interval '1 hour'",
+      "update strata.runs set status = 'running', finished_at = null, heartbeat_at = now() - interval '1 hour'",
     );
     const lines: string[] = [];
     await ensureSampleData(database.pool, (line) => lines.push(line));

@@ -44,12 +44,12 @@ test("moves through windows larger than a batch", async () => {
 
 describe("rejects", () => {
   test.each([
-    [{ username: null }, ["missing_username"], "The username is missing."],
-    [{ username: "  " }, ["missing_username"], "The username is missing."],
-    [{ email: null }, ["missing_email"], "The e-mail address is missing."],
-    [{ email: "bad@" }, ["invalid_email"], '"bad@" is not an e-mail address.'],
-    [{ username: null, email: "bad" }, ["missing_username", "invalid_email"], /missing.*not an e-mail/],
-    [{ created_at: "1823-01-01" }, ["impossible_date"], /1823.*is not between 1900 and tomorrow/],
+    [{ username: null }, ["username_missing"], "The username is missing."],
+    [{ username: "  " }, ["username_missing"], "The username is missing."],
+    [{ email: null }, ["email_missing"], "The email is missing."],
+    [{ email: "bad@" }, ["valid_email"], 'not valid. Given: email = "bad@"'],
+    [{ username: null, email: "bad" }, ["username_missing", "valid_email"], /missing.*not valid/],
+    [{ created_at: "1823-01-01" }, ["impossible_date"], /between 1900 and tomorrow. Given: 1823/],
   ])("the user %j", async (fields, reasons, detail) => {
     await rawUsers({ user_id: 5, ...fields });
     expect(await transform()).toMatchObject({
@@ -72,23 +72,23 @@ describe("rejects", () => {
   });
 
   test.each([
-    [{ user_id: null }, ["missing_user"], false],
-    [{ user_id: 404 }, ["unknown_user"], true],
-    [{ amount: null }, ["missing_amount"], false],
-    [{ amount: 0 }, ["amount_not_positive"], false],
-    [{ amount: 0.004 }, ["amount_not_positive"], false],
-    [{ amount: -3 }, ["amount_not_positive"], false],
+    [{ user_id: null }, ["user_id_missing"], false],
+    [{ user_id: 404 }, ["fk_user"], true],
+    [{ amount: null }, ["amount_missing"], false],
+    [{ amount: 0 }, ["positive_amount"], false],
+    [{ amount: 0.004 }, ["positive_amount"], false],
+    [{ amount: -3 }, ["positive_amount"], false],
     [{ amount: "100000000" }, ["amount_out_of_range"], false],
     [{ amount: "99999999.995" }, ["amount_out_of_range"], false],
     [{ amount: "NaN" }, ["amount_out_of_range"], false],
     [{ amount: "Infinity" }, ["amount_out_of_range"], false],
-    [{ status: "paid" }, ["unknown_status"], false],
-    [{ transaction_date: null }, ["missing_date"], false],
+    [{ status: "paid" }, ["valid_status"], false],
+    [{ transaction_date: null }, ["transaction_date_missing"], false],
     [{ transaction_date: "infinity" }, ["impossible_date"], false],
     [{ transaction_date: "9999-01-01" }, ["impossible_date"], false],
     [
       { user_id: 404, amount: -1, status: "paid", transaction_date: null },
-      ["unknown_user", "amount_not_positive", "unknown_status", "missing_date"],
+      ["positive_amount", "valid_status", "fk_user", "transaction_date_missing"],
       false,
     ],
   ])("the transaction %j", async (fields, reasons, waiting) => {
@@ -105,9 +105,9 @@ describe("rejects", () => {
   });
 
   test.each([
-    [{ user_id: 404 }, ["unknown_user"], true],
-    [{ event_type: " " }, ["missing_event_type"], false],
-    [{ event_time: null }, ["missing_date"], false],
+    [{ user_id: 404 }, ["fk_user"], true],
+    [{ event_type: " " }, ["event_type_missing"], false],
+    [{ event_time: null }, ["event_time_missing"], false],
     [{ event_time: "-infinity" }, ["impossible_date"], false],
     [{ latitude: 91 }, ["invalid_position"], false],
     [{ longitude: -181 }, ["invalid_position"], false],
@@ -190,7 +190,7 @@ describe("last write wins", () => {
     await run("refresh");
     expect(await load()).toMatchObject({ rowsRead: 4, rowsWritten: 0, rowsRejected: 0 });
     expect(await state()).toEqual(before);
-    expect(await sql("select from analytics.change_log")).toEqual([]);
+    expect(await sql("select from strata.changes")).toEqual([]);
   });
 });
 
@@ -205,7 +205,7 @@ describe("unique names and addresses", () => {
     );
     expect(await transform()).toMatchObject({ rowsWritten: 2, rowsRejected: 1 });
     expect((await names()).map(({ user_id }) => user_id as number)).toEqual([1, 3]);
-    expect(await quarantine()).toMatchObject([{ reasons: ["email_taken"], payload: { user_id: 2 } }]);
+    expect(await quarantine()).toMatchObject([{ reasons: ["users_email_key"], payload: { user_id: 2 } }]);
   });
 
   test("sent again, contested users count only if they changed", async () => {
@@ -228,9 +228,9 @@ describe("unique names and addresses", () => {
     await transform();
     expect(await quarantine()).toMatchObject([
       {
-        reasons: ["username_taken", "email_taken"],
+        reasons: ["users_email_key", "users_username_key"],
         detail:
-          'The username "ann" belongs to another user. The e-mail address "ann@example.org" belongs to another user.',
+          'Another user has the e-mail address. Given: email = "ann@example.org". Another user has the username. Given: username = "ann".',
       },
     ]);
   });
@@ -248,7 +248,7 @@ describe("unique names and addresses", () => {
     await transform();
     await rawUsers({ user_id: 2, email: "old@example.org" }, { user_id: 1, email: "new@example.org" });
     expect(await transform()).toMatchObject({ rowsWritten: 1, rowsRejected: 1 });
-    await sql("select analytics.retry_quarantined(reason => 'email_taken')");
+    await sql("select analytics.retry_quarantined(reason => 'users_email_key')");
     expect(await transform()).toMatchObject({ rowsWritten: 1, rowsRejected: 0 });
     expect(await names()).toMatchObject([{ email: "new@example.org" }, { email: "old@example.org" }]);
   });
@@ -312,7 +312,7 @@ test("rows restored from the dump of an older cluster are taken once", async () 
   // As if this cluster had just been made and the dump came from one that had used many more transactions.
   await sql("update staging.raw_transactions set ingest_xid = '900000000000'");
   await sql(
-    "update staging.watermarks set xid = '900000000000', seq = (select min(ingest_seq) from staging.raw_transactions) where dataset = 'transactions'",
+    "update strata.datasets set xid = '900000000000', seq = (select min(ingest_seq) from staging.raw_transactions) where dataset = 'transactions'",
   );
   await rawTransactions({ transaction_id: 3 });
   await sql("delete from production.transactions where transaction_id = 1");
@@ -354,7 +354,7 @@ describe.runIf(isServer)("with other sessions", () => {
     for (let i = 0; i < 100; i++) {
       // A new connection, which has to plan each statement: that gives rows time to arrive in between.
       const client = await pool().connect();
-      found.push((await client.query("select staging.renumber_restored() as found")).rows[0].found);
+      found.push((await client.query("select strata.renumber_restored() as found")).rows[0].found);
       client.release(true);
     }
     isOver = true;
@@ -366,7 +366,7 @@ describe.runIf(isServer)("with other sessions", () => {
     await sql(
       "insert into staging.raw_events (event_id, event_type, event_time, ingest_xid) values (1, 'x', '2024-05-01', '900000000000')",
     );
-    await sql("update staging.watermarks set xid = '900000000001', seq = 5");
+    await sql("update strata.datasets set xid = '900000000001', seq = 5");
     const other = await pool().connect();
     try {
       await other.query("begin; select from staging.raw_events for update");
@@ -444,6 +444,6 @@ describe.runIf(isServer)("with other sessions", () => {
     } finally {
       other.release();
     }
-    expect(await quarantine()).toMatchObject([{ reasons: ["unknown_user"], waiting: true }]);
+    expect(await quarantine()).toMatchObject([{ reasons: ["fk_user"], waiting: true }]);
   });
 });

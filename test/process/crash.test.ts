@@ -74,7 +74,7 @@ describe.runIf(canStartCluster)("killed at random points", () => {
       await Promise.race([sleep(350 + random() * 1100), strata.exit]);
       const name =
         round % 9 === 8 ? "server stopped hard" : round % 3 === 1 ? "pg_terminate_backend" : "kill -9";
-      const { rows } = await pool.query("select from analytics.pipeline_runs where status = 'running'");
+      const { rows } = await pool.query("select from strata.runs where status = 'running'");
       if (rows.length > 0) hits[name] = (hits[name] ?? 0) + 1;
       await blows[name]!(strata);
       await Promise.race([sleep(300), strata.exit]);
@@ -89,7 +89,7 @@ describe.runIf(canStartCluster)("killed at random points", () => {
       });
       // A run without a sign of life is closed after half a minute; here that time is passed by.
       await pool.query(
-        "update analytics.pipeline_runs set heartbeat_at = now() - interval '1 hour' where status = 'running'",
+        "update strata.runs set heartbeat_at = now() - interval '1 hour' where status = 'running'",
       );
     }
     // Blows that fell on an idle database would prove nothing.
@@ -101,9 +101,7 @@ describe.runIf(canStartCluster)("killed at random points", () => {
       expect(JSON.parse(last.stdout).run).toMatchObject({ status: "succeeded" });
     }
     const sql = async (text: string): Promise<unknown[]> => (await pool.query(text)).rows;
-    expect(await sql("select * from analytics.pipeline_runs where status in ('running', 'queued')")).toEqual(
-      [],
-    );
+    expect(await sql("select * from strata.runs where status in ('running', 'queued')")).toEqual([]);
 
     const replay = `
       select distinct on (transaction_id) transaction_id, user_id, amount, status, transaction_date, ingest_seq
@@ -127,6 +125,8 @@ describe.runIf(canStartCluster)("killed at random points", () => {
               - (select count(*) from staging.quarantine) as difference`,
       ),
     ).toEqual([{ difference: "0" }]);
-    expect(await sql("select analytics.count_wrong_metrics()::int as wrong")).toEqual([{ wrong: 0 }]);
+    expect(
+      await sql("select sum(strata.count_differences(metric))::integer as wrong from strata.metrics"),
+    ).toEqual([{ wrong: 0 }]);
   }, 900_000);
 });

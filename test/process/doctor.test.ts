@@ -41,7 +41,7 @@ test(
                          || pg_get_constraintdef(oid) from pg_constraint where conname = 'valid_status');
        end $$`,
     );
-    await database.pool.query("select analytics.refresh()");
+    await database.pool.query("select strata.refresh()");
     const { code, ok, checks, found } = await examine();
     expect({ code, ok }).toEqual({ code: 0, ok: true });
     expect(checks.length).toBeGreaterThan(18);
@@ -56,7 +56,7 @@ test(
   async () => {
     for (const statement of [
       "insert into production.users (username, email) values ('ann', 'ann@example.com')",
-      "select analytics.refresh()",
+      "select strata.refresh()",
       "alter table production.transactions disable trigger log_inserted",
       "insert into production.transactions (user_id, amount, transaction_date) values (1, 5, '2025-01-01')",
       "insert into production.users (user_id, username, email) values (500, 'bob', 'bob@example.com')",
@@ -69,10 +69,10 @@ test(
       `alter table production.transactions drop constraint valid_status,
          add constraint valid_status check (status in ('pending', 'completed', 'failed', 'refunded', 'lost'))`,
       "alter table production.transactions alter column status set default 'completed'",
-      `insert into analytics.pipeline_runs (step, status, heartbeat_at) values ('refresh', 'running', now() - interval '2 minutes')`,
-      `insert into analytics.pipeline_runs (step, status, queued_at) values ('cleanup', 'queued', now() - interval '1 hour')`,
-      `insert into analytics.pipeline_runs (step, status, finished_at, error) values ('transform', 'failed', now(), 'out of luck')`,
-      "update staging.watermarks set xid = '99999999999' where dataset = 'events'",
+      `insert into strata.runs (step, status, heartbeat_at) values ('refresh', 'running', now() - interval '2 minutes')`,
+      `insert into strata.runs (step, status, queued_at) values ('cleanup', 'queued', now() - interval '1 hour')`,
+      `insert into strata.runs (step, status, finished_at, error) values ('transform', 'failed', now(), 'out of luck')`,
+      "update strata.datasets set xid = '99999999999' where dataset = 'events'",
     ])
       await database.pool.query(statement);
     const { code, ok, found } = await examine();

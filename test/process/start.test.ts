@@ -171,7 +171,7 @@ describe.runIf(canStartCluster)("on a server", () => {
     const pretend = (version: number) =>
       execute(
         "versions",
-        `create or replace function analytics.schema_version() returns integer language sql as 'select ${version}'`,
+        `create or replace function strata.schema_version() returns integer language sql as 'select ${version}'`,
       );
     await pretend(0);
     const older = await serve(url);

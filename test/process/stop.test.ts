@@ -91,9 +91,7 @@ test("a job that is running ends with the process, and nothing of it is lost or 
   const started = Date.now();
   expect(await server.stop()).toBe(0);
   expect(Date.now() - started).toBeLessThan(5_000);
-  expect(await query("select * from analytics.pipeline_runs where status in ('running', 'queued')")).toEqual(
-    [],
-  );
+  expect(await query("select * from strata.runs where status in ('running', 'queued')")).toEqual([]);
   expect((await runStrata(["transform"], place.environment)).code).toBe(0);
   expect(
     await query(
@@ -214,8 +212,7 @@ describe.skipIf(isServer)("two commands on the embedded database", () => {
   beforeEach(() => void (commands = []));
   afterEach(() => Promise.all(commands.map((command) => command.stop("SIGKILL"))));
 
-  const running = async () =>
-    (await query("select from analytics.pipeline_runs where status = 'running'")).length;
+  const running = async () => (await query("select from strata.runs where status = 'running'")).length;
   const userRow = (i: number): string => `{"user_id": ${i}, "username": "user${i}"}\n`;
 
   /** Begins to ingest what is written to it; resolves when it is at it, one more than there were. */

@@ -96,7 +96,7 @@ describe("an answer on refreshed data", () => {
 
   it.each([
     ["a bare REFRESH", refresh],
-    ["analytics.refresh", () => sql("select analytics.refresh(true)")],
+    ["analytics.refresh", () => sql("select strata.refresh(true)")],
     [
       "the calendar",
       () => sql("update production.dim_date set is_holiday = not is_holiday where full_date = '2024-01-01'"),
@@ -163,7 +163,7 @@ describe("an answer on refreshed data", () => {
     const refreshing = (async () => {
       for (let n = 2; n <= 40; n++) {
         await sql("update production.transactions set amount = $1", [n]);
-        await (n % 2 === 0 ? refresh() : sql("select analytics.refresh(false)"));
+        await (n % 2 === 0 ? refresh() : sql("select strata.refresh(false)"));
         returned = n;
         await new Promise((done) => setTimeout(done, 20));
       }
@@ -294,7 +294,7 @@ describe("more than the server can do", () => {
   });
 
   it.skipIf(!isServer)("is not made of runs of the pipeline, which may take long", async () => {
-    await blocker.query("begin; lock table staging.watermarks");
+    await blocker.query("begin; lock table strata.datasets");
     const transform = "mutation { transformStaging { run { status } } }";
     const runs = Array.from({ length: 4 }, () => ask(transform, { app, role: "operator" }));
     await new Promise((done) => setTimeout(done, 500));

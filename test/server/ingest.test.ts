@@ -73,7 +73,7 @@ describe("POST /ingest", () => {
     });
     expect(await landed()).toEqual([{ user_id: 1, username: "a", source_system: "crm" }]);
     const { rows } = await database.pool.query(
-      "select actor, dataset, arguments from analytics.pipeline_runs where run_id = $1",
+      "select actor, dataset, arguments from strata.runs where run_id = $1",
       [body.run.id],
     );
     expect(rows).toEqual([
@@ -150,8 +150,7 @@ describe("POST /ingest", () => {
     await expect
       .poll(
         async () =>
-          (await pool.query("select status, error from analytics.pipeline_runs order by run_id desc limit 1"))
-            .rows,
+          (await pool.query("select status, error from strata.runs order by run_id desc limit 1")).rows,
         {
           timeout: 10_000,
         },

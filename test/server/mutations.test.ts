@@ -52,7 +52,7 @@ describe("pipeline mutations", () => {
         expect(response.body.errors[0].extensions.code).toBe("FORBIDDEN");
         expect(response.body.errors[0].message).not.toMatch(/select|analytics\.start_run\(/);
       }
-      const { rows } = await database.pool.query("select count(*)::int as runs from analytics.pipeline_runs");
+      const { rows } = await database.pool.query("select count(*)::int as runs from strata.runs");
       expect(rows[0].runs).toBe(0);
     },
   );

@@ -65,20 +65,20 @@ function readable(grants: Grant[]): string {
 
 /** Who may what. A line that is new here is a decision: change it with the grant, and say why there. */
 const EXPECTED = `
-ingestor: execute on analytics.start_ingest_run(text,text,text,jsonb)
-ingestor: select on analytics.pipeline_runs
+ingestor: execute on strata.start_ingest_run(text,text,text,jsonb)
+ingestor: select on strata.runs
 ingestor: usage on schema analytics
 operator: delete on production.events
 operator: delete on production.transactions
 operator: delete, select on production.users
 operator: execute on analytics.discard_quarantined(bigint[],text,boolean)
 operator: execute on analytics.retry_quarantined(bigint[],text,boolean,jsonb)
-operator: execute on analytics.start_ingest_run(text,text,text,jsonb)
-operator: execute on analytics.start_run(text,text,text,jsonb,bigint)
+operator: execute on strata.start_ingest_run(text,text,text,jsonb)
+operator: execute on strata.start_run(text,text,text,jsonb,bigint)
 operator: insert on production.events (event_data, event_id, event_time, event_type, position, user_id)
 operator: insert on production.transactions (amount, status, transaction_date, transaction_id, user_id)
 operator: insert on production.users (country, created_at, email, email_verified, user_id, username)
-operator: select on analytics.pipeline_runs
+operator: select on strata.runs
 operator: select on analytics.quarantine
 operator: update on production.dim_date (is_holiday)
 operator: update on production.events (event_data, event_time, event_type, position, user_id)
@@ -92,9 +92,9 @@ reader: execute on analytics.dirty_metrics()
 reader: select on analytics.daily_user_metrics
 reader: select on analytics.daily_user_metrics_live
 reader: select on analytics.freshness
-reader: select on analytics.pipeline_runs (actor, arguments, dataset, duration_ms, finished_at, heartbeat_at, parent_run_id, progress, queued_at, rows_deleted, rows_read, rows_rejected, rows_written, run_id, started_at, status, step, trigger)
+reader: select on strata.runs (actor, arguments, dataset, duration_ms, finished_at, heartbeat_at, parent_run_id, progress, queued_at, rows_deleted, rows_read, rows_rejected, rows_written, run_id, started_at, status, step, trigger)
 reader: select on analytics.quarterly_revenue
-reader: select on analytics.refresh_state (data_version, refreshed_at, run_id)
+reader: select on strata.refresh_state (data_version, refreshed_at, run_id)
 reader: select on production.dim_date
 reader: select on production.events
 reader: select on production.transactions
@@ -163,7 +163,7 @@ test("e-mail addresses, errors of runs and rejected rows are behind no readable 
        where rolname in ('strata_reader', 'strata_ingestor') and nspname in ('staging', 'production', 'analytics')
          and relkind in ('r', 'v', 'm') and attname in ('email', 'error', 'payload', 'raw_text', 'detail')
          and has_column_privilege(r.oid, c.oid, attnum, 'select') order by 1, 2`),
-  ).toEqual([{ rolname: "strata_ingestor", column: "analytics.pipeline_runs.error" }]);
+  ).toEqual([{ rolname: "strata_ingestor", column: "strata.runs.error" }]);
 });
 
 test("an ingestor sees the runs that it asked for and no others", async () => {
@@ -171,14 +171,14 @@ test("an ingestor sees the runs that it asked for and no others", async () => {
   try {
     await client.query("begin");
     await client.query(`
-      insert into analytics.pipeline_runs (step, status, trigger, actor, dataset)
+      insert into strata.runs (step, status, trigger, actor, dataset)
       values ('ingest', 'succeeded', 'api', 'crm', 'users'), ('ingest', 'succeeded', 'api', 'shop', 'users'),
              ('transform', 'succeeded', 'api', 'crm', null), ('ingest', 'succeeded', 'cli', 'crm', 'users'),
              ('ingest', 'succeeded', 'sql', 'crm', 'users')`);
     await client.query(
       "select set_config('strata.sub', 'crm', true), set_config('role', 'strata_ingestor', true)",
     );
-    expect((await client.query("select step, trigger, actor from analytics.pipeline_runs")).rows).toEqual([
+    expect((await client.query("select step, trigger, actor from strata.runs")).rows).toEqual([
       { step: "ingest", trigger: "api", actor: "crm" },
     ]);
   } finally {

@@ -47,8 +47,8 @@ const CATALOGUE = `
   union all
   select 'rows', 'dim_date', concat_ws(' ', count(*), max(date_id), (select last_value from production.dim_date_date_id_seq)) from production.dim_date
   union all
-  select 'rows', 'state', concat_ws(' ', to_jsonb(s), (select count(*) from analytics.change_log), (select count(*) from staging.watermarks))
-  from analytics.refresh_state s
+  select 'rows', 'state', concat_ws(' ', to_jsonb(s), (select count(*) from strata.changes), (select count(*) from strata.datasets))
+  from strata.refresh_state s
   order by 1, 2, 3`;
 
 test("applying the file again changes nothing", async () => {
@@ -130,14 +130,14 @@ test("the roles may execute these functions and no others", async () => {
       where p.pronamespace::regnamespace::text in ${OURS} and a.grantee <> p.proowner
       group by 1 order by 1`),
   ).toEqual([
-    { role: "strata_ingestor", functions: ["analytics.start_ingest_run"] },
+    { role: "strata_ingestor", functions: ["strata.start_ingest_run"] },
     {
       role: "strata_operator",
       functions: [
         "analytics.discard_quarantined",
         "analytics.retry_quarantined",
-        "analytics.start_ingest_run",
-        "analytics.start_run",
+        "strata.start_ingest_run",
+        "strata.start_run",
       ],
     },
     { role: "strata_reader", functions: ["analytics.dirty_days", "analytics.dirty_metrics"] },
@@ -177,11 +177,11 @@ test("a reader sees the live view, but no address and no error of a run", async 
     await expect(as("select username, country from production.users")).resolves.toEqual([]);
     for (const forbidden of [
       "select email from production.users",
-      "select error from analytics.pipeline_runs",
-      "select from analytics.change_log",
-      "select from analytics.daily_rollup",
-      "select analytics.refresh()",
-      "select analytics.note_refresh()",
+      "select error from strata.runs",
+      "select from strata.changes",
+      "select from strata.daily_rollup",
+      "select strata.refresh()",
+      "select strata.note_refresh()",
     ])
       await expect(as(forbidden), forbidden).rejects.toMatchObject({ code: "42501" });
   } finally {

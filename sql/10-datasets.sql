@@ -1,0 +1,528 @@
+-- ======================================================================================================
+-- Datasets: the registry, and what the catalogue says about each
+--
+-- A dataset is a table of production with a primary key. Its constraints are the rules, their names the
+-- reasons, their comments the words; its foreign keys are the order, its grants the rights, its comments the
+-- documentation. Nothing of that is stored a second time: the functions below read it when it is needed.
+-- ======================================================================================================
+
+-- One row per dataset: everything at or before (xid, seq) in the order of arrival has been taken.
+create table if not exists strata.datasets (
+  dataset text constraint datasets_pkey primary key,
+  xid xid8 not null default '0',
+  seq bigint not null default 0,
+  run_id bigint,
+  updated_at timestamptz
+);
+
+alter table strata.datasets add column if not exists place integer not null default 0;
+alter table strata.datasets add column if not exists extras_column text;
+alter table strata.datasets add column if not exists default_rights boolean not null default false;
+
+comment on table strata.datasets is 'Tables of production that are fed from staging, and how far each has been read; one row per dataset.';
+comment on column strata.datasets.dataset is 'Name of the table in production; rows arrive in staging.raw_<name>.';
+comment on column strata.datasets.xid is 'Transaction of the last record taken.';
+comment on column strata.datasets.seq is 'Number of the last record taken within that transaction.';
+comment on column strata.datasets.run_id is 'Run that moved it last.';
+comment on column strata.datasets.updated_at is 'When the dataset was last brought up to date.';
+comment on column strata.datasets.place is 'Order of the transform: parents come first.';
+comment on column strata.datasets.extras_column is 'Column (jsonb) that takes the fields of a record without a column of their own.';
+comment on column strata.datasets.default_rights is 'Whether Strata gave the rights, and gives them for new columns too.';
+
+-- What a raw table has beside the fields of the dataset.
+create or replace function strata.arrival_columns()
+returns text[]
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+return '{id,raw_id,ingested_at,source_system,ingest_seq,ingest_xid}'::text[];
+
+comment on function strata.arrival_columns() is 'Columns of raw tables that say how a record arrived.';
+
+create or replace function strata.raw_table(dataset text)
+returns regclass
+language sql stable set search_path = pg_catalog, pg_temp
+return to_regclass(format('staging.%I', 'raw_' || dataset));
+
+comment on function strata.raw_table(text) is 'Table in which the records of a dataset arrive.';
+
+create or replace function strata.production_table(dataset text)
+returns regclass
+language sql stable set search_path = pg_catalog, pg_temp
+return to_regclass(format('production.%I', dataset));
+
+comment on function strata.production_table(text) is 'Table that a dataset is.';
+
+-- The uuid that identifies a record: `id`, unless the dataset has a column of that name.
+create or replace function strata.raw_id_column(dataset text)
+returns text
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select a.attname::text
+  from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+  where i.indrelid = strata.raw_table(dataset) and i.indisprimary;
+end;
+
+comment on function strata.raw_id_column(text) is 'Name of the column that identifies a record in the raw table of a dataset.';
+
+create or replace function strata.key_columns(relation regclass)
+returns text[]
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select array_agg(a.attname::text order by k.place)
+  from pg_index i
+  cross join unnest(i.indkey::int2[]) with ordinality k (attnum, place)
+  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+  where i.indrelid = relation and i.indisprimary;
+end;
+
+comment on function strata.key_columns(regclass) is 'Columns of the primary key of a table, in its order.';
+
+-- A default is constant if the same row always gets the same one: no time, no number drawn, nothing at random.
+create or replace function strata.is_constant(expression pg_node_tree)
+returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+return expression is not null
+  and expression::text !~ '\{(SQLVALUEFUNCTION|NEXTVALUEEXPR|VAR) '
+  and not exists (
+    select from regexp_matches(expression::text, ':(?:funcid|opfuncid) (\d+)', 'g') f
+    join pg_proc p on p.oid = f[1]::oid where p.provolatile <> 'i'
+  );
+
+comment on function strata.is_constant(pg_node_tree) is 'Whether an expression has the same value for every row and at any time.';
+
+-- The columns of a production table, as the transform needs them.
+create or replace function strata.table_columns(relation regclass)
+returns table (
+  attnum smallint, name text, type text, type_id oid, typmod integer, base_type oid, not_null boolean, is_key boolean,
+  is_generated boolean, is_identity_only boolean, expression text, default_sql text, is_constant boolean, sequence regclass
+)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod,
+         coalesce(nullif(t.typbasetype, 0), t.oid), a.attnotnull or t.typnotnull,
+         a.attname = any (coalesce(strata.key_columns(relation), '{}')),
+         a.attgenerated <> '',
+         a.attidentity = 'a' and a.attname <> all (coalesce(strata.key_columns(relation), '{}')),
+         case when a.attgenerated <> '' then pg_get_expr(d.adbin, d.adrelid) end,
+         case when a.attidentity <> '' then format('nextval(%L::regclass)', pg_get_serial_sequence(relation::text, a.attname))
+              when a.attgenerated = '' then coalesce(pg_get_expr(d.adbin, d.adrelid), t.typdefault) end,
+         a.attidentity = '' and a.attgenerated = '' and coalesce(strata.is_constant(d.adbin), t.typdefault is not null, false),
+         pg_get_serial_sequence(relation::text, a.attname)::regclass
+  from pg_attribute a
+  join pg_type t on t.oid = a.atttypid
+  left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+  where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+  order by a.attnum;
+end;
+
+comment on function strata.table_columns(regclass) is 'Columns of a table with their types, defaults and origin.';
+
+-- What an ingest takes: the raw table's columns but for those of the arrival, the key first.
+create or replace function strata.fields(dataset text)
+returns table (place integer, field text, type text, is_key boolean, is_required boolean, description text)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select (row_number() over (order by k.place nulls last, a.attnum))::integer, a.attname::text, format_type(a.atttypid, a.atttypmod),
+         k.place is not null,
+         k.place is not null and (c.default_sql is null or a.attnotnull),
+         coalesce(col_description(a.attrelid, a.attnum), col_description(strata.production_table(fields.dataset), c.attnum))
+  from pg_attribute a
+  left join strata.table_columns(strata.production_table(fields.dataset)) c on c.name = a.attname
+  left join unnest(strata.key_columns(strata.production_table(fields.dataset))) with ordinality k (name, place) on k.name = a.attname
+  where a.attrelid = strata.raw_table(fields.dataset) and a.attnum > 0 and not a.attisdropped
+    and (a.attname <> all (strata.arrival_columns())
+         or (a.attname = 'id' and strata.raw_id_column(fields.dataset) <> 'id'))
+  order by 1;
+end;
+
+comment on function strata.fields(text) is 'Fields that an ingest of a dataset takes, the key first; a record without a required one is rejected.';
+
+-- Datasets that a dataset refers to, itself excepted.
+create or replace function strata.parents(dataset text)
+returns text[]
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select coalesce(array_agg(distinct p.dataset order by p.dataset), '{}')
+  from pg_constraint k join strata.datasets p on strata.production_table(p.dataset) = k.confrelid
+  where k.contype = 'f' and k.conrelid = strata.production_table(parents.dataset) and p.dataset <> parents.dataset;
+end;
+
+comment on function strata.parents(text) is 'Datasets that a dataset refers to by foreign keys.';
+
+-- Parents first. Datasets that refer to each other in a circle come last, by name: their rows wait for each other.
+create or replace function strata.order_datasets()
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  placed text[] := '{}';
+  next text[];
+begin
+  loop
+    select array_agg(d.dataset order by d.dataset) into next
+    from strata.datasets d where d.dataset <> all (placed) and strata.parents(d.dataset) <@ placed;
+    if next is null then
+      select array_agg(d.dataset order by d.dataset) into next from strata.datasets d where d.dataset <> all (placed);
+      exit when next is null;
+    end if;
+    placed := placed || next;
+  end loop;
+  update strata.datasets d set place = p.place
+  from unnest(placed) with ordinality p (dataset, place) where d.dataset = p.dataset and d.place <> p.place;
+end
+$$;
+
+comment on function strata.order_datasets() is 'Puts the datasets in the order of the transform.';
+
+-- A raw column holds what arrives: without the limits of varchar and numeric, which the transform judges.
+create or replace function strata.raw_type(column_type oid, column_typmod integer)
+returns text
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select case when base.oid in ('varchar'::regtype, 'bpchar'::regtype) then 'text'
+              when base.oid = 'numeric'::regtype then 'numeric'
+              when base.oid <> column_type then format_type(base.oid, nullif(t.typtypmod, -1))
+              else format_type(column_type, column_typmod) end
+  from pg_type t join pg_type base on base.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
+  where t.oid = column_type;
+end;
+
+comment on function strata.raw_type(oid, integer) is 'Type of the raw column for a column of production.';
+
+create or replace function strata.keep_updated_at()
+returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  new.updated_at = old.updated_at;
+  return new;
+end
+$$;
+
+comment on function strata.keep_updated_at() is 'Leaves updated_at alone.';
+
+-- The transform notes that a record came again unchanged by its provenance alone: that is no change of the row.
+-- Named to fire last: triggers fire in the order of their names.
+create or replace function strata.guard_updated_at(relation regclass)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  condition text;
+begin
+  if not exists (select from strata.table_columns(relation) c where c.name = 'updated_at') then
+    return;
+  end if;
+  select format('new.source_seq is distinct from old.source_seq and (%s) is not distinct from (%s)',
+                string_agg('new.' || e.expression, ', '), string_agg('old.' || e.expression, ', '))
+  into condition
+  from (
+    select case when strata.has_equality(c.type_id) then quote_ident(c.name) else quote_ident(c.name) || '::text' end as expression
+    from strata.table_columns(relation) c
+    where not c.is_generated and c.name not in ('updated_at', 'source_seq')
+    order by c.attnum
+  ) e;
+  if obj_description((select t.oid from pg_trigger t where t.tgrelid = relation and t.tgname = 'zz_updated_at_kept'), 'pg_trigger')
+     is distinct from 'Leaves updated_at alone if only the provenance changed: ' || md5(condition) then
+    execute format('create or replace trigger zz_updated_at_kept before update on %s for each row when (%s) execute function strata.keep_updated_at()',
+                   relation, condition);
+    execute format('comment on trigger zz_updated_at_kept on %s is %L', relation,
+                   'Leaves updated_at alone if only the provenance changed: ' || md5(condition));
+  end if;
+end
+$$;
+
+comment on function strata.guard_updated_at(regclass) is 'Keeps updated_at of a table from changing with the provenance alone.';
+
+-- Whether = tells any two values of a type apart. Positions are compared as text: = ignores their reference system.
+create or replace function strata.has_equality(type_id oid)
+returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+return exists (
+    select from pg_type t join pg_type base on base.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
+    left join pg_type item on item.oid = base.typelem and base.typcategory = 'A'
+    where t.oid = type_id
+      and (coalesce(item.typtype, base.typtype) in ('e', 'r', 'm')
+           or exists (select from pg_opclass o join pg_am m on m.oid = o.opcmethod
+                      where m.amname = 'btree' and o.opcdefault and o.opcintype in (coalesce(item.oid, base.oid), 'text'::regtype)
+                        and (o.opcintype = coalesce(item.oid, base.oid) or coalesce(item.oid, base.oid) = 'varchar'::regtype)))
+      and coalesce(item.typname, base.typname) not in ('geometry', 'geography', 'citext')
+  );
+
+comment on function strata.has_equality(oid) is 'Whether the equality of a type tells all its values apart.';
+
+-- Rights are a person's decision. Where nobody made one, readers read, operators write, ingestors push.
+create or replace function strata.has_grants(relation regclass)
+returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+return exists (
+    select from pg_class c, aclexplode(c.relacl) a where c.oid = relation and a.grantee <> c.relowner
+    union all
+    select from pg_class c join pg_attribute t on t.attrelid = c.oid, aclexplode(t.attacl) a where c.oid = relation and a.grantee <> c.relowner
+  );
+
+comment on function strata.has_grants(regclass) is 'Whether anybody but its owner has a right on a table or one of its columns.';
+
+create or replace function strata.grant_default_rights(relation regclass)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  writable text;
+  changeable text;
+  drawn regclass;
+begin
+  select string_agg(quote_ident(c.name), ', '), string_agg(quote_ident(c.name), ', ') filter (where not c.is_key)
+  into writable, changeable
+  from strata.table_columns(relation) c
+  where not c.is_generated and not c.is_identity_only and c.name not in ('source_seq', 'updated_at');
+  execute format('grant select on %s to strata_reader', relation);
+  execute format('grant insert (%s), delete on %s to strata_operator', writable, relation);
+  if changeable is not null then
+    execute format('grant update (%s) on %s to strata_operator', changeable, relation);
+  end if;
+  for drawn in select c.sequence from strata.table_columns(relation) c where c.sequence is not null loop
+    execute format('grant usage on sequence %s to strata_operator', drawn);
+  end loop;
+end
+$$;
+
+comment on function strata.grant_default_rights(regclass) is 'Lets readers read a table and operators write it.';
+
+-- The raw table: made if there is none, else completed with the columns that have come since.
+create or replace function strata.make_raw_table(dataset text)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  production regclass := strata.production_table(dataset);
+  raw text := format('staging.%I', 'raw_' || dataset);
+  raw_id text;
+  col record;
+begin
+  if strata.raw_table(dataset) is null then
+    raw_id := case when exists (select from strata.table_columns(production) c where c.name = 'id') then 'raw_id' else 'id' end;
+    execute format('create table %s (%s, %I uuid not null default public.uuid_generate_v4(), constraint %I primary key (%I))',
+      raw,
+      (select string_agg(format('%I %s', c.name, strata.raw_type(c.type_id, c.typmod)), ', ' order by c.attnum)
+       from strata.table_columns(production) c
+       where not c.is_generated and not c.is_identity_only and c.name not in ('source_seq', 'ingested_at', 'source_system', 'ingest_seq', 'ingest_xid')),
+      raw_id, 'raw_' || dataset || '_pkey', raw_id);
+    execute format('comment on table %s is %L', raw, initcap(left(dataset, 1)) || substr(dataset, 2) || ' as they arrived from source systems; one row per received record.');
+    execute format('comment on column %s.%I is %L', raw, raw_id, 'Identity of the received record.');
+  end if;
+  for col in
+    select c.name, strata.raw_type(c.type_id, c.typmod) as type, coalesce(col_description(production, c.attnum), c.name) as description
+    from strata.table_columns(production) c
+    where not c.is_generated and not c.is_identity_only and c.name <> 'source_seq'
+      -- A mapping view says itself which fields it needs.
+      and (to_regclass(format('staging.%I', dataset)) is null or c.name in ('ingested_at', 'source_system'))
+    union all
+    values ('ingested_at', 'timestamp', 'When the record arrived.'), ('source_system', 'varchar(50)', 'Where the record came from.'),
+           ('ingest_seq', 'bigint', 'Order of arrival; the latest valid record of a key wins.'),
+           ('ingest_xid', 'xid8', 'Transaction that brought the record; decides when the transform may take it.')
+  loop
+    if not exists (select from pg_attribute a where a.attrelid = raw::regclass and a.attname = col.name and not a.attisdropped) then
+      execute format('alter table %s add column %I %s', raw, col.name, col.type || case col.name
+        when 'ingested_at' then ' default current_timestamp'
+        when 'source_system' then ' default ''api'''
+        when 'ingest_seq' then ' not null generated by default as identity'
+        when 'ingest_xid' then ' not null default pg_current_xact_id()'
+        else '' end);
+    end if;
+    if col_description(raw::regclass, (select a.attnum from pg_attribute a where a.attrelid = raw::regclass and a.attname = col.name)) is null then
+      execute format('comment on column %s.%I is %L', raw, col.name, col.description);
+    end if;
+  end loop;
+  if col_description(raw::regclass, 1) is null then
+    null;
+  end if;
+  -- Every field has a word, if only its name: comments that are written later win.
+  for col in
+    select a.attname as name, coalesce(col_description(production, c.attnum), a.attname::text) as description
+    from pg_attribute a left join strata.table_columns(production) c on c.name = a.attname
+    where a.attrelid = raw::regclass and a.attnum > 0 and not a.attisdropped and col_description(a.attrelid, a.attnum) is null
+  loop
+    execute format('comment on column %s.%I is %L', raw, col.name, col.description);
+  end loop;
+  execute format('create index if not exists %I on %s (ingest_xid, ingest_seq)', 'idx_raw_' || dataset || '_arrival', raw);
+end
+$$;
+
+comment on function strata.make_raw_table(text) is 'Makes the raw table of a dataset, or adds what it lacks.';
+
+-- What a mapping view has to have, said when it is declared and not at the next transform.
+create or replace function strata.check_mapping(dataset text)
+returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  view_name regclass := to_regclass(format('staging.%I', dataset));
+  given text[];
+  lacking text[];
+begin
+  if view_name is null then
+    return;
+  end if;
+  given := array(select a.attname::text from pg_attribute a where a.attrelid = view_name and a.attnum > 0 and not a.attisdropped);
+  if not given @> '{ingest_xid,ingest_seq}' then
+    raise exception 'The mapping view staging.% needs the columns ingest_xid and ingest_seq of staging.raw_%.', dataset, dataset
+      using errcode = 'invalid_object_definition', hint = 'Add them to its select list.';
+  end if;
+  lacking := array(
+    select c.name from strata.table_columns(strata.production_table(dataset)) c
+    where c.not_null and c.default_sql is null and not c.is_generated and c.name <> 'source_seq' and c.name <> all (given)
+  );
+  if lacking <> '{}' then
+    raise exception 'The mapping view staging.% has no column for %, which production.% needs.', dataset, array_to_string(lacking, ', '), dataset
+      using errcode = 'invalid_object_definition', hint = 'Every column that is NOT NULL and has no default needs a value.';
+  end if;
+  lacking := array(
+    select g from unnest(given) g
+    where g <> all (strata.arrival_columns() || '{reasons}'::text[])
+      and not exists (select from strata.table_columns(strata.production_table(dataset)) c where c.name = g and not c.is_generated)
+  );
+  if lacking <> '{}' then
+    raise exception 'The mapping view staging.% has columns that production.% has not: %.', dataset, dataset, array_to_string(lacking, ', ')
+      using errcode = 'invalid_object_definition', hint = 'Name each column of the view as the column of production that it fills.';
+  end if;
+end
+$$;
+
+comment on function strata.check_mapping(text) is 'Raises an error if the mapping view of a dataset cannot serve the transform.';
+
+create or replace function strata.add_dataset(dataset text, extras_column text default null)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+  production regclass := strata.production_table(dataset);
+  raw regclass;
+  gives_rights boolean;
+begin
+  if production is null then
+    raise exception 'There is no table production.% to make a dataset of.', coalesce(quote_ident(dataset), 'null')
+      using errcode = 'undefined_table', hint = format('Create it first: create table if not exists production.%I (…).', dataset);
+  end if;
+  if (select c.relkind from pg_class c where c.oid = production) not in ('r', 'p') then
+    raise exception 'production.% is not a table; a dataset is one.', quote_ident(dataset) using errcode = 'wrong_object_type';
+  end if;
+  if strata.key_columns(production) is null then
+    raise exception 'production.% has no primary key; it tells which row a record is about.', quote_ident(dataset)
+      using errcode = 'invalid_table_definition', hint = 'Add one: alter table … add primary key (…).';
+  end if;
+  if exists (select from strata.table_columns(production) c where c.name in ('ingest_seq', 'ingest_xid', 'raw_id')) then
+    raise exception 'production.% has a column ingest_seq, ingest_xid or raw_id; these names are the raw table''s.', quote_ident(dataset)
+      using errcode = 'invalid_table_definition';
+  end if;
+
+  gives_rights := coalesce((select d.default_rights from strata.datasets d where d.dataset = add_dataset.dataset),
+                           not strata.has_grants(production));
+  execute format('alter table %s add column if not exists source_seq bigint', production);
+  if col_description(production, (select a.attnum from pg_attribute a where a.attrelid = production and a.attname = 'source_seq')) is null then
+    execute format('comment on column %s.source_seq is %L', production, 'Record in staging that the row came from; empty if it was created directly.');
+  end if;
+  perform strata.make_raw_table(dataset);
+  raw := strata.raw_table(dataset);
+  if extras_column is not null and not exists (
+    select from pg_attribute a where a.attrelid = raw and a.attname = extras_column and a.atttypid = 'jsonb'::regtype
+  ) then
+    raise exception 'staging.raw_% has no column % of type jsonb to take extra fields.', dataset, extras_column using errcode = 'undefined_column';
+  end if;
+  perform strata.check_mapping(dataset);
+  perform strata.guard_updated_at(production);
+  if gives_rights then
+    perform strata.grant_default_rights(production);
+  end if;
+  if not strata.has_grants(raw) then
+    execute format('grant insert on %s to strata_ingestor', raw);
+  end if;
+
+  insert into strata.datasets as d (dataset, extras_column, default_rights)
+  values (add_dataset.dataset, add_dataset.extras_column, gives_rights)
+  on conflict on constraint datasets_pkey do update
+    set extras_column = excluded.extras_column, default_rights = excluded.default_rights
+    where (d.extras_column, d.default_rights) is distinct from (excluded.extras_column, excluded.default_rights);
+  perform strata.order_datasets();
+end
+$$;
+
+comment on function strata.add_dataset(text, text) is
+  'Makes a table of production a dataset, fed from staging.raw_<name>; may be repeated after every change of the table.';
+
+create or replace function strata.remove_dataset(dataset text)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  delete from strata.datasets d where d.dataset = remove_dataset.dataset;
+  if not found then
+    raise exception 'There is no dataset %; there are: %.', coalesce(quote_literal(remove_dataset.dataset), 'null'),
+      coalesce((select string_agg(d.dataset, ', ' order by d.place, d.dataset) from strata.datasets d), 'none')
+      using errcode = 'undefined_object';
+  end if;
+  perform strata.order_datasets();
+end
+$$;
+
+comment on function strata.remove_dataset(text) is 'Forgets a dataset; its tables and rows stay.';
+
+create or replace function strata.check_dataset(dataset text)
+returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  if not exists (select from strata.datasets d where d.dataset = check_dataset.dataset) then
+    raise exception 'There is no dataset %; there are: %.', coalesce(quote_literal(check_dataset.dataset), 'null'),
+      coalesce((select string_agg(d.dataset, ', ' order by d.place, d.dataset) from strata.datasets d), 'none')
+      using errcode = 'undefined_object';
+  end if;
+end
+$$;
+
+comment on function strata.check_dataset(text) is 'Raises an error that names the datasets if there is none of this name.';
+
+-- The ingest asks about values it cannot judge itself, so that PostgreSQL alone says what a value may be. The
+-- block per value is what pg_input_error_info() does without one from PostgreSQL 16 on. Times go through
+-- timestamptz: a cast to timestamp would drop their offset.
+create or replace function strata.typed_values(types text[], given text[])
+returns table (value text, reason text, problem text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' as $$
+declare
+  type_name text;
+  longest integer;
+begin
+  for i in 1 .. cardinality(types) loop
+    type_name := types[i];
+    value := given[i];
+    reason := null;
+    problem := null;
+    begin
+      case
+        when type_name = 'integer' then value := value::integer;
+        when type_name = 'bigint' then value := value::bigint;
+        when type_name = 'numeric' then value := value::numeric;
+        when type_name = 'double precision' then value := value::double precision;
+        when type_name = 'timestamp without time zone' then value := value::timestamptz at time zone 'UTC';
+        when type_name = 'jsonb' then value := value::jsonb;
+        when type_name = 'text' or type_name = 'character varying' then null;
+        when type_name ~ '^character' then
+          -- As for any varchar, spaces beyond the limit do not count.
+          longest := coalesce(substring(type_name from '\((\d+)\)')::integer, 1);
+          if char_length(rtrim(value, ' ')) > longest then
+            raise string_data_right_truncation
+              using message = format('value too long: %s characters; allowed: %s', char_length(value), longest);
+          end if;
+        else
+          execute format('select ($1::%s)::text', type_name) into value using value;
+      end case;
+    exception when others then
+      problem := sqlerrm;
+      reason := case
+        when sqlstate = '22001' then 'too_long'
+        when type_name ~ '^(timestamp|date|time)' then case when sqlstate = '22008' then 'impossible_date' else 'invalid_timestamp' end
+        when type_name in ('json', 'jsonb') then 'invalid_json'
+        when sqlstate = '22003' then 'out_of_range'
+        when type_name in ('smallint', 'integer', 'bigint') then 'invalid_integer'
+        when type_name ~ '^(numeric|double precision|real|money)' then 'invalid_number'
+        else 'invalid_value'
+      end;
+    end;
+    return next;
+  end loop;
+end
+$$;
+
+comment on function strata.typed_values(text[], text[]) is 'Says for each value whether PostgreSQL takes it as the given type, and how it is written; the reason and the problem if not.';

@@ -1,0 +1,323 @@
+-- ======================================================================================================
+-- Runs: who asked for which step, and how far it is
+-- ======================================================================================================
+
+create table if not exists strata.runs (
+  run_id bigint generated always as identity constraint runs_pkey primary key,
+  step text not null,
+  status text not null default 'queued',
+  trigger text not null default 'sql',
+  actor text,
+  dataset text,
+  arguments jsonb not null default '{}',
+  parent_run_id bigint,
+  queued_at timestamptz not null default current_timestamp,
+  started_at timestamptz,
+  finished_at timestamptz,
+  heartbeat_at timestamptz,
+  rows_read bigint not null default 0,
+  rows_written bigint not null default 0,
+  rows_rejected bigint not null default 0,
+  rows_deleted bigint not null default 0,
+  progress real not null default 0,
+  error text,
+  constraint fk_parent_run foreign key (parent_run_id) references strata.runs (run_id) on delete cascade,
+  constraint known_status check (status in ('queued', 'running', 'succeeded', 'failed')),
+  constraint known_trigger check (trigger in ('cli', 'api', 'schedule', 'sample', 'sql')),
+  constraint progress_is_a_share check (progress between 0 and 1)
+);
+
+alter table strata.runs add column if not exists duration_ms integer generated always as (
+  case when started_at <= finished_at then least(extract(epoch from finished_at - started_at) * 1000, 2147483647)::integer end
+) stored;
+
+do $$
+begin
+  if not exists (select from pg_catalog.pg_constraint where conrelid = 'strata.runs'::regclass and conname = 'known_step') then
+    alter table strata.runs add constraint known_step check (step in ('ingest', 'transform', 'refresh', 'cleanup', 'pipeline', 'retry'));
+  end if;
+end
+$$;
+
+-- No two runs of one step at a time. Works where session locks do not: behind a transaction pooler, and on
+-- the embedded engine, where all connections are one session.
+create unique index if not exists idx_runs_one_running on strata.runs (step)
+  where status = 'running' and step not in ('ingest', 'retry');
+create unique index if not exists idx_runs_one_queued on strata.runs (step)
+  where status = 'queued' and step not in ('ingest', 'retry');
+create index if not exists idx_runs_parent on strata.runs (parent_run_id);
+create index if not exists idx_runs_step on strata.runs (step, run_id);
+create index if not exists idx_runs_status on strata.runs (status, run_id);
+create index if not exists idx_runs_started_at on strata.runs (started_at);
+create index if not exists idx_runs_actor on strata.runs (actor, run_id);
+
+comment on table strata.runs is 'What the pipeline did and is doing; one row per run of a step.';
+comment on column strata.runs.run_id is 'Identity of the run.';
+comment on column strata.runs.step is 'What it does: ingest, transform, refresh, cleanup, retry (of quarantined rows), or pipeline (transform, then refresh).';
+comment on column strata.runs.status is 'State: queued, running, succeeded or failed.';
+comment on column strata.runs.trigger is 'What asked for it: cli, api, schedule, sample or sql.';
+comment on column strata.runs.actor is 'Who asked for it.';
+comment on column strata.runs.dataset is 'Dataset of an ingest or a retry.';
+comment on column strata.runs.arguments is 'Arguments of the step.';
+comment on column strata.runs.parent_run_id is 'Pipeline run that this run is part of.';
+comment on column strata.runs.queued_at is 'When the run was asked for.';
+comment on column strata.runs.started_at is 'When the work started.';
+comment on column strata.runs.finished_at is 'When the work ended.';
+comment on column strata.runs.heartbeat_at is 'Last sign of life; a running run without one for 30 seconds is dead.';
+comment on column strata.runs.duration_ms is 'Time from start to end, in milliseconds.';
+comment on column strata.runs.rows_read is 'Rows read.';
+comment on column strata.runs.rows_written is 'Rows inserted or updated.';
+comment on column strata.runs.rows_rejected is 'Rows put into quarantine.';
+comment on column strata.runs.rows_deleted is 'Rows deleted.';
+comment on column strata.runs.progress is 'Share of the work that is done, 0 to 1.';
+comment on column strata.runs.error is 'Why the run failed.';
+
+-- What a run did, dataset by dataset, and metric by metric.
+create table if not exists strata.run_datasets (
+  run_id bigint not null,
+  dataset text not null,
+  rows_read bigint not null default 0,
+  rows_written bigint not null default 0,
+  rows_rejected bigint not null default 0,
+  rows_deleted bigint not null default 0,
+  constraint run_datasets_pkey primary key (run_id, dataset),
+  constraint fk_run foreign key (run_id) references strata.runs (run_id) on delete cascade
+);
+
+comment on table strata.run_datasets is 'What a run read, wrote, rejected and deleted in each dataset or metric; one row per run and dataset.';
+comment on column strata.run_datasets.run_id is 'The run.';
+comment on column strata.run_datasets.dataset is 'Dataset or metric.';
+comment on column strata.run_datasets.rows_read is 'Rows read.';
+comment on column strata.run_datasets.rows_written is 'Rows inserted or updated.';
+comment on column strata.run_datasets.rows_rejected is 'Rows put into quarantine.';
+comment on column strata.run_datasets.rows_deleted is 'Rows deleted.';
+
+-- Heartbeats alone are no news.
+create or replace function strata.notify_run()
+returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  perform pg_notify('strata:run', json_build_object('runId', new.run_id, 'step', new.step, 'status', new.status)::text);
+  return null;
+end
+$$;
+
+comment on function strata.notify_run() is 'Tells listeners on strata:run that a run changed.';
+
+create or replace trigger notify_run_queued
+after insert on strata.runs
+for each row execute function strata.notify_run();
+
+create or replace trigger notify_run_changed
+after update on strata.runs
+for each row
+when (row(old.status, old.progress, old.rows_read, old.rows_written, old.rows_deleted)
+      is distinct from row(new.status, new.progress, new.rows_read, new.rows_written, new.rows_deleted))
+execute function strata.notify_run();
+
+comment on trigger notify_run_queued on strata.runs is 'Announces a new run.';
+comment on trigger notify_run_changed on strata.runs is 'Announces progress and the end of a run.';
+
+-- A run is asked for under the caller's role (start_run: the right to execute it is the authority), then
+-- claimed, executed in batches and finished by the server's login.
+--
+-- Three parties write a run's row: its batches, its heartbeat, and whoever closes it because it seems dead.
+-- A batch holds FOR KEY SHARE: the heartbeat passes, the closing one (FOR UPDATE) does not, so that a closed
+-- run can never write and a run in the middle of a batch is never closed.
+
+create or replace function strata.close_dead_runs()
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  closed integer;
+begin
+  with dead as (
+    select run_id from strata.runs
+    where status = 'running' and heartbeat_at < clock_timestamp() - interval '30 seconds'
+    for update skip locked
+  )
+  update strata.runs r
+  set status = 'failed', finished_at = r.heartbeat_at,
+      error = 'The process that executed this run gave no sign of life for 30 seconds.'
+  from dead where r.run_id = dead.run_id;
+  get diagnostics closed = row_count;
+  return closed;
+end
+$$;
+
+comment on function strata.close_dead_runs() is 'Closes running runs whose process died and returns how many there were.';
+
+-- Returns the run of this step that waits, with what both want, else a new one. One that is running began before:
+-- it need not see what the caller has just written, nor do all that the caller asks for.
+create or replace function strata.start_run(
+  step text,
+  trigger text default 'sql',
+  actor text default null,
+  arguments jsonb default '{}',
+  parent_run_id bigint default null
+)
+returns strata.runs
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  run strata.runs;
+begin
+  if start_run.step is null or start_run.step not in ('transform', 'refresh', 'cleanup', 'pipeline') then
+    raise exception 'Unknown step %; allowed: transform, refresh, cleanup, pipeline.', coalesce(quote_literal(start_run.step), 'null')
+      using errcode = 'invalid_parameter_value';
+  end if;
+  if start_run.step = 'cleanup' then
+    perform strata.check_days_to_keep(coalesce((start_run.arguments ->> 'daysToKeep')::integer, 30));
+  end if;
+  perform strata.close_dead_runs();
+  insert into strata.runs as r (step, trigger, actor, arguments, parent_run_id)
+  values (start_run.step, start_run.trigger, coalesce(nullif(current_setting('strata.sub', true), ''), start_run.actor, session_user),
+          coalesce(start_run.arguments, '{}'), start_run.parent_run_id)
+  on conflict (step) where status = 'queued' and step not in ('ingest', 'retry')
+  do update set
+    arguments = r.arguments || excluded.arguments || jsonb_strip_nulls(jsonb_build_object(
+      'full', nullif(coalesce((r.arguments ->> 'full')::boolean, false) or coalesce((excluded.arguments ->> 'full')::boolean, false), false),
+      'daysToKeep', case when r.step = 'cleanup' then
+        least(coalesce((r.arguments ->> 'daysToKeep')::integer, 30), coalesce((excluded.arguments ->> 'daysToKeep')::integer, 30)) end
+    )),
+    parent_run_id = coalesce(r.parent_run_id, excluded.parent_run_id)
+  returning * into run;
+  return run;
+end
+$$;
+
+comment on function strata.start_run(text, text, text, jsonb, bigint) is 'Asks for a run of a step; joins the one that waits.';
+
+-- Ingests may overlap: each one only adds rows.
+create or replace function strata.start_ingest_run(dataset text, run_trigger text, actor text, arguments jsonb default '{}')
+returns bigint
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  started bigint;
+  -- This function runs as its owner: the caller is the role that the request switched to, or the login.
+  caller text := coalesce(nullif(current_setting('role', true), 'none'), session_user);
+begin
+  perform strata.check_dataset(start_ingest_run.dataset);
+  if not has_table_privilege(caller, strata.raw_table(start_ingest_run.dataset), 'INSERT') then
+    raise exception 'permission denied for dataset %', start_ingest_run.dataset using errcode = 'insufficient_privilege',
+      hint = format('Allow it: grant insert on %s to %I.', strata.raw_table(start_ingest_run.dataset), caller);
+  end if;
+  perform strata.close_dead_runs();
+  insert into strata.runs (step, status, trigger, actor, dataset, arguments, started_at, heartbeat_at)
+  values ('ingest', 'running', start_ingest_run.run_trigger,
+          coalesce(nullif(current_setting('strata.sub', true), ''), start_ingest_run.actor, session_user),
+          start_ingest_run.dataset, start_ingest_run.arguments, clock_timestamp(), clock_timestamp())
+  returning run_id into started;
+  return started;
+end
+$$;
+
+comment on function strata.start_ingest_run(text, text, text, jsonb) is 'Starts a run that brings rows of a dataset into staging, and returns its number.';
+
+create or replace function strata.claim_run(run_id bigint)
+returns setof strata.runs
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  perform strata.close_dead_runs();
+  return query
+    update strata.runs r
+    set status = 'running', started_at = clock_timestamp(), heartbeat_at = clock_timestamp()
+    where r.run_id = claim_run.run_id and r.status = 'queued'
+    returning r.*;
+exception when unique_violation then
+  return;
+end
+$$;
+
+comment on function strata.claim_run(bigint) is 'Turns a waiting run into a running one; no row if it is not waiting or another run of its step is running.';
+
+create or replace function strata.heartbeat_run(run_id bigint)
+returns boolean
+language sql volatile set search_path = pg_catalog, pg_temp
+begin atomic
+  with alive as (
+    update strata.runs r set heartbeat_at = clock_timestamp()
+    where r.run_id = heartbeat_run.run_id and r.status = 'running'
+    returning 1
+  )
+  select exists (select from alive);
+end;
+
+comment on function strata.heartbeat_run(bigint) is 'Gives a sign of life; false if the run is not running any more.';
+
+-- Counts of a part add up in its pipeline run. A run that was closed meanwhile stays as it is.
+create or replace function strata.finish_run(run_id bigint, error text default null)
+returns strata.runs
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  run strata.runs;
+begin
+  update strata.runs r
+  set status = case when finish_run.error is null then 'succeeded' else 'failed' end,
+      finished_at = clock_timestamp(), heartbeat_at = clock_timestamp(), error = finish_run.error,
+      progress = case when finish_run.error is null then 1 else r.progress end
+  where r.run_id = finish_run.run_id and r.status in ('running', 'queued')
+  returning * into run;
+  if not found then
+    select * into run from strata.runs r where r.run_id = finish_run.run_id;
+  elsif run.parent_run_id is not null then
+    update strata.runs r
+    set rows_read = r.rows_read + run.rows_read, rows_written = r.rows_written + run.rows_written,
+        rows_rejected = r.rows_rejected + run.rows_rejected, rows_deleted = r.rows_deleted + run.rows_deleted,
+        progress = least(1, r.progress + 0.5)
+    where r.run_id = run.parent_run_id and r.status = 'running';
+  end if;
+  return run;
+end
+$$;
+
+comment on function strata.finish_run(bigint, text) is 'Ends a run: succeeded, or failed if an error is given.';
+
+create or replace function strata.enter_batch(run_id bigint)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  if enter_batch.run_id is null then
+    return;
+  end if;
+  perform from strata.runs r where r.run_id = enter_batch.run_id and r.status = 'running' for key share;
+  if not found then
+    raise exception 'Run % is not running.', enter_batch.run_id using errcode = 'ST001';
+  end if;
+end
+$$;
+
+comment on function strata.enter_batch(bigint) is 'Refuses the batch of a run that was closed, and keeps the run from being closed until the batch has ended.';
+
+create or replace function strata.count_batch(
+  run_id bigint,
+  rows_read bigint default 0,
+  rows_written bigint default 0,
+  rows_rejected bigint default 0,
+  rows_deleted bigint default 0,
+  progress real default null,
+  dataset text default null
+)
+returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+begin atomic
+  insert into strata.run_datasets as d (run_id, dataset, rows_read, rows_written, rows_rejected, rows_deleted)
+  select r.run_id, coalesce(count_batch.dataset, r.dataset), count_batch.rows_read, count_batch.rows_written,
+         count_batch.rows_rejected, count_batch.rows_deleted
+  from strata.runs r
+  where r.run_id = count_batch.run_id and coalesce(count_batch.dataset, r.dataset) is not null
+    and (count_batch.rows_read, count_batch.rows_written, count_batch.rows_rejected, count_batch.rows_deleted) <> (0, 0, 0, 0)
+  on conflict on constraint run_datasets_pkey do update
+    set rows_read = d.rows_read + excluded.rows_read, rows_written = d.rows_written + excluded.rows_written,
+        rows_rejected = d.rows_rejected + excluded.rows_rejected, rows_deleted = d.rows_deleted + excluded.rows_deleted;
+  update strata.runs r
+  set rows_read = r.rows_read + count_batch.rows_read,
+      rows_written = r.rows_written + count_batch.rows_written,
+      rows_rejected = r.rows_rejected + count_batch.rows_rejected,
+      rows_deleted = r.rows_deleted + count_batch.rows_deleted,
+      progress = greatest(r.progress, least(1, coalesce(count_batch.progress, r.progress))),
+      heartbeat_at = clock_timestamp()
+  where r.run_id = count_batch.run_id;
+end;
+
+comment on function strata.count_batch(bigint, bigint, bigint, bigint, bigint, real, text) is 'Adds the counts of a batch to its run, and to its share in a dataset.';

@@ -1,0 +1,217 @@
+-- ======================================================================================================
+-- Quarantine: rows that could not be taken over, and the way back
+--
+-- A retry puts the record back into staging, with its place in the order of arrival and a new transaction, so
+-- that the next transform takes it like any other. Its entry stays, hidden, until the transform has decided.
+-- ======================================================================================================
+
+create table if not exists staging.quarantine (
+  quarantine_id bigint generated always as identity primary key,
+  dataset text not null,
+  stage text not null,
+  reasons text[] not null,
+  detail text,
+  waiting boolean not null default false,
+  payload jsonb,
+  raw_text text,
+  raw_id uuid,
+  ingest_seq bigint,
+  source_system varchar(50),
+  source_name text,
+  source_line bigint,
+  run_id bigint,
+  attempts integer not null default 1,
+  quarantined_at timestamptz not null default current_timestamp,
+  last_attempt_at timestamptz not null default current_timestamp,
+  retried_at timestamptz,
+  constraint known_stage check (stage in ('ingest', 'transform')),
+  constraint has_reason check (cardinality(reasons) > 0)
+);
+
+alter table staging.quarantine add column if not exists source_format text;
+alter table staging.quarantine add column if not exists waiting_for jsonb;
+
+create index if not exists idx_quarantine_reasons on staging.quarantine using gin (reasons);
+create index if not exists idx_quarantine_dataset on staging.quarantine (dataset, quarantine_id);
+create index if not exists idx_quarantine_run on staging.quarantine (run_id);
+create index if not exists idx_quarantine_waiting on staging.quarantine (quarantine_id) where waiting and retried_at is null;
+create index if not exists idx_quarantine_retried on staging.quarantine (raw_id) where retried_at is not null;
+create unique index if not exists idx_quarantine_raw_id on staging.quarantine (raw_id);
+
+comment on table staging.quarantine is 'Records that could not be taken over, with every reason; one row per record.';
+comment on column staging.quarantine.quarantine_id is 'Identity of the entry.';
+comment on column staging.quarantine.dataset is 'Dataset of the record.';
+comment on column staging.quarantine.stage is 'Where it failed: ingest (could not be typed) or transform (broke a rule).';
+comment on column staging.quarantine.reasons is 'Every reason, as stable codes.';
+comment on column staging.quarantine.detail is 'The reasons in words, with the values found.';
+comment on column staging.quarantine.waiting is 'Waits for another record, for example its user, and is retried by every run.';
+comment on column staging.quarantine.payload is 'The record, field by field; empty if it could not be read at all.';
+comment on column staging.quarantine.raw_text is 'The text as received, if the record could not be typed.';
+comment on column staging.quarantine.raw_id is 'Identity of the record in staging.';
+comment on column staging.quarantine.ingest_seq is 'Its place in the order of arrival, kept by a retry.';
+comment on column staging.quarantine.source_system is 'Where the record came from.';
+comment on column staging.quarantine.source_name is 'File or stream the record came from.';
+comment on column staging.quarantine.source_line is 'Line in that file.';
+comment on column staging.quarantine.run_id is 'Run that rejected the record last.';
+comment on column staging.quarantine.attempts is 'How often the record was tried.';
+comment on column staging.quarantine.quarantined_at is 'When the record was rejected first.';
+comment on column staging.quarantine.last_attempt_at is 'When the record was tried last.';
+comment on column staging.quarantine.retried_at is 'When the record was given back to the transform, which has not decided yet.';
+
+comment on column staging.quarantine.source_format is 'How raw_text is written: csv or ndjson; empty if the fields of the payload have their types already.';
+comment on column staging.quarantine.waiting_for is 'Rows it waits for: by foreign key, the columns and values that the parent row will have.';
+
+-- For payloads whose fields have the right types.
+create or replace function strata.requeue(dataset text, ids bigint[])
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+declare
+  raw regclass := strata.raw_table(dataset);
+  raw_id text := strata.raw_id_column(dataset);
+  fields text[] := array(select quote_ident(f.field) from strata.fields(dataset) f);
+  requeued integer;
+begin
+  update staging.quarantine q
+  set retried_at = clock_timestamp(), raw_id = coalesce(q.raw_id, public.uuid_generate_v4())
+  where q.quarantine_id = any (ids) and q.dataset = requeue.dataset;
+  get diagnostics requeued = row_count;
+  if requeued = 0 then
+    return 0;
+  end if;
+  execute format($sql$
+    insert into %1$s as r (%2$I, source_system, ingest_seq, %3$s)
+    select q.raw_id, q.source_system, coalesce(q.ingest_seq, nextval(%6$L)), %4$s
+    from staging.quarantine q, jsonb_populate_record(null::%1$s, q.payload) p
+    where q.quarantine_id = any ($1) and q.dataset = $2
+    on conflict (%2$I) do update set ingest_xid = pg_current_xact_id(), (%3$s) = row(%5$s)
+  $sql$, raw, raw_id, array_to_string(fields, ', '), 'p.' || array_to_string(fields, ', p.'),
+    'excluded.' || array_to_string(fields, ', excluded.'), pg_get_serial_sequence(raw::text, 'ingest_seq'))
+  using ids, requeue.dataset;
+  return requeued;
+end
+$$;
+
+comment on function strata.requeue(text, bigint[]) is 'Gives quarantined records of a dataset back to the transform.';
+
+-- By id, by filter, or everything: exactly one of the three, so that no slip retries or discards too much.
+create or replace function strata.select_quarantined(ids bigint[], reason text, everything boolean, dataset text default null)
+returns setof staging.quarantine
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  if num_nonnulls(ids, coalesce(reason, dataset), nullif(everything, false)) <> 1 then
+    raise exception 'Say which records: by ids, by reason or dataset, or all of them; give exactly one of these.' using errcode = 'invalid_parameter_value';
+  end if;
+  return query
+    select * from staging.quarantine q
+    where q.retried_at is null
+      and (everything or q.quarantine_id = any (ids)
+           or (ids is null and (select_quarantined.reason is null or q.reasons @> array[select_quarantined.reason])
+                           and (select_quarantined.dataset is null or q.dataset = select_quarantined.dataset)))
+    order by q.quarantine_id
+    for update;
+end
+$$;
+
+comment on function strata.select_quarantined(bigint[], text, boolean, text) is 'Quarantined records by id, by reason and dataset, or all of them.';
+
+create or replace function analytics.discard_quarantined(
+  ids bigint[] default null, reason text default null, everything boolean default false, dataset text default null
+)
+returns integer
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  discarded integer;
+begin
+  delete from staging.quarantine q
+  using strata.select_quarantined(ids, reason, everything, dataset) s where q.quarantine_id = s.quarantine_id;
+  get diagnostics discarded = row_count;
+  return discarded;
+end
+$$;
+
+comment on function analytics.discard_quarantined(bigint[], text, boolean, text) is 'Deletes quarantined records for good and returns how many.';
+
+-- Reasons are names of constraints, whose comments are the words. The values found are those of the columns
+-- that the constraint is about, as they arrived.
+create or replace function strata.reason_words(dataset text)
+returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select coalesce(jsonb_object_agg(w.reason, jsonb_build_object('words', w.words, 'columns', w.columns)), '{}')
+  from (
+    select k.conname::text as reason,
+           coalesce(obj_description(k.oid, 'pg_constraint'), case k.contype
+             when 'f' then format('There is no such row in %s (yet).', (select c.relname from pg_class c where c.oid = k.confrelid))
+             when 'u' then 'Another row has the same value.'
+             when 'x' then 'The row excludes another one.'
+             else format('The rule %s is broken.', k.conname) end) as words,
+           array(select a.attname from pg_attribute a where a.attrelid = k.conrelid and a.attnum = any (k.conkey)) as columns
+    from pg_constraint k where k.conrelid = strata.production_table(dataset) and k.contype in ('c', 'f', 'u', 'x')
+    union all
+    select c.relname::text, coalesce(obj_description(c.oid, 'pg_class'), 'Another row has the same value.'),
+           array(select a.attname from pg_attribute a where a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[]))
+    from pg_index i join pg_class c on c.oid = i.indexrelid
+    where i.indrelid = strata.production_table(dataset) and i.indisunique and not i.indisprimary
+      and not exists (select from pg_constraint k where k.conindid = i.indexrelid and k.conrelid = i.indrelid)
+  ) w;
+end;
+
+comment on function strata.reason_words(text) is 'Words and columns of each reason that a constraint of a dataset gives.';
+
+create or replace function strata.describe(reasons text[], payload jsonb, words jsonb, notes text[] default '{}')
+returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  return (
+    select string_agg(case
+      when words ? r.reason then concat_ws(' ', words #>> array[r.reason, 'words'], (
+        select 'Given: ' || string_agg(c || ' = ' || coalesce(left((payload -> c)::text, 200), 'null'), ', ') || '.'
+        from jsonb_array_elements_text(words #> array[r.reason, 'columns']) c where payload ? c))
+      when r.reason ~ '_(missing|too_long|out_of_range|invalid)$' then
+        format('The %s %s.', regexp_replace(r.reason, '_(missing|too_long|out_of_range|invalid)$', ''), case
+          when r.reason ~ '_missing$' then 'is missing'
+          when r.reason ~ '_too_long$' then 'is too long'
+          when r.reason ~ '_out_of_range$' then 'is out of range'
+          else 'is not valid' end)
+        || coalesce(' Given: ' || left((payload -> regexp_replace(r.reason, '_(too_long|out_of_range|invalid)$', ''))::text, 200) || '.', '')
+      else coalesce((select substr(n, length(r.reason) + 3) from unnest(notes) n where starts_with(n, r.reason || ': ') limit 1), r.reason)
+    end, ' ' order by r.place)
+    from unnest(reasons) with ordinality r (reason, place)
+  );
+end
+$$;
+
+comment on function strata.describe(text[], jsonb, jsonb, text[]) is 'Says in words why a record was rejected, with the values found.';
+
+-- Records whose parents exist by now go back to the transform.
+create or replace function strata.requeue_waiting(run_id bigint, dataset text, batch_size integer)
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  arrived text;
+  ready bigint[];
+begin
+  perform strata.enter_batch(run_id);
+  select string_agg(format('(not q.waiting_for ? %L or exists (select from %s p where %s))', k.conname, k.confrelid::regclass, (
+           select string_agg(format('p.%I = (q.waiting_for #>> array[%L, %L])::%s', a.attname, k.conname, a.attname,
+                                    format_type(a.atttypid, a.atttypmod)), ' and ')
+           from unnest(k.confkey) c join pg_attribute a on a.attrelid = k.confrelid and a.attnum = c)), ' and ')
+  into arrived
+  from pg_constraint k where k.contype = 'f' and k.conrelid = strata.production_table(requeue_waiting.dataset);
+  if arrived is null then
+    return 0;
+  end if;
+  execute format($sql$
+    select array_agg(r.quarantine_id) from (
+      select q.quarantine_id from staging.quarantine q
+      where q.waiting and q.retried_at is null and q.dataset = $1 and %s
+      limit $2
+      for update skip locked
+    ) r
+  $sql$, arrived)
+  into ready using requeue_waiting.dataset, batch_size;
+  return strata.requeue(requeue_waiting.dataset, ready);
+end
+$$;
+
+comment on function strata.requeue_waiting(bigint, text, integer) is 'Gives records of a dataset back to the transform whose parents exist by now, and returns how many.';

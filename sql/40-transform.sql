@@ -1,0 +1,818 @@
+-- ======================================================================================================
+-- Transform: staging to production, for any dataset
+--
+-- Each call of strata.transform_batch takes the next rows below the window's end, judges them, writes the valid
+-- ones into production and the others into quarantine, and moves the watermark, all in one transaction: after a
+-- crash at any point a row has been taken or not.
+--
+-- The statements are made from the catalogue (strata.merge_statements). What no statement can foresee, such as
+-- a trigger that raises or an exclusion constraint, must not cost good rows: the rows are halved until the bad
+-- one is alone.
+-- ======================================================================================================
+
+-- ------------------------------------------------------------------------------------------------------
+-- The window
+-- ------------------------------------------------------------------------------------------------------
+
+-- ingest_xid and ingest_seq are a row's place in the order of arrival. A transaction may commit long after it
+-- drew its numbers, so only rows below the oldest running transaction are final. A highest number or ingestion
+-- time would pass over rows whose transaction commits late. Transactions of other databases do not count: they
+-- cannot write here, and may last for hours. Nor does autovacuum.
+create or replace function strata.window_end()
+returns xid8
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  snapshot pg_snapshot;
+  upper_xid xid8;
+  vanished boolean;
+begin
+  -- A transaction that ended between the two looks cannot be told from a foreign one: look again.
+  for attempt in 1 .. 20 loop
+    perform pg_stat_clear_snapshot();
+    snapshot := pg_current_snapshot();
+    select coalesce(min(running.xid), pg_snapshot_xmax(snapshot)), coalesce(bool_or(a.pid is null and p.gid is null), false)
+    into upper_xid, vanished
+    from pg_snapshot_xip(snapshot) running (xid)
+    left join pg_stat_activity a on a.backend_xid = running.xid::xid
+    left join pg_prepared_xacts p on p.transaction = running.xid::xid
+    where coalesce(a.datname, p.database, current_database()) = current_database()
+      and a.backend_type is distinct from 'autovacuum worker';
+    exit when not vanished;
+  end loop;
+  return upper_xid;
+end
+$$;
+
+comment on function strata.window_end() is 'Transaction below which no row can still appear: a transform that starts now has to stop there.';
+
+-- What waits beyond the watermark, below a transaction if one is given.
+create or replace function strata.rows_behind(dataset text, upper_xid xid8 default null, out row_count bigint, out since timestamp)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  raw regclass := strata.raw_table(dataset);
+begin
+  if raw is null then
+    row_count := 0;
+    return;
+  end if;
+  execute format($sql$
+    select count(*), min(r.ingested_at) from %s r, strata.datasets d
+    where d.dataset = $1 and (r.ingest_xid, r.ingest_seq) > (d.xid, d.seq) and ($2 is null or r.ingest_xid < $2)
+  $sql$, raw)
+  into row_count, since using dataset, upper_xid;
+end
+$$;
+
+comment on function strata.rows_behind(text, xid8) is 'How many raw rows of a dataset have not been taken, and since when the oldest of them waits.';
+
+-- Where a run goes: the datasets that have their tables, parents first.
+create or replace function strata.transform_window(out upper_xid xid8, out datasets jsonb)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  perform strata.order_datasets();
+  upper_xid := strata.window_end();
+  select coalesce(jsonb_agg(jsonb_build_object('dataset', d.dataset, 'rows', b.row_count) order by d.place), '[]') into datasets
+  from strata.datasets d cross join lateral strata.rows_behind(d.dataset, upper_xid) b
+  where strata.raw_table(d.dataset) is not null and strata.production_table(d.dataset) is not null;
+end
+$$;
+
+comment on function strata.transform_window() is 'Where a transform that starts now has to stop, and how many rows of each dataset lie before that, parents first.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- A restored database
+-- ------------------------------------------------------------------------------------------------------
+
+create or replace function strata.first_unused_xid()
+returns xid8
+language sql volatile set search_path = pg_catalog, pg_temp
+return greatest(pg_snapshot_xmax(pg_current_snapshot()), (pg_current_xact_id()::text::bigint + 1)::text::xid8);
+
+comment on function strata.first_unused_xid() is 'A transaction number that no row visible before has, unless it comes from another cluster.';
+
+create or replace function strata.highest_xid()
+returns xid8
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  highest xid8 := (select d.xid from strata.datasets d order by d.xid desc limit 1);
+  found xid8;
+  raw regclass;
+begin
+  for raw in select strata.raw_table(d.dataset) from strata.datasets d where strata.raw_table(d.dataset) is not null loop
+    execute format('select ingest_xid from %s order by ingest_xid desc limit 1', raw) into found;
+    if found is not null and (highest is null or found > highest) then
+      highest := found;
+    end if;
+  end loop;
+  return highest;
+end
+$$;
+
+comment on function strata.highest_xid() is 'The highest transaction number in staging.';
+
+-- A dump that was restored into a younger cluster brings transaction numbers that this cluster has yet to
+-- reach: the window would stay shut for what came with it, and the watermark would hide what came since. Rows
+-- that were certainly taken stay so; the others are read again, which changes nothing if they had been.
+create or replace function strata.renumber_restored()
+returns boolean
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  highest xid8 := strata.highest_xid();
+  first_unused xid8;
+  mark strata.datasets;
+begin
+  -- In this order, one statement after the other: what commits in between is not from another cluster.
+  first_unused := strata.first_unused_xid();
+  if highest is null or highest < first_unused then
+    return false;
+  end if;
+  -- Rows that arrive meanwhile would be taken for old ones.
+  for mark in select * from strata.datasets d where strata.raw_table(d.dataset) is not null order by d.dataset loop
+    execute format('lock table %s in share row exclusive mode', strata.raw_table(mark.dataset));
+  end loop;
+  first_unused := strata.first_unused_xid();
+  for mark in select * from strata.datasets d where strata.raw_table(d.dataset) is not null order by d.dataset for update loop
+    execute format($sql$
+      update %s
+      set ingest_xid = case when ingest_xid >= $1 and (ingest_xid, ingest_seq) <= ($2, $3) then '3' else pg_current_xact_id() end
+    $sql$, strata.raw_table(mark.dataset))
+    using first_unused, mark.xid, mark.seq;
+    update strata.datasets d set xid = '3', seq = 9223372036854775807 where d.dataset = mark.dataset;
+  end loop;
+  return true;
+end
+$$;
+
+comment on function strata.renumber_restored() is 'Repairs the order of arrival after a dump was restored into a younger cluster; says whether that was necessary.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- Values
+-- ------------------------------------------------------------------------------------------------------
+
+-- Asked only where a cast can fail in a way that no condition tells beforehand: domains, enums, text to anything.
+create or replace function strata.cast_fault(value text, type text, column_name text)
+returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  broken text;
+begin
+  if value is not null then
+    execute format('select $1::%s', type) using value;
+  end if;
+  return null;
+exception when others then
+  get stacked diagnostics broken = constraint_name;
+  return coalesce(nullif(broken, ''), column_name || case sqlstate when '22001' then '_too_long' when '22003' then '_out_of_range' else '_invalid' end);
+end
+$$;
+
+comment on function strata.cast_fault(text, text, text) is 'Why a value cannot be cast to a type: a broken constraint of a domain, or too_long, out_of_range, invalid; null if it can.';
+
+-- Serial columns do not notice ids that come from elsewhere, and the next created row would collide. Drawing
+-- the numbers cannot step back behind somebody who draws at the same time; setting can, so only for big gaps.
+create or replace function strata.advance_sequence(sequence regclass, id bigint)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  last bigint := coalesce(pg_sequence_last_value(sequence), 0);
+begin
+  if id is null or id <= last then
+    return;
+  end if;
+  if id - last > 10000 then
+    perform setval(sequence, id);
+  else
+    perform count(nextval(sequence)) from generate_series(last + 1, id);
+  end if;
+end
+$$;
+
+comment on function strata.advance_sequence(regclass, bigint) is 'Moves a sequence to an id that was written without it.';
+
+-- The calendar has every day that the data has. Dates that nobody can mean do not get one.
+create or replace function strata.cover_dates(first_date date, last_date date)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  first_day date;
+  last_day date;
+begin
+  select min(full_date), max(full_date) into first_day, last_day from production.dim_date;
+  if first_day is null then
+    perform production.extend_dim_date(date_trunc('year', first_date)::date, (date_trunc('year', last_date) + interval '1 year - 1 day')::date);
+    return;
+  end if;
+  if first_date < first_day then
+    perform production.extend_dim_date(date_trunc('year', first_date)::date, first_day);
+  end if;
+  if last_date > last_day then
+    perform production.extend_dim_date(last_day, (date_trunc('year', last_date) + interval '1 year - 1 day')::date);
+  end if;
+end
+$$;
+
+comment on function strata.cover_dates(date, date) is 'Extends dim_date to the years of the given dates.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- The statements of a dataset
+-- ------------------------------------------------------------------------------------------------------
+
+do $$
+begin
+  if to_regtype('strata.merge_statements') is null then
+    create type strata.merge_statements as (
+      lock_parents text[],      -- keep the parents of a window from being deleted
+      judge text,               -- makes the temporary table strata_batch: the rows, cast and with their reasons
+      judge_self text[],        -- adds the reasons of rows whose parent would be of the same dataset
+      reject text,              -- puts rows with reasons into quarantine
+      contested text,           -- rows that contest a unique value, or null
+      taken text,               -- reasons of one row whose unique values other rows have, or null
+      merge text,               -- writes valid rows of a range
+      sequences text,           -- moves the sequences on, or null
+      dates text                -- extends the calendar, or null
+    );
+  end if;
+end
+$$;
+
+comment on type strata.merge_statements is 'Statements that take rows of one dataset from staging into production.';
+
+create or replace function strata.merge_statements(dataset text)
+returns strata.merge_statements
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  statements strata.merge_statements;
+  production regclass := strata.production_table(dataset);
+  raw regclass := strata.raw_table(dataset);
+  raw_id text := strata.raw_id_column(dataset);
+  source regclass := coalesce(to_regclass(format('staging.%I', dataset)), raw);
+  source_window text;
+  has_reasons boolean;
+  keys text[];
+  draws_key boolean;
+  col record;
+  fk record;
+  uniq record;
+  casts text[] := '{}';       -- value of each column, cast
+  flags text[] := '{}';       -- what tells that a cast fails
+  generated text[] := '{}';
+  reasons text[] := '{}';
+  written text[] := '{}';     -- columns that a record fills
+  inserted text[] := '{}';
+  updated text[] := '{}';
+  compared_new text[] := '{}';
+  compared_old text[] := '{}';
+  spelled text[] := '{}';     -- columns whose JSON would not bring them back
+  cast_of jsonb := '{}';
+  fk_names text[] := '{}';
+  waiting text[] := '{}';
+  parts text[];
+  taken text[] := '{}';
+  contested text[] := '{}';
+  same text;
+begin
+  has_reasons := exists (select from pg_attribute a where a.attrelid = source and a.attname = 'reasons' and a.attnum > 0 and not a.attisdropped
+                         and source <> raw);
+  source_window := format($sql$
+    select * from %s w where (w.ingest_xid, w.ingest_seq) > ($1, $2) and (w.ingest_xid, w.ingest_seq) <= ($3, $4)
+    order by w.ingest_xid, w.ingest_seq limit $5$sql$, source);
+  keys := array(select quote_ident(k) from unnest(strata.key_columns(production)) k);
+  draws_key := exists (select from strata.table_columns(production) c where c.is_key and c.default_sql is not null);
+
+  for col in
+    select c.*, s.atttypid as source_type, s.atttypmod as source_typmod, s.attname is not null as is_given, quote_ident(c.name) as q
+    from strata.table_columns(production) c
+    left join pg_attribute s on s.attrelid = source and s.attname = c.name and s.attnum > 0 and not s.attisdropped
+      -- The identity of a raw row is no field of the dataset.
+      and not (source = raw and c.name = raw_id)
+    where c.name <> 'source_seq'
+    order by c.attnum
+  loop
+    declare
+      given text := 'w.' || col.q;
+      value text;
+      fits text;
+      broken text;
+    begin
+      if col.is_generated then
+        generated := generated || format('(%s)::%s as %s', col.expression, col.type, col.q);
+        continue;
+      end if;
+      if not col.is_given then
+        value := case when col.is_constant then format('(%s)::%s', col.default_sql, col.type) else format('null::%s', col.type) end;
+      elsif col.type_id <> col.base_type then
+        broken := format('strata.cast_fault((%s)::text, %L, %L)', given, col.type, col.name);
+        value := format('(%s)::text::%s', given, col.type);
+      elsif col.base_type in ('varchar'::regtype, 'bpchar'::regtype) and col.typmod > 0 then
+        if (col.source_type, col.source_typmod) is distinct from (col.type_id, col.typmod) then
+          fits := format('char_length(rtrim((%s)::text, '' '')) <= %s', given, col.typmod - 4);
+          broken := format('case when not (%s) then %L end', fits, col.name || '_too_long');
+        end if;
+        value := format('(%s)::%s', given, col.type);
+      elsif col.base_type = 'numeric'::regtype and col.typmod > 0 then
+        if (col.source_type, col.source_typmod) is distinct from (col.type_id, col.typmod) then
+          fits := format('abs(round((%s)::numeric, %s)) < 1e%s', given, ((col.typmod - 4) & 2047) - case when (col.typmod - 4) & 1024 > 0 then 2048 else 0 end,
+                         (((col.typmod - 4) >> 16) & 65535) - (((col.typmod - 4) & 2047) - case when (col.typmod - 4) & 1024 > 0 then 2048 else 0 end));
+          broken := format('case when not (%s) then %L end', fits, col.name || '_out_of_range');
+        end if;
+        value := format('(%s)::%s', given, col.type);
+      elsif col.base_type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) and col.source_type <> col.base_type
+            and (select t.typcategory from pg_type t where t.oid = col.source_type) = 'N' then
+        fits := format('round((%s)::numeric) between %s', given, case col.base_type
+          when 'int2'::regtype then '-32768 and 32767' when 'int4'::regtype then '-2147483648 and 2147483647'
+          else '-9223372036854775808 and 9223372036854775807' end);
+        broken := format('case when not (%s) then %L end', fits, col.name || '_out_of_range');
+        value := format('(%s)::%s', given, col.type);
+      elsif (col.source_type <> col.base_type and (select t.typcategory from pg_type t where t.oid = col.source_type) = 'S'
+             and (select t.typcategory from pg_type t where t.oid = col.base_type) <> 'S')
+            or (col.typmod <> -1 and col.source_typmod <> col.typmod and (select t.typcategory from pg_type t where t.oid = col.base_type) = 'U') then
+        broken := format('strata.cast_fault((%s)::text, %L, %L)', given, col.type, col.name);
+        value := format('(%s)::text::%s', given, col.type);
+      elsif (col.source_type, col.source_typmod) is distinct from (col.type_id, col.typmod) then
+        value := format('(%s)::%s', given, col.type);
+      else
+        value := given;
+      end if;
+      if broken is not null then
+        flags := flags || format('%s as %I', broken, 'fault_' || col.attnum);
+        value := format('case when %s then %s end', coalesce(fits, broken || ' is null'), value);
+        reasons := reasons || format('j.%I', 'fault_' || col.attnum);
+      end if;
+      if col.is_given and col.is_constant then
+        value := format('case when %s is null then (%s)::%s else %s end', given, col.default_sql, col.type, value);
+      end if;
+      casts := casts || format('%s as %s', value, col.q);
+      cast_of := cast_of || jsonb_build_object(col.name, value);
+      if col.not_null and (col.default_sql is null or col.is_constant) then
+        reasons := reasons || format('case when j.%1$s is null %2$s then %3$L end', col.q,
+          case when broken is not null then format('and j.%I is null', 'fault_' || col.attnum) else '' end, col.name || '_missing');
+      end if;
+
+      if col.is_given then
+        written := written || col.q;
+        inserted := inserted || case when col.default_sql is not null and not col.is_constant
+          then format('coalesce(c.%s, %s)', col.q, col.default_sql) else 'c.' || col.q end;
+        if not col.is_key then
+          -- What a default computes (a time, a number drawn) belongs to the moment of creation.
+          updated := updated || format('%s = %s', col.q, case when col.default_sql is not null and not col.is_constant
+            then format('coalesce(c.%1$s, t.%1$s)', col.q) else 'c.' || col.q end);
+          same := case when strata.has_equality(col.type_id) then '%s'
+                       when col.base_type in ('public.geometry'::regtype, 'public.geography'::regtype) then 'public.st_asewkb(%s)'
+                       else '(%s)::text collate "C"' end;
+          compared_new := compared_new || format(same, case when col.default_sql is not null and not col.is_constant
+            then format('coalesce(l.%1$s, t.%1$s)', col.q) else 'l.' || col.q end);
+          compared_old := compared_old || format(same, 't.' || col.q);
+        end if;
+      end if;
+    end;
+  end loop;
+
+  -- CHECK constraints, in the words of the catalogue, on the row as production would hold it.
+  for col in
+    select k.conname, pg_get_expr(k.conbin, k.conrelid) as expression
+    from pg_constraint k where k.conrelid = production and k.contype = 'c' order by k.conname
+  loop
+    reasons := reasons || format('case when (%s) is false then %L end', col.expression, col.conname);
+  end loop;
+
+  -- Foreign keys: parents are locked, then looked for. Those in the same dataset may come with the same batch.
+  for fk in
+    select k.conname, k.confrelid::regclass as parent, k.confrelid = production as is_self,
+           array(select quote_ident(a.attname) from unnest(k.conkey) with ordinality c (n, i)
+                 join pg_attribute a on a.attrelid = k.conrelid and a.attnum = c.n order by c.i) as own,
+           array(select a.attname::text from unnest(k.conkey) with ordinality c (n, i)
+                 join pg_attribute a on a.attrelid = k.conrelid and a.attnum = c.n order by c.i) as own_names,
+           array(select a.attname::text from unnest(k.confkey) with ordinality c (n, i)
+                 join pg_attribute a on a.attrelid = k.confrelid and a.attnum = c.n order by c.i) as theirs
+    from pg_constraint k where k.conrelid = production and k.contype = 'f' order by k.conname
+  loop
+    fk_names := fk_names || fk.conname::text;
+    declare
+      joined text := (select string_agg(format('p.%I = %s.%s', t.name, '%1$s', o.name), ' and ')
+                      from unnest(fk.theirs) with ordinality t (name, i) join unnest(fk.own) with ordinality o (name, i) using (i));
+      given text := (select string_agg(format('%s.%s is not null', '%1$s', o), ' and ') from unnest(fk.own) o);
+      their_columns text := (select string_agg(format('p.%I', t), ', ') from unnest(fk.theirs) t);
+    begin
+      if not exists (select from unnest(fk.own_names) n where cast_of ->> n is null) then
+        statements.lock_parents := statements.lock_parents || format(
+          'select 1 from %s p where (%s) in (select %s from (%s) w) order by %s for key share',
+          fk.parent, their_columns,
+          (select string_agg('(' || (cast_of ->> n.name) || ')', ', ' order by n.i) from unnest(fk.own_names) with ordinality n (name, i)),
+          source_window, their_columns);
+      end if;
+      if fk.is_self then
+        statements.judge_self := statements.judge_self || format($sql$
+          update pg_temp.strata_batch b set reasons = b.reasons || %L::text
+          where %s and not (%L = any (b.reasons))
+            and not exists (select from %s p where %s)
+            and not exists (select from pg_temp.strata_batch p where p.reasons = '{}' and %s)
+        $sql$, fk.conname, format(given, 'b'), fk.conname, fk.parent, format(joined, 'b'), format(joined, 'b'));
+      else
+        reasons := reasons || format('case when %s and not exists (select from %s p where %s) then %L end',
+                                     format(given, 'j'), fk.parent, format(joined, 'j'), fk.conname);
+      end if;
+      waiting := waiting || format('case when %L = any (b.reasons) then jsonb_build_object(%L, jsonb_build_object(%s)) end', fk.conname, fk.conname,
+        (select string_agg(format('%L, b.%s::text', t.name, o.name), ', ')
+         from unnest(fk.theirs) with ordinality t (name, i) join unnest(fk.own) with ordinality o (name, i) using (i)));
+    end;
+  end loop;
+
+  -- The fence (offset 0) has each cast computed once, whatever asks for it.
+  statements.judge := format($sql$
+    create temporary table strata_batch on commit drop as
+    select j.*, array_remove(array[%1$s]::text[] %2$s, null) as reasons
+    from (
+      select i.* %3$s from (
+        select w.ingest_xid, w.ingest_seq, %4$s
+        from (%5$s) w
+        offset 0
+      ) i offset 0
+    ) j
+  $sql$, array_to_string(reasons, ', '),
+    case when has_reasons then '|| case when j.notes is null then ''{}''::text[] else array(select split_part(n, '': '', 1) from unnest(j.notes) n) end' else '' end,
+    coalesce(', ' || nullif(array_to_string(generated, ', '), ''), ''),
+    array_to_string(casts || flags || case when has_reasons then '{w.reasons as notes}'::text[] else '{}'::text[] end, ', '), source_window);
+
+  -- Rejected rows are looked up one by one (offset 0), not by reading all of staging.
+  spelled := array(
+    select format('%L, r.%I::text', a.attname, a.attname) from pg_attribute a
+    where a.attrelid = raw and a.attnum > 0 and not a.attisdropped and a.atttypid in ('public.geometry'::regtype, 'public.geography'::regtype)
+  );
+  statements.reject := format($sql$
+    insert into staging.quarantine as q (dataset, stage, reasons, detail, waiting, waiting_for, payload, raw_id, ingest_seq, source_system, run_id)
+    select %1$L, 'transform', b.reasons, strata.describe(b.reasons, r.payload, $2, %2$s), b.reasons <@ %3$L::text[],
+           case when b.reasons <@ %3$L::text[] then %4$s end, r.payload, r.raw_id, b.ingest_seq, r.source_system, $1
+    from pg_temp.strata_batch b
+    cross join lateral (
+      select %5$s as payload, r.%6$I as raw_id, r.source_system
+      from %7$s r where (r.ingest_xid, r.ingest_seq) = (b.ingest_xid, b.ingest_seq) offset 0
+    ) r
+    where cardinality(b.reasons) > 0 and b.ingest_seq between $3 and $4
+    on conflict (raw_id) do update
+    set stage = excluded.stage, reasons = excluded.reasons, detail = excluded.detail, waiting = excluded.waiting,
+        waiting_for = excluded.waiting_for, payload = excluded.payload, source_format = null, ingest_seq = excluded.ingest_seq,
+        run_id = excluded.run_id, attempts = q.attempts + 1, last_attempt_at = excluded.last_attempt_at, retried_at = null
+  $sql$, dataset, case when has_reasons then 'coalesce(b.notes, ''{}'')' else '''{}''' end, fk_names,
+    coalesce(nullif(array_to_string(array(select format('coalesce(%s, ''{}'')', x) from unnest(waiting) x), ' || '), ''), 'null::jsonb'),
+    format('to_jsonb(r) - %L::text[]', array(select a from unnest(strata.arrival_columns()) a where a <> 'id' or raw_id = 'id'))
+      || case when spelled <> '{}' then format(' || jsonb_build_object(%s)', array_to_string(spelled, ', ')) else '' end,
+    raw_id, raw);
+
+  -- Unique values. One that several rows of the batch bring, or another row holds, is contested: then the order
+  -- of arrival decides, row by row. All others are written at once.
+  for uniq in
+    select c.relname as name,
+           array(select pg_get_indexdef(i.indexrelid, n, true) from generate_series(1, i.indnkeyatts) n) as expressions,
+           pg_get_expr(i.indpred, i.indrelid) as predicate, i.indnullsnotdistinct as nulls_equal
+    from pg_index i join pg_class c on c.oid = i.indexrelid
+    where i.indrelid = production and i.indisunique and not i.indisprimary and i.indislive order by c.relname
+  loop
+    declare
+      values_of text := (select string_agg(format('(%s) as u%s', e, i), ', ') from unnest(uniq.expressions) with ordinality x (e, i));
+      names text := (select string_agg(format('u%s', i), ', ') from unnest(uniq.expressions) with ordinality x (e, i));
+      own text := (select string_agg(format('m.u%s', i), ', ') from unnest(uniq.expressions) with ordinality x (e, i));
+      equal text := (select string_agg(format(case when uniq.nulls_equal then 'o.u%1$s is not distinct from m.u%1$s' else 'o.u%1$s = m.u%1$s' end, i), ' and ')
+                     from unnest(uniq.expressions) with ordinality x (e, i));
+      mine text := format('select b.ingest_seq, %s, %s from pg_temp.strata_batch b where %s %s',
+                          array_to_string(array(select 'b.' || k from unnest(keys) k), ', '), values_of, '%s', coalesce('and (' || uniq.predicate || ')', ''));
+      others text := format('select %s, %s from %s %s', array_to_string(keys, ', '), values_of, production, coalesce('where (' || uniq.predicate || ')', ''));
+      key_o text := array_to_string(array(select 'o.' || k from unnest(keys) k), ', ');
+      key_m text := array_to_string(array(select 'm.' || k from unnest(keys) k), ', ');
+    begin
+      taken := taken || format('case when exists (select from (%s) m join (%s) o on %s where (%s) is distinct from (%s)) then %L end',
+                               format(mine, 'b.ingest_seq = $1'), others, equal, key_o, key_m, uniq.name);
+      contested := contested || format($sql$
+        select m.ingest_seq, %7$s from (
+          with mine as materialized (%1$s), disputed as (
+            select %2$s from mine group by %2$s having count(*) > 1 and count(distinct (%3$s)) > 1
+            union
+            select %4$s from mine m join (%5$s) o on %6$s where (%8$s) is distinct from (%7$s)
+          )
+          select m.* from mine m join disputed o on %6$s
+        ) m
+        union all
+        select null, %8$s from (
+          with mine as materialized (%1$s)
+          select o.* from mine m join (%5$s) o on %6$s where (%8$s) is distinct from (%7$s)
+        ) o
+      $sql$, format(mine, 'b.reasons = ''{}'''), names, array_to_string(keys, ', '), own, others, equal, key_m, key_o);
+    end;
+  end loop;
+  if taken <> '{}' then
+    -- A row that production has a later version of is not rejected: it is passed over, like any other.
+    statements.taken := format($sql$
+      select case when exists (select from %s p join pg_temp.strata_batch b on %s where b.ingest_seq = $1 and p.source_seq >= $1) then '{}'
+                  else array_remove(array[%s]::text[], null) end
+    $sql$, production, array_to_string(array(select format('p.%1$s = b.%1$s', k) from unnest(keys) k), ' and '), array_to_string(taken, ', '));
+    -- With a row, every row of the same key: one that gives a value up, too.
+    statements.contested := format($sql$
+      select coalesce(array_agg(b.ingest_seq), '{}') from pg_temp.strata_batch b
+      where b.reasons = '{}' and (%1$s) in (select %1$s from (%2$s) c (seq, %1$s))
+    $sql$, array_to_string(keys, ', '), array_to_string(contested, ' union all '));
+  end if;
+
+  -- The row of production is looked up by its key, whatever the size of the table (offset 0).
+  statements.merge := format($sql$
+    with latest as (
+      select distinct on (%1$s %2$s) b.*
+      from pg_temp.strata_batch b
+      where b.reasons = '{}' and b.ingest_seq between $1 and $2 and ($3 = '{}' or not exists (select from unnest($3) c where c = b.ingest_seq))
+      order by %1$s %2$s, b.ingest_seq desc
+    ), compared as materialized (
+      select l.*, t.is_there is null as is_new, %3$s as changed
+      from latest l
+      left join lateral (select true as is_there, p.* from %4$s p where %5$s offset 0) t on true
+      where t.is_there is null or t.source_seq is null or t.source_seq < l.ingest_seq
+    ), inserted as (
+      insert into %4$s (%6$s, source_seq) overriding system value
+      select %7$s, c.ingest_seq from compared c where c.is_new
+      returning 1
+    ), updated as (
+      update %4$s t set %8$s source_seq = c.ingest_seq
+      from compared c
+      where not c.is_new and %9$s and (t.source_seq is null or t.source_seq < c.ingest_seq)
+      returning c.changed
+    )
+    select (select count(*) from inserted) + (select count(*) from updated u where u.changed)
+  $sql$,
+    array_to_string(array(select 'b.' || k from unnest(keys) k), ', '),
+    -- A key that is drawn when it is absent: each such record is a row of its own.
+    case when draws_key then format(', case when (%s) is null then b.ingest_seq end', array_to_string(array(select 'b.' || k from unnest(keys) k), ', ')) else '' end,
+    case when compared_new = '{}' then 'false' else format('(%s) is distinct from (%s)', array_to_string(compared_old, ', '), array_to_string(compared_new, ', ')) end,
+    production,
+    array_to_string(array(select format('p.%1$s = l.%1$s', k) from unnest(keys) k), ' and '),
+    array_to_string(written, ', '), array_to_string(inserted, ', '),
+    coalesce(nullif(array_to_string(updated, ', '), '') || ',', ''),
+    array_to_string(array(select format('t.%1$s = c.%1$s', k) from unnest(keys) k), ' and '));
+
+  select 'select ' || string_agg(format('strata.advance_sequence(%L, (select max(%I) from pg_temp.strata_batch where reasons = ''{}'')::bigint)',
+                                        c.sequence, c.name), ', ')
+  into statements.sequences
+  from strata.table_columns(production) c where c.sequence is not null and quote_ident(c.name) = any (written);
+
+  select format('select strata.cover_dates(min(d), max(d)) from (select unnest(array[%s]) from pg_temp.strata_batch where reasons = ''{}'') x (d) '
+                'where d between ''1900-01-01'' and ''2199-12-31'' having count(*) > 0', string_agg(quote_ident(c.name), ', '))
+  into statements.dates
+  from strata.table_columns(production) c where c.type_id = 'date'::regtype having count(*) > 0;
+  return statements;
+end
+$$;
+
+comment on function strata.merge_statements(text) is 'Makes the statements of a dataset from its columns, constraints, indexes and mapping view.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- The batches
+-- ------------------------------------------------------------------------------------------------------
+
+-- Errors that say something about a row. All others are about the machine, the connection, or the statement
+-- itself: they end the batch, which is tried again.
+create or replace function strata.is_fault_of_row(state text)
+returns boolean
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+return state !~ '^(08|0A|25|26|28|3B|3D|40|42|53|55|57|58|F0|XX|ST)';
+
+comment on function strata.is_fault_of_row(text) is 'Whether an error with this SQLSTATE is the fault of a row.';
+
+create or replace function strata.error_reason(state text, constraint_name text)
+returns text
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+return coalesce(nullif(constraint_name, ''), case when state = 'P0001' then 'rejected_by_trigger' else 'rejected_by_database' end);
+
+comment on function strata.error_reason(text, text) is 'Reason of a row that the database rejected: the constraint, or who else.';
+
+-- Writes the rows of strata_batch between two numbers: at once, or else half by half, or else row by row in the
+-- order of arrival. Returns how many rows were written and rejected.
+create or replace function strata.merge_range(
+  run_id bigint, dataset text, statements strata.merge_statements, words jsonb, from_seq bigint, to_seq bigint, contested bigint[],
+  out rows_written bigint, out rows_rejected bigint
+)
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
+declare
+  state text;
+  problem text;
+  broken text;
+  middle bigint;
+  amount bigint;
+  part record;
+begin
+  rows_rejected := 0;
+  begin
+    execute statements.merge into rows_written using from_seq, to_seq, contested;
+    return;
+  exception when others then
+    get stacked diagnostics state = returned_sqlstate, problem = message_text, broken = constraint_name;
+    if not strata.is_fault_of_row(state) then
+      raise;
+    end if;
+  end;
+  rows_written := 0;
+  select count(*), percentile_disc(0.5) within group (order by b.ingest_seq) into amount, middle
+  from pg_temp.strata_batch b where b.reasons = '{}' and b.ingest_seq between from_seq and to_seq;
+  if amount <= 1 then
+    update pg_temp.strata_batch b set reasons = array[strata.error_reason(state, broken)]
+    where b.reasons = '{}' and b.ingest_seq between from_seq and to_seq;
+    -- PostgreSQL's own words, after those of the constraint if it has any.
+    execute statements.reject using run_id, words || jsonb_build_object(strata.error_reason(state, broken), jsonb_build_object(
+      'words', concat_ws(' ', words #>> array[broken, 'words'], problem), 'columns', coalesce(words #> array[broken, 'columns'], '[]'))), from_seq, to_seq;
+    rows_rejected := 1;
+    return;
+  end if;
+  for part in values (from_seq, middle), (middle + 1, to_seq) loop
+    select merge_range.rows_written + m.rows_written, merge_range.rows_rejected + m.rows_rejected into rows_written, rows_rejected
+    from strata.merge_range(run_id, dataset, statements, words, part.column1, part.column2, contested) m;
+  end loop;
+end
+$$;
+
+comment on function strata.merge_range(bigint, text, strata.merge_statements, jsonb, bigint, bigint, bigint[]) is
+  'Writes valid rows of a batch into production; a row that the database rejects goes to quarantine, whatever its neighbours.';
+
+-- One window: judged, written, rejected.
+create or replace function strata.merge_window(
+  run_id bigint, dataset text, statements strata.merge_statements, words jsonb,
+  from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer,
+  out rows_read bigint, out rows_written bigint, out rows_rejected bigint
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set random_page_cost = 1.1 set jit = off as $$
+#variable_conflict use_column
+declare
+  statement text;
+  marked bigint;
+  amount bigint;
+  contested bigint[] := '{}';
+  row_seq bigint;
+  row_reasons text[];
+begin
+  foreach statement in array coalesce(statements.lock_parents, '{}') loop
+    execute statement using from_xid, from_seq, to_xid, to_seq, batch_size;
+  end loop;
+  execute statements.judge using from_xid, from_seq, to_xid, to_seq, batch_size;
+  get diagnostics rows_read = row_count;
+  -- A parent that is rejected takes its children along, which may be parents themselves.
+  loop
+    marked := 0;
+    foreach statement in array coalesce(statements.judge_self, '{}') loop
+      execute statement;
+      get diagnostics amount = row_count;
+      marked := marked + amount;
+    end loop;
+    exit when marked = 0;
+  end loop;
+  execute statements.reject using run_id, words, 0::bigint, 9223372036854775807;
+  get diagnostics rows_rejected = row_count;
+
+  if statements.contested is not null then
+    execute statements.contested into contested;
+  end if;
+  select m.rows_written, merge_window.rows_rejected + m.rows_rejected into rows_written, rows_rejected
+  from strata.merge_range(run_id, dataset, statements, words, 0, 9223372036854775807, contested) m;
+
+  if contested <> '{}' then
+    for row_seq in select c from unnest(contested) c order by c loop
+      execute statements.taken into row_reasons using row_seq;
+      if row_reasons <> '{}' then
+        update pg_temp.strata_batch b set reasons = row_reasons where b.ingest_seq = row_seq;
+        execute statements.reject using run_id, words, row_seq, row_seq;
+        rows_rejected := rows_rejected + 1;
+      else
+        select merge_window.rows_written + m.rows_written, merge_window.rows_rejected + m.rows_rejected into rows_written, rows_rejected
+        from strata.merge_range(run_id, dataset, statements, words, row_seq, row_seq, '{}') m;
+      end if;
+    end loop;
+  end if;
+  if statements.sequences is not null then
+    execute statements.sequences;
+  end if;
+  if statements.dates is not null then
+    execute statements.dates;
+  end if;
+  drop table pg_temp.strata_batch;
+end
+$$;
+
+comment on function strata.merge_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer) is
+  'Takes over the rows between two places in the order of arrival.';
+
+create or replace function strata.window_middle(dataset text, from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, out row_count bigint, out xid xid8, out seq bigint)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  execute format($sql$
+    with places as (
+      select ingest_xid, ingest_seq, row_number() over (order by ingest_xid, ingest_seq) as number, count(*) over () as row_count
+      from %s where (ingest_xid, ingest_seq) > ($1, $2) and (ingest_xid, ingest_seq) <= ($3, $4)
+    )
+    select row_count, ingest_xid, ingest_seq from places where number = (row_count + 1) / 2
+  $sql$, strata.raw_table(dataset))
+  into row_count, xid, seq using from_xid, from_seq, to_xid, to_seq;
+end
+$$;
+
+comment on function strata.window_middle(text, xid8, bigint, xid8, bigint) is 'How many raw rows lie between two places, and which is the middle one.';
+
+-- A row that cannot even be judged, as when its mapping view divides by zero, is found by halving, too.
+create or replace function strata.take_window(
+  run_id bigint, dataset text, statements strata.merge_statements, words jsonb,
+  from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer,
+  out rows_read bigint, out rows_written bigint, out rows_rejected bigint
+)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  state text;
+  problem text;
+  broken text;
+  middle record;
+  part record;
+begin
+  begin
+    select * into rows_read, rows_written, rows_rejected
+    from strata.merge_window(run_id, dataset, statements, words, from_xid, from_seq, to_xid, to_seq, batch_size);
+    return;
+  exception when others then
+    get stacked diagnostics state = returned_sqlstate, problem = message_text, broken = constraint_name;
+    if not strata.is_fault_of_row(state) then
+      raise;
+    end if;
+  end;
+  select * into middle from strata.window_middle(dataset, from_xid, from_seq, to_xid, to_seq);
+  if middle.row_count = 1 then
+    execute format('create temporary table strata_batch on commit drop as select ingest_xid, ingest_seq, %s array[$5] as reasons from %s '
+                   'where (ingest_xid, ingest_seq) > ($1, $2) and (ingest_xid, ingest_seq) <= ($3, $4)',
+                   (select coalesce(string_agg(format('null::%s as %I,', c.type, c.name), ' '), '')
+                    from strata.table_columns(strata.production_table(dataset)) c)
+                   || case when statements.judge ~ ' as notes' then 'null::text[] as notes,' else '' end, strata.raw_table(dataset))
+    using from_xid, from_seq, to_xid, to_seq, strata.error_reason(state, broken);
+    execute statements.reject using run_id, words || jsonb_build_object(strata.error_reason(state, broken),
+      jsonb_build_object('words', problem, 'columns', '[]'::jsonb)), 0::bigint, 9223372036854775807;
+    drop table pg_temp.strata_batch;
+    rows_read := 1;
+    rows_written := 0;
+    rows_rejected := 1;
+    return;
+  end if;
+  rows_read := 0;
+  rows_written := 0;
+  rows_rejected := 0;
+  for part in values (from_xid, from_seq, middle.xid, middle.seq), (middle.xid, middle.seq, to_xid, to_seq) loop
+    select take_window.rows_read + m.rows_read, take_window.rows_written + m.rows_written, take_window.rows_rejected + m.rows_rejected
+    into rows_read, rows_written, rows_rejected
+    from strata.take_window(run_id, dataset, statements, words, part.column1, part.column2, part.column3, part.column4, batch_size) m;
+  end loop;
+end
+$$;
+
+comment on function strata.take_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer) is
+  'Takes over the rows between two places; one that cannot be judged goes to quarantine, whatever its neighbours.';
+
+-- The rows and the watermark move in one transaction: after a crash at any point a row has been taken or not.
+create or replace function strata.transform_batch(
+  run_id bigint, dataset text, upper_xid xid8, batch_size integer default 20000, progress real default null,
+  out rows_read bigint, out rows_written bigint, out rows_rejected bigint
+)
+language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' set plan_cache_mode = force_custom_plan as $$
+declare
+  mark strata.datasets;
+  raw regclass := strata.raw_table(dataset);
+  to_xid xid8;
+  to_seq bigint;
+begin
+  perform strata.enter_batch(run_id);
+  perform strata.check_dataset(dataset);
+  -- A deferred constraint would fail at the commit, where no row can be told from another.
+  set constraints all immediate;
+  select * into strict mark from strata.datasets d where d.dataset = transform_batch.dataset for update;
+  execute format($sql$
+    select r.ingest_xid, r.ingest_seq from (
+      select ingest_xid, ingest_seq from %s
+      where (ingest_xid, ingest_seq) > ($1, $2) and ingest_xid < $3
+      order by ingest_xid, ingest_seq limit $4
+    ) r order by r.ingest_xid desc, r.ingest_seq desc limit 1
+  $sql$, raw)
+  into to_xid, to_seq using mark.xid, mark.seq, upper_xid, batch_size;
+
+  rows_read := 0;
+  rows_written := 0;
+  rows_rejected := 0;
+  if to_xid is not null then
+    select * into rows_read, rows_written, rows_rejected
+    from strata.take_window(run_id, dataset, strata.merge_statements(dataset), strata.reason_words(dataset),
+                            mark.xid, mark.seq, to_xid, to_seq, batch_size);
+
+    -- What came back from quarantine has been decided: it is in production, or its entry is a new one.
+    if exists (select from staging.quarantine q where q.retried_at is not null) then
+      execute format($sql$
+        delete from staging.quarantine q using %s r
+        where q.retried_at is not null and q.dataset = $1 and r.%I = q.raw_id and (r.ingest_xid, r.ingest_seq) <= ($2, $3)
+      $sql$, raw, strata.raw_id_column(dataset))
+      using transform_batch.dataset, to_xid, to_seq;
+    end if;
+  end if;
+
+  update strata.datasets d
+  set xid = coalesce(to_xid, d.xid), seq = coalesce(to_seq, d.seq), run_id = transform_batch.run_id, updated_at = clock_timestamp()
+  where d.dataset = transform_batch.dataset;
+  perform strata.count_batch(run_id, rows_read, rows_written, rows_rejected, 0, progress, dataset);
+end
+$$;
+
+comment on function strata.transform_batch(bigint, text, xid8, integer, real) is 'Takes over the next rows of a dataset; no rows read means that there are none left below the given transaction.';

@@ -1,0 +1,989 @@
+-- ======================================================================================================
+-- Metrics: the registry, and what a change makes stale
+--
+-- A metric is a query. Its result is kept in the table analytics.<metric> (as of the last refresh); the view
+-- analytics.<metric>_live is always exact. A refresh computes only the partitions that changed, if it can be
+-- proven which those are:
+--
+--   * The partition column is computed from columns of one table (the fact table), and grouped by. A changed
+--     row of that table makes its partition stale: the one it was in, and the one it is in.
+--   * Every other table is joined, directly or through others, by an equality of columns. A changed row of it
+--     makes the partitions stale of those fact rows that the equality leads to, from its old and new values.
+--
+-- strata.analyse reads this from the query's parse tree, in which names are resolved and joins are explicit.
+-- Whatever it cannot prove is computed as a whole, and strata.metrics.why says the reason.
+--
+-- Statement triggers append the values that lead to stale partitions to strata.changes, which has no unique
+-- key: a writer that found its entry already there and skipped it would lose it to a refresh that is consuming
+-- the other one. A refresh consumes the log first and reads production afterwards: what commits in between
+-- stays logged.
+-- ======================================================================================================
+
+create table if not exists strata.metrics (
+  metric text constraint metrics_pkey primary key,
+  schema_name text not null default 'analytics',
+  query text not null,
+  partition_column text,
+  key_columns text[] not null default '{}',
+  mode text not null,
+  why text,
+  always boolean not null default false,
+  rebuild boolean not null default true,
+  place integer not null default 0,
+  partition_count bigint not null default 0,
+  default_rights boolean not null default false,
+  analysis jsonb not null default '{}',
+  refreshed_at timestamptz,
+  run_id bigint,
+  error text,
+  constraint known_mode check (mode in ('partition', 'whole'))
+);
+
+comment on table strata.metrics is 'Queries whose results are kept; one row per metric.';
+comment on column strata.metrics.metric is 'Name of the table, and with _live of the view.';
+comment on column strata.metrics.schema_name is 'Schema of both.';
+comment on column strata.metrics.query is 'The query.';
+comment on column strata.metrics.partition_column is 'Column by whose values the result is computed again.';
+comment on column strata.metrics.key_columns is 'Columns by which the query groups: together they are unique.';
+comment on column strata.metrics.mode is 'partition: only stale partitions are computed; whole: everything is, when something changed.';
+comment on column strata.metrics.why is 'Why the metric is computed as a whole.';
+comment on column strata.metrics.always is 'Computed by every refresh, since a change cannot be noticed.';
+comment on column strata.metrics.rebuild is 'The kept result is not that of the query: everything has to be computed.';
+comment on column strata.metrics.place is 'Order of the refresh: metrics that others read come first.';
+comment on column strata.metrics.partition_count is 'Partitions as of the last refresh, to tell when computing everything is cheaper.';
+comment on column strata.metrics.default_rights is 'Whether Strata gave the rights.';
+comment on column strata.metrics.analysis is 'What strata.analyse found: tables, their roles and the columns they use.';
+comment on column strata.metrics.refreshed_at is 'When the metric was last brought up to date.';
+comment on column strata.metrics.run_id is 'Run that did so; empty if it was done in SQL.';
+comment on column strata.metrics.error is 'Why the last refresh of the metric failed; it is computed as a whole next time.';
+
+create table if not exists strata.changes (
+  relation text not null,
+  keys jsonb,
+  row_count bigint not null default 0,
+  logged_at timestamptz not null default current_timestamp
+);
+
+comment on table strata.changes is 'Changes that the metrics do not contain yet; one row per statement.';
+comment on column strata.changes.relation is 'Table that changed.';
+comment on column strata.changes.keys is 'Old and new values of each tracked expression; empty if they are not known, as after TRUNCATE.';
+comment on column strata.changes.row_count is 'Rows that changed.';
+comment on column strata.changes.logged_at is 'When they changed.';
+
+create table if not exists strata.refresh_state (
+  singleton boolean constraint refresh_state_pkey primary key default true,
+  data_version bigint not null default 0,
+  refreshed_at timestamptz,
+  run_id bigint,
+  constraint one_row check (singleton)
+);
+
+alter table strata.refresh_state add column if not exists catalogue_version bigint not null default 0;
+alter table strata.refresh_state add column if not exists catalogue_digest text;
+
+comment on table strata.refresh_state is 'State of the pre-computed data; exactly one row.';
+comment on column strata.refresh_state.singleton is 'Always true.';
+comment on column strata.refresh_state.data_version is 'Grows with every refresh, whoever does it, and with the calendar; same version, same answers.';
+comment on column strata.refresh_state.refreshed_at is 'When the last refresh was done.';
+comment on column strata.refresh_state.run_id is 'Run that did the last refresh; empty if it was done in SQL.';
+comment on column strata.refresh_state.catalogue_version is 'Grows when strata.reconcile finds another catalogue; running servers follow it.';
+comment on column strata.refresh_state.catalogue_digest is 'Digest of the catalogue as of that version.';
+
+insert into strata.refresh_state default values on conflict do nothing;
+
+-- ------------------------------------------------------------------------------------------------------
+-- Reading a query
+-- ------------------------------------------------------------------------------------------------------
+
+-- A parse tree as JSON. Each field is an array that ends in null; a node says its type in "_". Tokens translate
+-- one by one, because PostgreSQL escapes whatever is special inside of one.
+create or replace function strata.node_tree(tree text)
+returns jsonb
+language sql immutable strict set search_path = pg_catalog, pg_temp
+return (
+  select rtrim(string_agg(case
+           when t.token[1] = '{' then '{"_":['
+           when t.token[1] = '}' then 'null]},'
+           when t.token[1] = '(' then '['
+           when t.token[1] = ')' then 'null],'
+           when t.token[1] ~ '^:[a-z_A-Z]+$' then 'null],' || to_json(substr(t.token[1], 2)) || ':['
+           else to_json(t.token[1]) || ',' end, '' order by t.place), ',')::jsonb
+  from regexp_matches(tree, '(?:\\.|[^\s(){}\\])+|[(){}]', 'g') with ordinality t (token, place)
+);
+
+comment on function strata.node_tree(text) is 'A parse tree of PostgreSQL as JSON.';
+
+-- Columns that an expression of a query depends on, as positions in its range table. Columns of joins and of
+-- GROUP BY stand for others there.
+create or replace function strata.base_columns(query jsonb, expression jsonb)
+returns table (rtindex integer, attnum integer)
+language sql immutable set search_path = pg_catalog, pg_temp
+begin atomic
+  with recursive vars (rtindex, attnum, depth) as (
+    select (v #>> '{varno,0}')::integer, (v #>> '{varattno,0}')::integer, 0
+    from jsonb_path_query(expression, 'strict $.** ? (@._[0] == "VAR")') v
+    union
+    select (i #>> '{varno,0}')::integer, (i #>> '{varattno,0}')::integer, vars.depth + 1
+    from vars
+    cross join lateral (select query #> array['rtable', '0', (vars.rtindex - 1)::text] as entry) e
+    cross join lateral jsonb_path_query(
+      coalesce(e.entry #> array['joinaliasvars', '0', (vars.attnum - 1)::text], e.entry #> array['groupexprs', '0', (vars.attnum - 1)::text]),
+      'strict $.** ? (@._[0] == "VAR")') i
+    where (e.entry #>> '{rtekind,0}') in ('2', '9') and vars.depth < 20
+  )
+  select distinct vars.rtindex, vars.attnum
+  from vars
+  where coalesce(query #>> array['rtable', '0', (vars.rtindex - 1)::text, 'rtekind', '0'], '') not in ('2', '9');
+end;
+
+comment on function strata.base_columns(jsonb, jsonb) is 'Columns of tables that an expression in a parse tree depends on.';
+
+-- Functions that read more than their arguments. Of PostgreSQL's own, those that are only stable because they
+-- format or convert by a setting are safe: whatever computes metrics uses the same settings.
+create or replace function strata.unsteady_calls(tree text)
+returns text[]
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select array(
+    select distinct p.proname::text || '()' from regexp_matches(tree, ':(?:funcid|opfuncid|winfnoid|aggfnoid) (\d+)', 'g') f
+    join pg_proc p on p.oid = f[1]::oid
+    where p.provolatile = 'v'
+       or p.provolatile = 's' and (
+         p.oid >= 16384
+         or p.proname ~ '^(now|age|current_|transaction_timestamp|statement_timestamp|txid_|pg_|has_|inet_|to_reg|row_security|obj_|col_desc|shobj_|getdatabase|version|format_type|lo_|query_to_|table_to_|schema_to_|database_to_|cursor_to_)')
+    union all
+    select 'current_date or the like' where tree ~ '\{SQLVALUEFUNCTION '
+    union all
+    select 'nextval()' where tree ~ '\{NEXTVALUEEXPR '
+  );
+end;
+
+comment on function strata.unsteady_calls(text) is 'Functions in a parse tree whose results change without a change of their arguments.';
+
+-- Tables that a view or a query reads, also through views and materialized views.
+create or replace function strata.base_tables(view_name regclass)
+returns table (relation regclass, relkind "char")
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  with recursive reads (relation) as (
+    select view_name::oid
+    union
+    select d.refobjid
+    from reads
+    join pg_rewrite w on w.ev_class = reads.relation
+    join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid and d.refclassid = 'pg_class'::regclass and d.refobjid <> reads.relation
+  )
+  select c.oid::regclass, c.relkind from reads join pg_class c on c.oid = reads.relation where c.oid <> view_name and c.relkind not in ('v', 'm', 'S', 'i');
+end;
+
+comment on function strata.base_tables(regclass) is 'Tables that a view reads, also through other views.';
+
+-- The text of an output column of a view, as PostgreSQL prints it: one line a column when it prints without wrapping.
+create or replace function strata.output_expression(view_name regclass, column_name text)
+returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  definition text := regexp_replace(pg_get_viewdef(view_name, false), '^\s*SELECT\s+(DISTINCT\s+)?', '');
+  depth integer := 0;
+  quote text;
+  start integer := 1;
+  place integer := 1;
+  wanted integer := (select a.attnum from pg_attribute a where a.attrelid = view_name and a.attname = column_name);
+  item text;
+  character text;
+begin
+  for i in 1 .. length(definition) loop
+    character := substr(definition, i, 1);
+    if quote is not null then
+      if character = quote then
+        quote := null;
+      end if;
+    elsif character in ('''', '"') then
+      quote := character;
+    elsif character in ('(', '[') then
+      depth := depth + 1;
+    elsif character in (')', ']') then
+      depth := depth - 1;
+    elsif depth = 0 and (character = ',' or substr(definition, i) ~ '^\s+FROM\s') then
+      if place = wanted then
+        item := btrim(substr(definition, start, i - start), E' \n\t');
+        exit;
+      end if;
+      exit when character <> ',';
+      place := place + 1;
+      start := i + 1;
+    end if;
+  end loop;
+  return regexp_replace(item, '\s+AS\s+("(?:[^"]|"")+"|\S+)$', '');
+end
+$$;
+
+comment on function strata.output_expression(regclass, text) is 'SQL of an output column of a view.';
+
+-- What is known about a query: {mode, why, always, key, fact, alias, partition, sources: [{relation, role, tracked, resolve, columns}]}.
+--   tracked   what the change log keeps of a changed row: an expression over the table's own columns
+--   resolve   statement from those values ($1, as text) to stale partitions (as text); none for the fact table
+--   columns   columns of the table that the query reads: a change of others is none
+create or replace function strata.analyse(view_name regclass, partition_column text)
+returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  tree text := (select w.ev_action::text from pg_rewrite w where w.ev_class = view_name and w.rulename = '_RETURN');
+  query jsonb := strata.node_tree(tree) #> '{0}';
+  -- Constants and comments cannot look like functions here: names of fields are never inside of tokens.
+  unsteady text[] := strata.unsteady_calls(tree);
+  target jsonb;
+  bases integer[];
+  fact integer;
+  expression text;
+  fact_alias text;
+  why text;
+  key text[];
+  has_groups boolean;
+  result jsonb;
+  sources jsonb := '[]';
+  links jsonb := '[]';
+  reached integer[];
+  paths jsonb := '{}';
+  link record;
+  source record;
+  always boolean := unsteady <> '{}';
+  odd record;
+begin
+  -- Everything below is about ordinary tables, which triggers can watch.
+  select * into odd from strata.base_tables(view_name) b
+  where b.relkind <> 'r' or b.relation::oid in (select c.oid from pg_class c where c.relnamespace in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace))
+     or exists (select from pg_inherits i where i.inhparent = b.relation or i.inhrelid = b.relation) limit 1;
+  if odd.relation is not null then
+    why := format('%s is not an ordinary table, whose changes a trigger sees', odd.relation);
+    always := true;
+  elsif unsteady <> '{}' then
+    why := format('%s changes without a change of the data', array_to_string(unsteady, ', '));
+  elsif partition_column is null then
+    why := 'no partition column was given';
+  end if;
+
+  has_groups := jsonb_array_length(coalesce(nullif(query #> '{groupClause,0}', '"<>"'), '[]')) > 1;
+  -- The key: columns that are grouped by, if all of them are given out.
+  select array_agg(t.entry #>> '{resname,0}' order by (t.entry #>> '{resname,0}') = partition_column desc nulls last, t.place)
+  into key
+  from jsonb_array_elements(query #> '{targetList,0}') with ordinality t (entry, place)
+  where jsonb_typeof(t.entry) = 'object' and t.entry #>> '{resjunk,0}' = 'false'
+    and exists (select from jsonb_array_elements(coalesce(nullif(query #> '{groupClause,0}', '"<>"'), nullif(query #> '{distinctClause,0}', '"<>"'), '[]')) g
+                where g #>> '{tleSortGroupRef,0}' = t.entry #>> '{ressortgroupref,0}');
+  if coalesce(array_length(key, 1), 0) <> jsonb_array_length(coalesce(nullif(query #> '{groupClause,0}', '"<>"'), nullif(query #> '{distinctClause,0}', '"<>"'), '[null]')) - 1
+     or query #>> '{setOperations,0}' <> '<>' or query #>> '{groupingSets,0}' <> '<>' or query #>> '{hasDistinctOn,0}' = 'true' then
+    key := null;
+  end if;
+
+  if why is null then
+    why := case
+      when query #>> '{setOperations,0}' <> '<>' then 'it combines queries (UNION, INTERSECT or EXCEPT)'
+      when query #>> '{cteList,0}' <> '<>' then 'it has a WITH clause'
+      when query #>> '{hasSubLinks,0}' = 'true' then 'it has a subquery in an expression'
+      when query #>> '{hasWindowFuncs,0}' = 'true' then 'it has a window function'
+      when query #>> '{hasTargetSRFs,0}' = 'true' then 'it calls a function that returns rows'
+      when query #>> '{groupingSets,0}' <> '<>' then 'it groups by several sets (ROLLUP, CUBE or GROUPING SETS)'
+      when query #>> '{hasDistinctOn,0}' = 'true' then 'it has DISTINCT ON'
+      when query #>> '{limitCount,0}' <> '<>' or query #>> '{limitOffset,0}' <> '<>' then 'it has LIMIT or OFFSET'
+    end;
+  end if;
+  if why is null then
+    select t into target from jsonb_array_elements(query #> '{targetList,0}') t where t #>> '{resname,0}' = partition_column and t #>> '{resjunk,0}' = 'false';
+    if target is null then
+      raise exception 'The query has no column % to partition by; it has: %.', quote_literal(partition_column),
+        (select string_agg(a.attname, ', ' order by a.attnum) from pg_attribute a where a.attrelid = view_name and a.attnum > 0)
+        using errcode = 'undefined_column';
+    end if;
+    select array_agg(distinct b.rtindex) into bases from strata.base_columns(query, target -> 'expr') b;
+    why := case
+      when query #>> '{hasAggs,0}' = 'true' and not has_groups then 'it aggregates without GROUP BY'
+      when has_groups and not exists (select from jsonb_array_elements(query #> '{groupClause,0}') g
+                                      where g #>> '{tleSortGroupRef,0}' = target #>> '{ressortgroupref,0}')
+        then format('it does not group by %s', partition_column)
+      when coalesce(array_length(bases, 1), 0) <> 1 then format('%s is not computed from one table', partition_column)
+      when exists (select from jsonb_path_query(target -> 'expr', 'strict $.** ? (@._[0] == "AGGREF")')) then format('%s is an aggregate', partition_column)
+    end;
+    fact := bases[1];
+  end if;
+  if why is null then
+    select case
+        when e.entry #>> '{rtekind,0}' = '1' then 'it has a subquery in FROM'
+        when e.entry #>> '{rtekind,0}' <> '0' then 'it reads from something that is no table'
+        when e.entry #>> '{tablesample,0}' <> '<>' then 'it samples a table'
+        when e.entry #>> '{relkind,0}' <> 'r' then format('it reads the view %s', (e.entry #>> '{relid,0}')::oid::regclass)
+      end into why
+    from (select distinct (r #>> '{rtindex,0}')::integer as rtindex from jsonb_path_query(query -> 'jointree', 'strict $.** ? (@._[0] == "RANGETBLREF")') r) r
+    cross join lateral (select query #> array['rtable', '0', (r.rtindex - 1)::text] as entry) e
+    where e.entry #>> '{rtekind,0}' <> '0' or e.entry #>> '{tablesample,0}' <> '<>' or e.entry #>> '{relkind,0}' <> 'r'
+    limit 1;
+  end if;
+  if why is null then
+    -- jointype: 0 inner, 1 left, 2 full, 3 right.
+    if exists (
+      select from jsonb_path_query(query -> 'jointree', 'strict $.** ? (@._[0] == "JOINEXPR")') j
+      cross join lateral (values (j -> 'larg', '{2,3}'::text[]), (j -> 'rarg', '{1,2}'::text[])) side (tree, types)
+      where j #>> '{jointype,0}' = any (side.types)
+        and exists (select from jsonb_path_query(side.tree, 'strict $.** ? (@._[0] == "RANGETBLREF")') r where (r #>> '{rtindex,0}')::integer = fact)
+    ) then
+      why := format('an outer join makes rows without a row of %s', (query #>> array['rtable', '0', (fact - 1)::text, 'relid', '0'])::oid::regclass);
+    elsif exists (select from jsonb_path_query(query -> 'jointree', 'strict $.** ? (@._[0] == "JOINEXPR")') j where j #>> '{jointype,0}' not in ('0', '1', '3')) then
+      why := 'it has a full join';
+    end if;
+  end if;
+
+  if why is null then
+    expression := strata.output_expression(view_name, partition_column);
+    fact_alias := coalesce(query #>> array['rtable', '0', (fact - 1)::text, 'eref', '0', 'aliasname', '0'], '');
+
+    -- Equalities that every result row obeys: the parts of AND in WHERE and ON.
+    with recursive conditions (node) as (
+      select q from jsonb_path_query(query -> 'jointree', 'strict $.** ? (exists (@.quals))') holder
+      cross join lateral jsonb_array_elements(holder -> 'quals') q where jsonb_typeof(q) in ('object', 'array')
+      union all
+      select item from conditions
+      cross join lateral jsonb_array_elements(case
+        when jsonb_typeof(conditions.node) = 'array' then conditions.node
+        when conditions.node #>> '{_,0}' = 'BOOLEXPR' and conditions.node #>> '{boolop,0}' = 'and' then conditions.node -> 'args'
+        else '[]' end) item
+      where jsonb_typeof(item) in ('object', 'array')
+    ), equal as (
+      select conditions.node #> '{args,0,0}' as l, conditions.node #> '{args,0,1}' as r
+      from conditions join pg_operator o on o.oid = (conditions.node #>> '{opno,0}')::oid
+      where jsonb_typeof(conditions.node) = 'object' and conditions.node #>> '{_,0}' = 'OPEXPR' and o.oprname = '=' and o.oprnamespace = 'pg_catalog'::regnamespace
+    ), plain as (
+      select lc.rtindex as l_index, lc.attnum as l_attnum, rc.rtindex as r_index, rc.attnum as r_attnum
+      from equal
+      cross join lateral strata.base_columns(query, equal.l) lc
+      cross join lateral strata.base_columns(query, equal.r) rc
+      -- A column, or one whose type is only seen as another (varchar as text).
+      where equal.l #>> '{_,0}' in ('VAR', 'RELABELTYPE') and equal.r #>> '{_,0}' in ('VAR', 'RELABELTYPE') and lc.rtindex <> rc.rtindex
+        and (select count(*) from strata.base_columns(query, equal.l)) = 1 and (select count(*) from strata.base_columns(query, equal.r)) = 1
+    )
+    select coalesce(jsonb_agg(jsonb_build_object('from', x.f, 'from_attnum', x.fa, 'to', x.t, 'to_attnum', x.ta)), '[]') into links
+    from (select l_index as f, l_attnum as fa, r_index as t, r_attnum as ta from plain
+          union select r_index, r_attnum, l_index, l_attnum from plain) x;
+
+    reached := array[fact];
+    paths := jsonb_build_object(fact::text, jsonb_build_object('resolve', null));
+    loop
+      -- The next table that an equality connects with one that is reached; an indexed column there comes first.
+      select l.f, l.fa, l.t, l.ta, fr.relid as f_relid, tr.relid as t_relid, fa.attname as f_column, ta.attname as t_column,
+             format_type(ta.atttypid, ta.atttypmod) as t_type
+      into link
+      from jsonb_to_recordset(links) as x ("from" integer, from_attnum integer, "to" integer, to_attnum integer)
+      cross join lateral (select x."from" as f, x.from_attnum as fa, x."to" as t, x.to_attnum as ta) l
+      cross join lateral (select (query #>> array['rtable', '0', (l.f - 1)::text, 'relid', '0'])::oid as relid) fr
+      cross join lateral (select (query #>> array['rtable', '0', (l.t - 1)::text, 'relid', '0'])::oid as relid) tr
+      join pg_attribute fa on fa.attrelid = fr.relid and fa.attnum = l.fa
+      join pg_attribute ta on ta.attrelid = tr.relid and ta.attnum = l.ta
+      where l.f = any (reached) and l.t <> all (reached)
+      order by exists (select from pg_index i where i.indrelid = fr.relid and i.indkey[0] = l.fa and i.indpred is null) desc, l.f, l.fa, l.t, l.ta
+      limit 1;
+      exit when not found;
+      reached := reached || link.t;
+      -- $1 are values of the equal column: rows of the reached table that have them, and so on to the fact table.
+      paths := paths || jsonb_build_object(link.t::text, jsonb_build_object('column', link.t_column, 'via', link.f, 'via_column', link.f_column, 'type', link.t_type));
+    end loop;
+    select format('%s is joined without an equality of columns', (query #>> array['rtable', '0', (r.rtindex - 1)::text, 'relid', '0'])::oid::regclass)
+    into why
+    from (select distinct (r #>> '{rtindex,0}')::integer as rtindex from jsonb_path_query(query -> 'jointree', 'strict $.** ? (@._[0] == "RANGETBLREF")') r) r
+    where r.rtindex <> all (reached) limit 1;
+  end if;
+
+  if why is not null then
+    -- As a whole, when any of its tables changes.
+    select coalesce(jsonb_agg(jsonb_build_object('relation', b.relation::text, 'role', 'read', 'columns', null)), '[]') into sources
+    from (select distinct b.relation from strata.base_tables(view_name) b where b.relkind = 'r') b;
+    return jsonb_build_object('mode', 'whole', 'why', why, 'always', always, 'key', to_jsonb(coalesce(key, '{}')), 'sources', sources);
+  end if;
+
+  for source in
+    select i.rtindex, (query #>> array['rtable', '0', (i.rtindex - 1)::text, 'relid', '0'])::oid::regclass as relation
+    from unnest(reached) i (rtindex) order by i.rtindex
+  loop
+    declare
+      step jsonb := paths -> source.rtindex::text;
+      resolve text;
+      at integer := source.rtindex;
+    begin
+      if source.rtindex <> fact then
+        -- From the values of this table's column ($1) to rows of the table it is joined to, and so on.
+        resolve := format('select unnest($1)::%s', step ->> 'type');
+        loop
+          at := (step ->> 'via')::integer;
+          resolve := format('select distinct %s from %s %I where %I.%I in (%s)',
+            case when at = fact then format('(%s)::text', expression) else format('x.%I', paths -> at::text ->> 'column') end,
+            (query #>> array['rtable', '0', (at - 1)::text, 'relid', '0'])::oid::regclass,
+            case when at = fact then fact_alias else 'x' end, case when at = fact then fact_alias else 'x' end,
+            step ->> 'via_column', resolve);
+          exit when at = fact;
+          step := paths -> at::text;
+        end loop;
+      end if;
+      sources := sources || jsonb_build_object(
+        'relation', source.relation::text,
+        'role', case when source.rtindex = fact then 'fact' else 'joined' end,
+        'alias', case when source.rtindex = fact then fact_alias else 't' end,
+        'tracked', case when source.rtindex = fact then expression else format('t.%I', paths -> source.rtindex::text ->> 'column') end,
+        'resolve', resolve,
+        -- Rows that a foreign key has to find cannot matter before they exist, nor after they are gone.
+        'changes_only', source.rtindex <> fact and exists (
+          select from pg_constraint k
+          join pg_attribute own on own.attrelid = k.conrelid and own.attname = (paths -> source.rtindex::text ->> 'via_column')
+          join pg_attribute their on their.attrelid = k.confrelid and their.attname = (paths -> source.rtindex::text ->> 'column')
+          where k.contype = 'f' and k.convalidated and k.conkey = array[own.attnum] and k.confkey = array[their.attnum]
+            and k.confrelid = source.relation
+            and k.conrelid = (query #>> array['rtable', '0', ((paths -> source.rtindex::text ->> 'via')::integer - 1)::text, 'relid', '0'])::oid),
+        -- A whole row (count(t.*)) is all of its columns.
+        'columns', (select case when bool_or(b.attnum = 0) then null else (
+                    select to_jsonb(array_agg(distinct a.attname::text)) from pg_depend d join pg_rewrite w on w.oid = d.objid
+                    join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
+                    where d.classid = 'pg_rewrite'::regclass and w.ev_class = view_name and d.refclassid = 'pg_class'::regclass
+                      and d.refobjid = source.relation and d.refobjsubid > 0) end
+                    from strata.base_columns(query, query) b where b.rtindex = source.rtindex));
+    end;
+  end loop;
+  return jsonb_build_object('mode', 'partition', 'always', false, 'key', to_jsonb(coalesce(key, '{}')), 'fact', (query #>> array['rtable', '0', (fact - 1)::text, 'relid', '0'])::oid::regclass::text,
+                            'partition', expression, 'sources', sources);
+end
+$$;
+
+comment on function strata.analyse(regclass, text) is 'What a change of each table that a query reads makes stale, or why that cannot be told.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- Noticing changes
+-- ------------------------------------------------------------------------------------------------------
+
+-- The trigger brings its statement along: nothing is looked up while rows are written. Security definer, because
+-- whoever may write to production may not write to the log.
+create or replace function strata.capture()
+returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' set intervalstyle = 'postgres' set extra_float_digits = 1 as $$
+begin
+  execute tg_argv[0];
+  return null;
+end
+$$;
+
+comment on function strata.capture() is 'Appends what a statement changed to strata.changes.';
+
+create or replace function strata.set_trigger(relation regclass, name text, events text, statement text)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  existing oid := (select t.oid from pg_trigger t where t.tgrelid = relation and t.tgname = name);
+  description text := 'Feeds strata.changes: ' || md5(coalesce(statement, ''));
+begin
+  if statement is null then
+    if existing is not null then
+      execute format('drop trigger %I on %s', name, relation);
+    end if;
+  elsif obj_description(existing, 'pg_trigger') is distinct from description then
+    execute format('create or replace trigger %I after %s for each statement execute function strata.capture(%L)', name, format(events, relation), statement);
+    execute format('comment on trigger %I on %s is %L', name, relation, description);
+  end if;
+end
+$$;
+
+comment on function strata.set_trigger(regclass, text, text, text) is 'Makes, replaces or drops a trigger that feeds strata.changes; one that is right is left alone.';
+
+-- Gives a table the triggers that the metrics need, or takes them away.
+create or replace function strata.watch(relation regclass)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  key text[] := strata.key_columns(relation);
+  is_read boolean;
+  on_insert text;
+  on_change text;
+  used text[];
+  is_same text;
+  touched text;
+begin
+  select count(*) > 0,
+         string_agg(distinct s.pair, ', ') filter (where not s.changes_only), string_agg(distinct s.pair, ', '),
+         case when bool_or(s.columns is null) then null else array(
+           select distinct c from strata.metrics m cross join lateral jsonb_array_elements(m.analysis -> 'sources') x
+           cross join lateral jsonb_array_elements_text(x -> 'columns') c where x ->> 'relation' = relation::text) end
+  into is_read, on_insert, on_change, used
+  from (
+    select nullif(x -> 'columns', 'null') as columns, coalesce((x ->> 'changes_only')::boolean, false) as changes_only,
+           case when x ->> 'tracked' is not null then
+             format('%L, (select coalesce(jsonb_agg(x), ''[]'') from (select distinct (%s)::text as x from rows %I) d)', x ->> 'tracked', x ->> 'tracked', x ->> 'alias') end as pair
+    from strata.metrics m cross join lateral jsonb_array_elements(m.analysis -> 'sources') x where x ->> 'relation' = relation::text
+  ) s;
+  -- Rows of a table that is only read as a whole are counted all the same.
+  if exists (select from strata.metrics m cross join lateral jsonb_array_elements(m.analysis -> 'sources') x
+             where x ->> 'relation' = relation::text and x ->> 'tracked' is null) then
+    on_insert := coalesce(on_insert, '');
+  end if;
+  if not is_read then
+    on_insert := null;
+    on_change := null;
+  else
+    on_change := coalesce(on_change, '');
+  end if;
+
+  perform strata.set_trigger(relation, 'strata_inserted', 'insert on %s referencing new table as rows', case when on_insert is not null then format(
+    'insert into strata.changes (relation, keys, row_count) select %L, jsonb_build_object(%s), (select count(*) from rows) where exists (select from rows)',
+    relation, on_insert) end);
+  perform strata.set_trigger(relation, 'strata_deleted', 'delete on %s referencing old table as rows', case when on_change is not null then format(
+    'insert into strata.changes (relation, keys, row_count) select %L, jsonb_build_object(%s), (select count(*) from rows) where exists (select from rows)',
+    relation, on_change) end);
+  select string_agg(format('n.%1$I = o.%1$I', k), ' and ') into is_same from unnest(key) k;
+  select is_same || coalesce(' and (' || string_agg(case when strata.has_equality(c.type_id) then format('n.%I', c.name) else format('n.%I::text', c.name) end, ', ' order by c.attnum)
+         || ') is not distinct from (' || string_agg(case when strata.has_equality(c.type_id) then format('o.%I', c.name) else format('o.%I::text', c.name) end, ', ' order by c.attnum) || ')', '')
+  into is_same
+  from strata.table_columns(relation) c where used is not null and c.name = any (used);
+  touched := case when is_same is null or used is null then 'select * from old_rows union all select * from new_rows'
+    else format('select o.* from old_rows o where not exists (select from new_rows n where %1$s) union all '
+                'select n.* from new_rows n where not exists (select from old_rows o where %1$s)', is_same) end;
+  perform strata.set_trigger(relation, 'strata_updated', 'update on %s referencing old table as old_rows new table as new_rows', case when on_change is not null then format(
+    'with rows as materialized (%s) insert into strata.changes (relation, keys, row_count) select %L, jsonb_build_object(%s), (select (count(*) + 1) / 2 from rows) '
+    'where exists (select from rows)', touched, relation, on_change) end);
+  perform strata.set_trigger(relation, 'strata_truncated', 'truncate on %s', case when is_read then
+    format('insert into strata.changes (relation, row_count) values (%L, 1)', relation) end);
+end
+$$;
+
+comment on function strata.watch(regclass) is 'Has the changes of a table logged as the metrics need them.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- What is stale
+-- ------------------------------------------------------------------------------------------------------
+
+-- Null is everything. Above a third of all partitions, computing everything is cheaper.
+create or replace function strata.stale_partitions(metric text, consumed boolean default false)
+returns text[]
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' set intervalstyle = 'postgres' set extra_float_digits = 1 set jit = off
+set plan_cache_mode = force_custom_plan as $$
+declare
+  m strata.metrics;
+  log text := case when consumed then 'pg_temp.strata_consumed' else 'strata.changes' end;
+  source record;
+  relations text[];
+  amount bigint;
+  unknown boolean;
+  given text[];
+  stale text[] := '{}';
+  partitions double precision;
+begin
+  select * into m from strata.metrics x where x.metric = stale_partitions.metric;
+  if m.metric is null or m.rebuild or m.always then
+    return null;
+  end if;
+  relations := array(select distinct s ->> 'relation' from jsonb_array_elements(m.analysis -> 'sources') s);
+  execute format('select count(*), coalesce(bool_or(c.keys is null), false) from %s c where c.relation = any ($1)', log) into amount, unknown using relations;
+  if amount = 0 then
+    return stale;
+  elsif unknown or m.mode = 'whole' then
+    return null;
+  end if;
+  for source in select * from jsonb_to_recordset(m.analysis -> 'sources') as s (relation text, role text, tracked text, resolve text) loop
+    execute format('select array_agg(distinct v) from %s c cross join lateral jsonb_array_elements_text(c.keys -> $2) v where c.relation = $1', log)
+    into given using source.relation, source.tracked;
+    if given is null then
+      continue;
+    elsif source.resolve is not null then
+      execute format('select array_agg(p) from (%s) s (p)', source.resolve) into given using given;
+    end if;
+    stale := stale || given;
+  end loop;
+  stale := array(select distinct s from unnest(stale) s);
+  -- As many partitions as the result has, or as the fact table has values of that column.
+  select greatest(m.partition_count, max(case when s.n_distinct < 0 then -s.n_distinct * greatest(c.reltuples, 0) else s.n_distinct end))
+  into partitions
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_stats s on s.schemaname = n.nspname and s.tablename = c.relname
+  where c.oid = to_regclass(m.analysis ->> 'fact') and m.analysis ->> 'partition' like '%.' || quote_ident(s.attname) and not s.inherited;
+  if cardinality(stale) * 3 > coalesce(partitions, m.partition_count) then
+    return null;
+  end if;
+  return stale;
+end
+$$;
+
+comment on function strata.stale_partitions(text, boolean) is 'Partitions of a metric, as text, that have changed since its last refresh; null if all have to be computed.';
+
+-- Rows of a metric that its table does not have, or not right. The argument only says which metric: null::analytics.<metric>.
+create or replace function strata.stale_rows(kept anyelement)
+returns setof anyelement
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' set jit = off set plan_cache_mode = force_custom_plan as $$
+declare
+  m strata.metrics;
+  stale text[];
+begin
+  select x.* into strict m from strata.metrics x join pg_class c on c.relname = x.metric
+  join pg_namespace n on n.oid = c.relnamespace and n.nspname = x.schema_name where c.reltype = pg_typeof(kept);
+  stale := strata.stale_partitions(m.metric);
+  if stale is null then
+    return query execute strata.metric_rows(m, 'true');
+  elsif stale <> '{}' then
+    return query execute strata.metric_rows(m, strata.partition_condition(m, 'd', stale)) using stale;
+  end if;
+end
+$$;
+
+comment on function strata.stale_rows(anyelement) is 'Rows of the stale partitions of a metric, computed from its query.';
+
+create or replace function strata.metric_table(m strata.metrics)
+returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+return format('%I.%I', m.schema_name, m.metric);
+
+comment on function strata.metric_table(strata.metrics) is 'Qualified name of the table that keeps a metric.';
+
+create or replace function strata.metric_query(metric text)
+returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+return format('strata.%I', 'metric_' || metric);
+
+comment on function strata.metric_query(text) is 'Qualified name of the view that is the query of a metric.';
+
+create or replace function strata.metric_columns(m strata.metrics)
+returns text
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select string_agg(quote_ident(a.attname), ', ' order by a.attnum) from pg_attribute a
+  where a.attrelid = to_regclass(strata.metric_table(m)) and a.attnum > 0 and not a.attisdropped;
+end;
+
+comment on function strata.metric_columns(strata.metrics) is 'Columns of a metric, as a list.';
+
+create or replace function strata.metric_rows(m strata.metrics, condition text)
+returns text
+language sql stable set search_path = pg_catalog, pg_temp
+return format('select %s from %s d where %s', strata.metric_columns(m), strata.metric_query(m.metric), condition);
+
+comment on function strata.metric_rows(strata.metrics, text) is 'Statement that computes rows of a metric.';
+
+-- $1 are the partitions as text. A partition may be NULL, which no array comparison finds.
+create or replace function strata.partition_condition(m strata.metrics, alias text, stale text[])
+returns text
+language sql stable set search_path = pg_catalog, pg_temp
+return format('(%1$s.%2$I = any ($1::%3$s[])%4$s)', alias, m.partition_column,
+              (select format_type(a.atttypid, a.atttypmod) from pg_attribute a
+               where a.attrelid = to_regclass(strata.metric_table(m)) and a.attname = m.partition_column),
+              case when array_position(stale, null) is not null then format(' or %s.%I is null', alias, m.partition_column) else '' end);
+
+comment on function strata.partition_condition(strata.metrics, text, text[]) is 'Condition that holds for rows of the given partitions.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- Declaring metrics
+-- ------------------------------------------------------------------------------------------------------
+
+-- Metrics that others read come first.
+create or replace function strata.order_metrics()
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  placed text[] := '{}';
+  next text[];
+begin
+  loop
+    select array_agg(m.metric order by m.metric) into next
+    from strata.metrics m
+    where m.metric <> all (placed) and not exists (
+      select from jsonb_array_elements(m.analysis -> 'sources') s join strata.metrics o on strata.metric_table(o) = s ->> 'relation'
+      where o.metric <> all (placed) and o.metric <> m.metric
+    );
+    exit when next is null;
+    placed := placed || next;
+  end loop;
+  update strata.metrics m set place = p.place
+  from unnest(placed) with ordinality p (metric, place) where m.metric = p.metric and m.place <> p.place;
+end
+$$;
+
+comment on function strata.order_metrics() is 'Puts the metrics in the order of the refresh.';
+
+create or replace function strata.note_change()
+returns trigger
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform strata.raise_version();
+  return null;
+end
+$$;
+
+comment on function strata.note_change() is 'Raises the data version when kept results or the calendar change.';
+
+-- A refresh raises the version once, at its end.
+create or replace function strata.raise_version()
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+  if coalesce(current_setting('strata.refreshing', true), '') = '' then
+    update strata.refresh_state set data_version = data_version + 1;
+  end if;
+end
+$$;
+
+comment on function strata.raise_version() is 'Raises the data version, unless a refresh is about to.';
+
+-- The table that keeps a metric: made, or given the columns of the query.
+create or replace function strata.make_metric_table(m strata.metrics)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  name text := strata.metric_table(m);
+  query_view regclass := strata.metric_query(m.metric)::regclass;
+  col record;
+  key text;
+begin
+  if to_regclass(name) is null then
+    execute format('create table %s (%s)', name, (
+      select string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by a.attnum)
+      from pg_attribute a where a.attrelid = query_view and a.attnum > 0));
+    execute format('comment on table %s is %L', name, format('%s, as of the last refresh.', initcap(left(m.metric, 1)) || replace(substr(m.metric, 2), '_', ' ')));
+  end if;
+  for col in
+    select a.attname as name, format_type(a.atttypid, a.atttypmod) as type, o.attname is not null as is_there
+    from pg_attribute a
+    left join pg_attribute o on o.attrelid = name::regclass and o.attname = a.attname and not o.attisdropped
+    where a.attrelid = query_view and a.attnum > 0
+      and (o.attname is null or format_type(o.atttypid, o.atttypmod) <> format_type(a.atttypid, a.atttypmod))
+    order by a.attnum
+  loop
+    execute format('drop view if exists %I.%I', m.schema_name, m.metric || '_live');
+    if col.is_there then
+      execute format('alter table %s drop column %I', name, col.name);
+    end if;
+    execute format('alter table %s add column %I %s', name, col.name, col.type);
+  end loop;
+  for col in
+    select o.attname as name from pg_attribute o
+    where o.attrelid = name::regclass and o.attnum > 0 and not o.attisdropped
+      and not exists (select from pg_attribute a where a.attrelid = query_view and a.attname = o.attname)
+  loop
+    execute format('drop view if exists %I.%I', m.schema_name, m.metric || '_live');
+    execute format('alter table %s drop column %I', name, col.name);
+  end loop;
+  for col in
+    select o.attname as name from pg_attribute o
+    where o.attrelid = name::regclass and o.attnum > 0 and not o.attisdropped and col_description(o.attrelid, o.attnum) is null
+  loop
+    execute format('comment on column %s.%I is %L', name, col.name, initcap(left(col.name, 1)) || replace(substr(col.name, 2), '_', ' ') || '.');
+  end loop;
+
+  -- The columns that are grouped by are the key, if they can be: the partition first, by which rows are replaced.
+  select string_agg(quote_ident(k), ', ' order by k.place) into key from unnest(m.key_columns) with ordinality k (k, place);
+  if key is not null and exists (
+    select from unnest(m.key_columns) k join pg_attribute a on a.attrelid = name::regclass and a.attname = k
+    where not exists (select from pg_type t where t.oid = a.atttypid and (t.typtype in ('e', 'r') or t.typcategory in ('N', 'S', 'D', 'B', 'T', 'I') or t.typname = 'uuid'))
+  ) then
+    key := null;
+  end if;
+  if (select pg_get_constraintdef(k.oid) from pg_constraint k where k.conrelid = name::regclass and k.conname = m.metric || '_key')
+     is distinct from 'UNIQUE NULLS NOT DISTINCT (' || key || ')' then
+    execute format('alter table %s drop constraint if exists %I', name, m.metric || '_key');
+    if key is not null then
+      execute format('delete from %s', name);
+      execute format('alter table %s add constraint %I unique nulls not distinct (%s)', name, m.metric || '_key', key);
+    end if;
+  end if;
+  if m.partition_column is not null and (key is null or m.key_columns[1] <> m.partition_column) then
+    execute format('create index if not exists %I on %s (%I)', 'idx_' || m.metric || '_partition', name, m.partition_column);
+  end if;
+  execute format('create or replace trigger strata_version after insert or update or delete or truncate on %s for each statement execute function strata.note_change()', name);
+  execute format('comment on trigger strata_version on %s is %L', name, 'Raises the data version.');
+end
+$$;
+
+comment on function strata.make_metric_table(strata.metrics) is 'Makes the table of a metric, or gives it the columns and the key of the query.';
+
+-- What the query gives now: the kept rows of partitions that did not change, and the others computed. Functions do
+-- the latter: as a part of the query they would make it look expensive, although most of the time nothing changed.
+create or replace function strata.make_live_view(m strata.metrics)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  name text := format('%I.%I', m.schema_name, m.metric || '_live');
+  kept regclass := strata.metric_table(m)::regclass;
+  columns text := strata.metric_columns(m);
+begin
+  execute format($sql$
+    create or replace view %1$s as
+    select %2$s from %3$s r
+    where (select strata.stale_partitions(%4$L)) is not null %5$s
+    union all
+    select %2$s from strata.stale_rows(null::%3$s)
+  $sql$, name, columns, kept, m.metric, case when m.mode = 'partition' then format(
+    'and not exists (select from unnest((select strata.stale_partitions(%L))::%s[]) s (p) where s.p is not distinct from r.%I)',
+    m.metric, (select format_type(a.atttypid, a.atttypmod) from pg_attribute a where a.attrelid = kept and a.attname = m.partition_column), m.partition_column) else '' end);
+end
+$$;
+
+comment on function strata.make_live_view(strata.metrics) is 'Makes the view that is always exact.';
+
+-- The live view says the same of its columns as the table, whose comments may come after the declaration.
+create or replace function strata.copy_comments(m strata.metrics)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  kept regclass := strata.metric_table(m)::regclass;
+  live regclass := to_regclass(format('%I.%I', m.schema_name, m.metric || '_live'));
+  item record;
+begin
+  for item in
+    select l.attname as name, col_description(kept, k.attnum) as description
+    from pg_attribute l join pg_attribute k on k.attrelid = kept and k.attname = l.attname
+    where l.attrelid = live and l.attnum > 0 and col_description(live, l.attnum) is distinct from col_description(kept, k.attnum)
+  loop
+    execute format('comment on column %s.%I is %L', live, item.name, item.description);
+  end loop;
+  select replace(obj_description(kept, 'pg_class'), 'as of the last refresh', 'as of now') as description into item;
+  if item.description is distinct from obj_description(live, 'pg_class') then
+    execute format('comment on view %s is %L', live, item.description);
+  end if;
+end
+$$;
+
+comment on function strata.copy_comments(strata.metrics) is 'Gives the live view of a metric the comments of its table.';
+
+create or replace function strata.put_metric(schema_name text, metric text, query text, partition_column text)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+  before strata.metrics;
+  m strata.metrics;
+  clean text := rtrim(query, E'; \n\t');
+  path text := current_setting('search_path');
+  query_view text := strata.metric_query(metric);
+  relation text;
+  odd text;
+begin
+  if metric is null or metric !~ '^[a-z_][a-z0-9_]{0,49}$' or metric like '%\_live' then
+    raise exception 'A metric is named by lower case letters, digits and _, at most 50 of them, and not _live at the end; given: %.', coalesce(quote_literal(metric), 'null')
+      using errcode = 'invalid_name';
+  end if;
+  select * into before from strata.metrics x where x.metric = put_metric.metric;
+  if before.metric is null and to_regclass(format('%I.%I', schema_name, metric)) is not null
+     and not exists (select from pg_trigger t where t.tgrelid = to_regclass(format('%I.%I', schema_name, metric)) and t.tgname = 'strata_version') then
+    raise exception '%.% exists and is no metric.', schema_name, metric using errcode = 'duplicate_table', hint = 'Choose another name, or drop it.';
+  end if;
+
+  if before.metric is null or before.query <> clean or to_regclass(query_view) is null then
+    execute format('drop view if exists %s', query_view);
+    -- Names without a schema are found where people keep their tables.
+    perform set_config('search_path', 'production, analytics, public', true);
+    execute format('create view %s as %s', query_view, clean);
+    perform set_config('search_path', path, true);
+    execute format('comment on view %s is %L', query_view, format('The query of the metric %s.', metric));
+    select a.attname into odd from pg_attribute a where a.attrelid = query_view::regclass and a.attname = '?column?';
+    if odd is not null then
+      raise exception 'Every column of the query of % needs a name.', metric using errcode = 'invalid_column_definition', hint = 'Write: expression as name.';
+    end if;
+  end if;
+
+  m.metric := metric;
+  m.schema_name := schema_name;
+  m.query := clean;
+  m.partition_column := partition_column;
+  m.analysis := strata.analyse(query_view::regclass, partition_column);
+  m.mode := m.analysis ->> 'mode';
+  m.why := m.analysis ->> 'why';
+  m.always := coalesce((m.analysis ->> 'always')::boolean, false);
+  m.key_columns := array(select jsonb_array_elements_text(m.analysis -> 'key'));
+  if partition_column is not null and not exists (select from pg_attribute a where a.attrelid = query_view::regclass and a.attname = partition_column) then
+    raise exception 'The query has no column % to partition by; it has: %.', quote_literal(partition_column),
+      (select string_agg(a.attname, ', ' order by a.attnum) from pg_attribute a where a.attrelid = query_view::regclass and a.attnum > 0)
+      using errcode = 'undefined_column';
+  end if;
+  m.default_rights := coalesce(before.default_rights, to_regclass(strata.metric_table(m)) is null or not strata.has_grants(strata.metric_table(m)::regclass));
+
+  if before.metric is null then
+    insert into strata.metrics (metric, schema_name, query, partition_column, key_columns, mode, why, always, default_rights, analysis)
+    values (m.metric, m.schema_name, m.query, m.partition_column, m.key_columns, m.mode, m.why, m.always, m.default_rights, m.analysis);
+  elsif (before.query, before.partition_column, before.analysis) is distinct from (m.query, m.partition_column, m.analysis) then
+    update strata.metrics x
+    set query = m.query, partition_column = m.partition_column, key_columns = m.key_columns, mode = m.mode, why = m.why, always = m.always,
+        analysis = m.analysis, rebuild = true
+    where x.metric = m.metric;
+  end if;
+  if before.metric is null or (before.query, before.partition_column, before.analysis) is distinct from (m.query, m.partition_column, m.analysis)
+     or to_regclass(strata.metric_table(m)) is null or to_regclass(format('%I.%I', schema_name, metric || '_live')) is null then
+    perform strata.make_metric_table(m);
+    update strata.metrics x set rebuild = true where x.metric = m.metric and not x.rebuild;
+    perform strata.make_live_view(m);
+    perform strata.copy_comments(m);
+    if m.default_rights and schema_name = 'analytics' then
+      execute format('grant select on %s, %I.%I to strata_reader', strata.metric_table(m), schema_name, metric || '_live');
+    end if;
+    for relation in
+      select s ->> 'relation' from jsonb_array_elements(m.analysis -> 'sources') s
+      union select s ->> 'relation' from jsonb_array_elements(coalesce(before.analysis, '{}') -> 'sources') s
+    loop
+      if to_regclass(relation) is not null then
+        perform strata.watch(relation::regclass);
+      end if;
+    end loop;
+    perform strata.order_metrics();
+  end if;
+end
+$$;
+
+comment on function strata.put_metric(text, text, text, text) is 'Declares a metric of a schema, or changes it.';
+
+create or replace function strata.add_metric(metric text, query text, partition text default null)
+returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+begin atomic
+  select strata.put_metric('analytics', metric, query, partition);
+end;
+
+comment on function strata.add_metric(text, text, text) is
+  'Keeps the result of a query in analytics.<metric>, as of the last refresh, and as of now in analytics.<metric>_live; may be repeated, also with another query.';
+
+create or replace function strata.remove_metric(metric text)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  m strata.metrics;
+  relation text;
+begin
+  delete from strata.metrics x where x.metric = remove_metric.metric and x.schema_name = 'analytics' returning * into m;
+  if m.metric is null then
+    raise exception 'There is no metric %; there are: %.', coalesce(quote_literal(remove_metric.metric), 'null'),
+      coalesce((select string_agg(x.metric, ', ' order by x.metric) from strata.metrics x where x.schema_name = 'analytics'), 'none')
+      using errcode = 'undefined_object';
+  end if;
+  execute format('drop view if exists %I.%I', m.schema_name, m.metric || '_live');
+  execute format('drop view if exists %s', strata.metric_query(m.metric));
+  for relation in select s ->> 'relation' from jsonb_array_elements(m.analysis -> 'sources') s loop
+    if to_regclass(relation) is not null then
+      perform strata.watch(relation::regclass);
+    end if;
+  end loop;
+  execute format('drop trigger if exists strata_version on %s', strata.metric_table(m));
+end
+$$;
+
+comment on function strata.remove_metric(text) is 'Forgets a metric; the table with its last result stays.';
+
+-- For tests and doctor: computes everything.
+create or replace function strata.count_differences(metric text)
+returns bigint
+language plpgsql stable set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+declare
+  m strata.metrics;
+  columns text;
+  differences bigint;
+begin
+  select * into strict m from strata.metrics x where x.metric = count_differences.metric;
+  select string_agg(case when strata.has_equality(a.atttypid) then quote_ident(a.attname) else quote_ident(a.attname) || '::text' end, ', ') into columns
+  from pg_attribute a where a.attrelid = strata.metric_table(m)::regclass and a.attnum > 0 and not a.attisdropped;
+  execute format($sql$
+    with truth as materialized (select %1$s from %2$s), live as materialized (select %1$s from %3$I.%4$I)
+    select count(*) from ((table truth except all table live) union all (table live except all table truth)) d
+  $sql$, columns, strata.metric_query(m.metric), m.schema_name, m.metric || '_live')
+  into differences;
+  return differences;
+end
+$$;
+
+comment on function strata.count_differences(text) is 'Compares the live view of a metric with its query and returns how many rows differ.';

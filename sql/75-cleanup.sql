@@ -1,0 +1,55 @@
+-- ======================================================================================================
+-- Cleanup: old rows of staging that the transform has taken
+-- ======================================================================================================
+
+create or replace function strata.check_days_to_keep(days integer)
+returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  if days is null or days not between 0 and 36500 then
+    raise exception 'days_to_keep must be from 0 to 36500, not %.', coalesce(days::text, 'null') using errcode = 'invalid_parameter_value';
+  end if;
+end
+$$;
+
+comment on function strata.check_days_to_keep(integer) is 'Raises an error for a retention that nobody can mean.';
+
+-- Rows beyond the watermark stay, however old: the transform has not taken them.
+create or replace function strata.cleanup_batch(run_id bigint, days_to_keep integer, batch_size integer default 20000)
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
+declare
+  mark strata.datasets;
+  deleted integer;
+  total integer := 0;
+begin
+  perform strata.check_days_to_keep(days_to_keep);
+  perform strata.enter_batch(run_id);
+  for mark in select * from strata.datasets d where strata.raw_table(d.dataset) is not null order by d.dataset loop
+    execute format($sql$
+      delete from %1$s where %2$I in (
+        select %2$I from %1$s
+        where (ingest_xid, ingest_seq) <= ($1, $2) and ingested_at < (current_timestamp at time zone 'UTC') - make_interval(days => $3)
+        order by ingest_xid, ingest_seq limit $4
+      )
+    $sql$, strata.raw_table(mark.dataset), strata.raw_id_column(mark.dataset))
+    using mark.xid, mark.seq, days_to_keep, batch_size - total;
+    get diagnostics deleted = row_count;
+    total := total + deleted;
+    perform strata.count_batch(run_id, deleted, 0, 0, deleted, null, mark.dataset);
+    exit when total >= batch_size;
+  end loop;
+  return total;
+end
+$$;
+
+comment on function strata.cleanup_batch(bigint, integer, integer) is 'Deletes a batch of old raw rows and returns how many; zero means that none are left.';
+
+create or replace function staging.cleanup_old_data(days_to_keep integer default 30)
+returns integer
+language sql volatile set search_path = pg_catalog, pg_temp
+begin atomic
+  select strata.cleanup_batch(null, cleanup_old_data.days_to_keep, 2147483647);
+end;
+
+comment on function staging.cleanup_old_data(integer) is 'Deletes raw rows that are older than a number of days and that the transform has taken; returns how many.';

@@ -1,0 +1,295 @@
+-- ======================================================================================================
+-- Views: what people read about all of this
+-- ======================================================================================================
+
+-- Readers and operators see every run; a source system sees the runs that it asked for through the API. Other actors
+-- are logins and users of a machine, whose names anybody's token may have.
+create or replace view analytics.pipeline_runs as
+select run_id, step, status, trigger, actor, dataset, arguments, parent_run_id, queued_at, started_at, finished_at, heartbeat_at,
+       duration_ms, rows_read, rows_written, rows_rejected, rows_deleted, progress, error
+from strata.runs
+where pg_has_role(current_user, 'strata_reader', 'USAGE')
+   or (step = 'ingest' and trigger = 'api' and actor = current_setting('strata.sub', true));
+
+comment on view analytics.pipeline_runs is E'What the pipeline did and is doing; one row per run of a step.\n@primaryKey run_id\n@foreignKey (parent_run_id) references analytics.pipeline_runs (run_id)|@fieldName parentRun\\n@foreignFieldName childRuns\n@behavior -insert -update -delete';
+
+do $$
+declare
+  col record;
+begin
+  for col in
+    select a.attname as name, col_description('strata.runs'::regclass, a.attnum) as description
+    from pg_catalog.pg_attribute a where a.attrelid = 'strata.runs'::regclass and a.attnum > 0 and not a.attisdropped
+  loop
+    execute format('comment on column analytics.pipeline_runs.%I is %L', col.name, col.description);
+  end loop;
+end
+$$;
+
+create or replace view analytics.run_datasets as
+select d.run_id, d.dataset, d.rows_read, d.rows_written, d.rows_rejected, d.rows_deleted
+from strata.run_datasets d join analytics.pipeline_runs r on r.run_id = d.run_id;
+
+comment on view analytics.run_datasets is E'What a run read, wrote, rejected and deleted in each dataset or metric; one row per run and dataset.\n@primaryKey run_id,dataset\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run\\n@foreignFieldName datasets\n@behavior -insert -update -delete';
+comment on column analytics.run_datasets.run_id is 'The run.';
+comment on column analytics.run_datasets.dataset is 'Dataset or metric.';
+comment on column analytics.run_datasets.rows_read is 'Rows read.';
+comment on column analytics.run_datasets.rows_written is 'Rows inserted or updated.';
+comment on column analytics.run_datasets.rows_rejected is 'Rows put into quarantine.';
+comment on column analytics.run_datasets.rows_deleted is 'Rows deleted.';
+
+create or replace view analytics.quarantine as
+select quarantine_id, dataset, stage, reasons, detail, waiting, payload, raw_text, source_system, source_name,
+       source_line, run_id, attempts, quarantined_at, last_attempt_at, source_format, waiting_for
+from staging.quarantine
+where retried_at is null;
+
+comment on view analytics.quarantine is E'Records that could not be taken over, with every reason; one row per record.\n@name quarantined_row\n@primaryKey quarantine_id\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run\\n@foreignFieldName quarantinedRows\n@behavior -insert -update -delete';
+
+do $$
+declare
+  col record;
+begin
+  for col in
+    select a.attname as name, col_description('staging.quarantine'::regclass, s.attnum) as description
+    from pg_catalog.pg_attribute a join pg_catalog.pg_attribute s on s.attrelid = 'staging.quarantine'::regclass and s.attname = a.attname
+    where a.attrelid = 'analytics.quarantine'::regclass and a.attnum > 0
+  loop
+    execute format('comment on column analytics.quarantine.%I is %L', col.name, col.description);
+  end loop;
+end
+$$;
+
+-- What each metric, or view on metrics of the machinery, does not contain yet.
+create or replace function strata.metric_lag(metrics text[])
+returns table (row_count bigint, since timestamptz)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select coalesce(sum(c.row_count), 0)::bigint, min(c.logged_at)
+  from strata.changes c
+  where c.relation in (
+    select s ->> 'relation' from strata.metrics m cross join lateral jsonb_array_elements(m.analysis -> 'sources') s where m.metric = any (metrics));
+end;
+
+comment on function strata.metric_lag(text[]) is 'How many rows changed that the metrics do not contain yet, and since when.';
+
+-- As a function, because a view calls functions with the rights of its reader.
+create or replace function strata.freshness_rows()
+returns table (dataset text, refreshed_at timestamptz, run_id bigint, rows_behind bigint, lag_seconds double precision)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+begin atomic
+  select d.dataset, d.updated_at as refreshed_at, d.run_id, b.row_count as rows_behind,
+         coalesce(extract(epoch from current_timestamp at time zone 'UTC' - b.since), 0)::double precision as lag_seconds
+  from strata.datasets d cross join lateral strata.rows_behind(d.dataset) b
+  union all
+  select m.metric, m.refreshed_at, m.run_id, b.row_count, coalesce(extract(epoch from current_timestamp - b.since), 0)::double precision
+  from strata.metrics m cross join lateral strata.metric_lag(array[m.metric]) b
+  where m.schema_name = 'analytics'
+  union all
+  select c.relname::text, s.refreshed_at, s.run_id, b.row_count, coalesce(extract(epoch from current_timestamp - b.since), 0)::double precision
+  from strata.refresh_state s
+  cross join strata.materialized_views() v
+  join pg_catalog.pg_class c on c.oid = v.view_name
+  cross join lateral (
+    select array(select m.metric from strata.base_tables(v.view_name) t join strata.metrics m on to_regclass(strata.metric_table(m)) = t.relation
+                 where m.schema_name = 'strata') as metrics
+  ) k
+  cross join lateral strata.metric_lag(k.metrics) b
+  where k.metrics <> '{}';
+end;
+
+comment on function strata.freshness_rows() is 'How far each dataset and metric lags behind its source.';
+
+create or replace view analytics.freshness as
+select f.dataset, f.refreshed_at, f.run_id, f.rows_behind, f.lag_seconds from strata.freshness_rows() f;
+
+comment on view analytics.freshness is E'How far each dataset and metric lags behind its source; one row per dataset or metric.\n@primaryKey dataset\n@behavior -insert -update -delete -query:resource:single';
+comment on column analytics.freshness.dataset is 'Dataset, metric or materialized view.';
+comment on column analytics.freshness.refreshed_at is 'When it was brought up to date last.';
+comment on column analytics.freshness.run_id is 'Run that did so; empty if it was done in SQL.';
+comment on column analytics.freshness.rows_behind is E'Rows of its source that it does not contain yet.\n@notNull';
+comment on column analytics.freshness.lag_seconds is E'Age of the oldest of them, in seconds.\n@notNull';
+
+-- Estimates, because counting reads everything.
+create or replace function strata.estimated_rows(relation regclass)
+returns bigint
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select greatest(c.reltuples::bigint, pg_stat_get_live_tuples(c.oid), 0) from pg_class c where c.oid = relation;
+end;
+
+comment on function strata.estimated_rows(regclass) is 'About how many rows a table has.';
+
+-- Smart tags are for the API.
+create or replace function strata.words_of(relation regclass)
+returns text
+language sql stable set search_path = pg_catalog, pg_temp
+return coalesce(regexp_replace(obj_description(relation, 'pg_class'), '(^|\n)@.*$', ''), '');
+
+comment on function strata.words_of(regclass) is 'Comment of a table or view, without smart tags.';
+
+create or replace function strata.dataset_rows()
+returns table (dataset text, kind text, description text, key_columns text[], parents text[], rows_estimated bigint, partition_column text, mode text, why text)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+begin atomic
+  select d.dataset, 'dataset' as kind, strata.words_of(strata.production_table(d.dataset)) as description,
+         strata.key_columns(strata.production_table(d.dataset)) as key_columns, strata.parents(d.dataset) as parents,
+         strata.estimated_rows(strata.production_table(d.dataset)) as rows_estimated, null::text as partition_column, null::text as mode, null::text as why
+  from strata.datasets d
+  union all
+  select m.metric, 'metric', strata.words_of(to_regclass(strata.metric_table(m))), m.key_columns,
+         array(select distinct split_part(s ->> 'relation', '.', 2) from jsonb_array_elements(m.analysis -> 'sources') s order by 1),
+         strata.estimated_rows(to_regclass(strata.metric_table(m))), m.partition_column, m.mode, m.why
+  from strata.metrics m where m.schema_name = 'analytics'
+  union all
+  select c.relname::text, 'table', strata.words_of(c.oid::regclass), strata.key_columns(c.oid::regclass), '{}', strata.estimated_rows(c.oid::regclass), null, null, null
+  from pg_catalog.pg_class c
+  where c.relnamespace = 'production'::regnamespace and c.relkind in ('r', 'p')
+    and not exists (select from strata.datasets d where d.dataset = c.relname)
+  union all
+  select c.relname::text, case c.relkind when 'm' then 'materialized view' else 'view' end, strata.words_of(c.oid::regclass), '{}',
+         array(select distinct b.relname::text from strata.base_tables(c.oid::regclass) t join pg_catalog.pg_class b on b.oid = t.relation order by 1),
+         case when c.relkind = 'm' then strata.estimated_rows(c.oid::regclass) end, null, null, null
+  from pg_catalog.pg_class c
+  where c.relnamespace = 'analytics'::regnamespace and c.relkind in ('v', 'm')
+    -- Views of the machinery about itself, and live views of metrics, are not data of their own.
+    and c.relname not in ('pipeline_runs', 'run_datasets', 'quarantine', 'freshness', 'datasets', 'lineage')
+    and not exists (select from strata.metrics m where m.metric || '_live' = c.relname);
+end;
+
+comment on function strata.dataset_rows() is 'Datasets, metrics and views of this database.';
+
+create or replace view analytics.datasets as
+select d.dataset, d.kind, d.description, d.key_columns, d.parents, d.rows_estimated, d.partition_column, d.mode, d.why from strata.dataset_rows() d;
+
+comment on view analytics.datasets is E'Datasets, other tables, metrics and views of this database; one row each.\n@primaryKey dataset\n@behavior -insert -update -delete -query:resource:single';
+comment on column analytics.datasets.dataset is E'Name of the table, metric or view.\n@notNull';
+comment on column analytics.datasets.kind is E'dataset, table, metric, materialized view or view.\n@notNull';
+comment on column analytics.datasets.description is E'What it holds.\n@notNull';
+comment on column analytics.datasets.key_columns is 'Columns that identify a row.';
+comment on column analytics.datasets.parents is 'Datasets it refers to, or is computed from.';
+comment on column analytics.datasets.rows_estimated is 'About how many rows it has.';
+comment on column analytics.datasets.partition_column is 'Column by whose values a metric is computed again.';
+comment on column analytics.datasets.mode is 'partition: only what changed is computed; whole: everything is, when something changed.';
+comment on column analytics.datasets.why is 'Why a metric is computed as a whole.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- Lineage
+-- ------------------------------------------------------------------------------------------------------
+
+-- What each column of a view is made of, read from its parse tree; columns that only filter or join lead to the view
+-- as a whole. Queries within the query are not looked into: what they read leads to the view as a whole, too.
+create or replace function strata.view_edges(view_name regclass)
+returns table (source regclass, source_column text, target_column text)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  with tree as materialized (
+    select strata.node_tree(w.ev_action::text) #> '{0}' as query from pg_rewrite w where w.ev_class = view_name and w.rulename = '_RETURN'
+  ), direct as (
+    select distinct (q.query #>> array['rtable', '0', (b.rtindex - 1)::text, 'relid', '0'])::oid as source, b.attnum, t #>> '{resname,0}' as target_column
+    from tree q
+    cross join lateral jsonb_array_elements(q.query #> '{targetList,0}') t
+    cross join lateral strata.base_columns(q.query, t -> 'expr') b
+    where t #>> '{resjunk,0}' = 'false' and q.query #>> array['rtable', '0', (b.rtindex - 1)::text, 'rtekind', '0'] = '0' and b.attnum > 0
+  ), used as (
+    select distinct d.refobjid as source, d.refobjsubid as attnum
+    from pg_rewrite w join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
+    where w.ev_class = view_name and d.refclassid = 'pg_class'::regclass and d.refobjid <> view_name
+  )
+  select d.source::regclass, a.attname::text, d.target_column from direct d join pg_attribute a on a.attrelid = d.source and a.attnum = d.attnum
+  union all
+  select u.source::regclass, a.attname::text, null from used u left join pg_attribute a on a.attrelid = u.source and a.attnum = u.attnum and u.attnum > 0
+  where not exists (select from direct d where d.source = u.source and d.attnum = u.attnum)
+    and (u.attnum > 0 or not exists (select from used o where o.source = u.source and o.attnum > 0));
+end;
+
+comment on function strata.view_edges(regclass) is 'Columns that a view reads, and the columns that it makes of each; empty for what only filters or joins.';
+
+create or replace function strata.lineage_edges()
+returns table (source regclass, source_column text, target regclass, target_column text, kind text)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+begin atomic
+  with recursive edges (source, source_column, target, target_column, kind) as (
+    -- Mapping views, or equal names.
+    select e.source::oid, e.source_column, strata.production_table(d.dataset)::oid, e.target_column, 'transform'
+    from strata.datasets d cross join lateral strata.view_edges(to_regclass(format('staging.%I', d.dataset))) e
+    where to_regclass(format('staging.%I', d.dataset)) is not null and e.target_column is distinct from 'ingest_xid' and e.target_column is distinct from 'ingest_seq'
+      and e.target_column is distinct from 'reasons'
+    union all
+    select strata.raw_table(d.dataset), c.name, strata.production_table(d.dataset), c.name, 'transform'
+    from strata.datasets d cross join lateral strata.table_columns(strata.production_table(d.dataset)) c
+    where to_regclass(format('staging.%I', d.dataset)) is null
+      and exists (select from pg_attribute a where a.attrelid = strata.raw_table(d.dataset) and a.attname = c.name)
+    union all
+    select e.source, e.source_column, to_regclass(strata.metric_table(m)), e.target_column, 'metric'
+    from strata.metrics m cross join lateral strata.view_edges(to_regclass(strata.metric_query(m.metric))) e
+    union all
+    -- A live view is the metric, as of now.
+    select e.source, e.source_column, to_regclass(format('%I.%I', m.schema_name, m.metric || '_live')), e.target_column, 'metric'
+    from strata.metrics m cross join lateral strata.view_edges(to_regclass(strata.metric_query(m.metric))) e
+    union all
+    select e.source, e.source_column, c.oid, e.target_column, case c.relkind when 'm' then 'materialized view' else 'view' end
+    from pg_class c cross join lateral strata.view_edges(c.oid::regclass) e
+    where c.relkind in ('v', 'm') and c.relnamespace in ('production'::regnamespace, 'analytics'::regnamespace)
+      and not exists (select from strata.metrics m where c.oid = to_regclass(format('%I.%I', m.schema_name, m.metric || '_live')))
+      and c.relname not in ('pipeline_runs', 'run_datasets', 'quarantine', 'freshness', 'datasets', 'lineage')
+  ), visible (source, source_column, target, target_column, kind, depth) as (
+    select e.source, e.source_column, e.target, e.target_column, e.kind, 0
+    from edges e where (select c.relnamespace from pg_class c where c.oid = e.target) <> 'strata'::regnamespace
+    union
+    -- Relations of the machinery stand for what they are made of.
+    select e.source, e.source_column, v.target, case when e.target_column is null or v.target_column is null then null else v.target_column end, v.kind, v.depth + 1
+    from visible v join edges e on e.target = v.source and (e.target_column = v.source_column or e.target_column is null)
+    where (select c.relnamespace from pg_class c where c.oid = v.source) = 'strata'::regnamespace and v.depth < 20
+  )
+  select distinct v.source::regclass, v.source_column, v.target::regclass, v.target_column, v.kind
+  from visible v where (select c.relnamespace from pg_class c where c.oid = v.source) in ('staging'::regnamespace, 'production'::regnamespace, 'analytics'::regnamespace);
+end;
+
+comment on function strata.lineage_edges() is 'Which column of which relation each column of production and analytics is made of.';
+
+create or replace view analytics.lineage as
+select sn.nspname::text as source_schema, sc.relname::text as source_relation, e.source_column,
+       tn.nspname::text as target_schema, tc.relname::text as target_relation, e.target_column, e.kind
+from strata.lineage_edges() e
+join pg_catalog.pg_class sc on sc.oid = e.source join pg_catalog.pg_namespace sn on sn.oid = sc.relnamespace
+join pg_catalog.pg_class tc on tc.oid = e.target join pg_catalog.pg_namespace tn on tn.oid = tc.relnamespace;
+
+comment on view analytics.lineage is E'What each column of production and analytics is made of; one row per pair of columns.\n@behavior -insert -update -delete';
+comment on column analytics.lineage.source_schema is 'Schema that is read.';
+comment on column analytics.lineage.source_relation is 'Table or view that is read.';
+comment on column analytics.lineage.source_column is 'Column that is read; empty for all of them.';
+comment on column analytics.lineage.target_schema is 'Schema of what is made of it.';
+comment on column analytics.lineage.target_relation is 'Table, metric or view that is made of it.';
+comment on column analytics.lineage.target_column is 'Column that is made of it; empty if it only decides which rows there are.';
+comment on column analytics.lineage.kind is 'How: transform, metric, view or materialized view.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- What only a refresh changes
+-- ------------------------------------------------------------------------------------------------------
+
+-- Answers made of nothing but these stay the same until the data version grows. Any table of another kind, and anything
+-- that depends on the time, excludes a view. Materialized views other than daily_user_metrics may be refreshed by hand
+-- without notice, and are left out.
+create or replace view strata.refreshed_relations as
+with kept as (
+  select to_regclass(strata.metric_table(m))::oid as relation from strata.metrics m where m.schema_name = 'analytics' and to_regclass(strata.metric_table(m)) is not null
+  union all
+  select to_regclass('analytics.daily_user_metrics') where to_regclass('analytics.daily_user_metrics') is not null
+  union all
+  select to_regclass('production.dim_date') where to_regclass('production.dim_date') is not null
+), reads as (
+  select distinct w.ev_class as view_name, d.refobjid as relation, w.ev_action::text as tree
+  from pg_catalog.pg_rewrite w join pg_catalog.pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
+  where d.refclassid = 'pg_class'::regclass and d.refobjid <> w.ev_class
+)
+select k.relation::regclass as relation from kept k
+union all
+select r.view_name::regclass
+from reads r join pg_catalog.pg_class c on c.oid = r.view_name
+where c.relkind = 'v' and c.relnamespace = 'analytics'::regnamespace
+group by r.view_name
+having bool_and(r.relation in (select k.relation from kept k)) and bool_and(strata.unsteady_calls(r.tree) = '{}');
+
+comment on view strata.refreshed_relations is 'Relations whose rows change only with the data version.';
+comment on column strata.refreshed_relations.relation is 'Table or view.';

@@ -1,0 +1,104 @@
+-- ======================================================================================================
+-- Rights, and following the catalogue
+-- ======================================================================================================
+
+-- Digest of all that a running server has made its API from.
+create or replace function strata.catalogue_digest()
+returns text
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  with relations as (
+    select c.* from pg_class c
+    where c.relnamespace in ('production'::regnamespace, 'analytics'::regnamespace) and c.relkind in ('r', 'v', 'm', 'p', 'f')
+  )
+  select md5(coalesce(string_agg(x.item, E'\n' order by x.item), '')) from (
+    select concat_ws(' ', 'relation', r.oid, r.relname, r.relkind, r.relacl, obj_description(r.oid, 'pg_class')) from relations r
+    union all
+    select concat_ws(' ', 'column', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated, a.attidentity, a.atthasdef, a.attacl,
+                     col_description(a.attrelid, a.attnum))
+    from pg_attribute a where a.attrelid in (select r.oid from relations r) and a.attnum > 0 and not a.attisdropped
+    union all
+    select concat_ws(' ', 'constraint', k.conrelid, k.conname, pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint'))
+    from pg_constraint k where k.conrelid in (select r.oid from relations r)
+    union all
+    select concat_ws(' ', 'index', i.indrelid, pg_get_indexdef(i.indexrelid)) from pg_index i where i.indrelid in (select r.oid from relations r)
+    union all
+    select concat_ws(' ', 'function', p.oid::regprocedure, p.proacl, md5(p.prosrc), p.prorettype, p.provolatile, obj_description(p.oid, 'pg_proc'))
+    from pg_proc p where p.pronamespace in ('production'::regnamespace, 'analytics'::regnamespace)
+    union all
+    select concat_ws(' ', 'type', t.oid, t.typname, obj_description(t.oid, 'pg_type'),
+                     array(select e.enumlabel from pg_enum e where e.enumtypid = t.oid order by e.enumsortorder))
+    from pg_type t where t.typtype in ('e', 'd', 'c') and t.typnamespace in ('production'::regnamespace, 'analytics'::regnamespace)
+    union all
+    select concat_ws(' ', 'schema', n.nspname, n.nspacl) from pg_namespace n where n.nspname in ('production', 'analytics')
+    union all
+    select concat_ws(' ', 'dataset', d.dataset, d.extras_column, array(select f::text from strata.fields(d.dataset) f)) from strata.datasets d
+    union all
+    select concat_ws(' ', 'metric', m.metric, m.partition_column, m.key_columns, m.mode) from strata.metrics m
+  ) x (item);
+end;
+
+comment on function strata.catalogue_digest() is 'Digest of all that the API is made from.';
+
+-- To be called after a change of tables, comments or rights; `strata migrate` does. Running servers are told of a new
+-- catalogue and follow it.
+create or replace function strata.reconcile()
+returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  m strata.metrics;
+  object record;
+  digest text;
+  version bigint;
+begin
+  -- Functions are executable by everybody until somebody decides otherwise: where nobody did, only their owner may.
+  for object in
+    select p.oid::regprocedure as name, p.prokind from pg_proc p
+    where p.pronamespace::regnamespace::text in ('staging', 'production', 'analytics', 'strata') and p.proacl is null
+      and not exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+  loop
+    execute format('revoke execute on %s %s from public', case object.prokind when 'p' then 'procedure' else 'function' end, object.name);
+  end loop;
+  perform strata.order_datasets();
+  for m in select * from strata.metrics order by place, metric loop
+    if exists (select from pg_rewrite w where w.ev_class = to_regclass(strata.metric_query(m.metric))) then
+      perform strata.put_metric(m.schema_name, m.metric, m.query, m.partition_column);
+      perform strata.copy_comments(m);
+    end if;
+  end loop;
+  digest := strata.catalogue_digest();
+  update strata.refresh_state s set catalogue_version = s.catalogue_version + 1, catalogue_digest = digest
+  where s.catalogue_digest is distinct from digest returning s.catalogue_version into version;
+  if version is not null then
+    perform pg_notify('strata:schema', version::text);
+  end if;
+  return (select s.catalogue_version from strata.refresh_state s);
+end
+$$;
+
+comment on function strata.reconcile() is 'Brings what depends on the catalogue up to date, tells running servers of a new one, and returns its version.';
+
+revoke execute on all functions in schema staging, production, analytics, strata from public;
+
+grant usage on schema production to strata_reader;
+grant usage on schema analytics to strata_reader, strata_ingestor;
+-- The names of the functions below are found there; tables of the machinery are nobody's.
+grant usage on schema strata to strata_ingestor, strata_operator;
+
+grant select on analytics.freshness, analytics.datasets, analytics.lineage to strata_reader;
+grant select (run_id, step, status, trigger, actor, dataset, arguments, parent_run_id, queued_at, started_at, finished_at,
+              heartbeat_at, duration_ms, rows_read, rows_written, rows_rejected, rows_deleted, progress)
+  on analytics.pipeline_runs to strata_reader;
+grant select on analytics.run_datasets to strata_reader, strata_ingestor;
+-- A source system sees why its own pushes failed.
+grant select on analytics.pipeline_runs to strata_ingestor, strata_operator;
+grant select on analytics.quarantine to strata_operator;
+
+-- Views read with the rights of their owner, but call functions with those of their reader.
+grant execute on function strata.stale_partitions(text, boolean), strata.stale_rows(anyelement), strata.idle_users_now(),
+  strata.freshness_rows(), strata.dataset_rows(), strata.lineage_edges()
+  to strata_reader;
+
+grant execute on function strata.start_run(text, text, text, jsonb, bigint) to strata_operator;
+grant execute on function analytics.discard_quarantined(bigint[], text, boolean, text) to strata_operator;
+grant execute on function strata.start_ingest_run(text, text, text, jsonb) to strata_ingestor, strata_operator;
