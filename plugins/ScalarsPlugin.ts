@@ -1,5 +1,5 @@
 import { SafeError } from "grafast";
-import { Kind } from "grafast/graphql";
+import { Kind, type ValueNode } from "grafast/graphql";
 import type {} from "postgraphile";
 
 const form = /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?))?\s*(Z|[+-]\d\d(?::?\d\d)?)?$/i;
@@ -49,6 +49,46 @@ function toNumberText(wanted: string, pattern: RegExp, fits = (_digits: string) 
   };
 }
 
+/**
+ * JSON.parse has rounded whole numbers from 2^53 on before anybody here sees them, and turned those beyond a double
+ * into infinity. In fractions it rounds digits beyond the 17th, which cannot be seen in a variable.
+ */
+function rejectRounded(value: unknown): unknown {
+  const found = [value];
+  for (let i = 0; i < found.length; i++) {
+    const part = found[i];
+    if (typeof part === "number" && !(Math.abs(part) <= Number.MAX_SAFE_INTEGER))
+      throw new SafeError(
+        `A number in JSON (about ${part}) is beyond ${Number.MAX_SAFE_INTEGER}, from where on digits are lost on the way; ` +
+          "give it as a string, or send the rows to POST /ingest, which keeps every digit.",
+        { code: "BAD_USER_INPUT" },
+      );
+    if (typeof part === "object" && part !== null) for (const inner of Object.values(part)) found.push(inner);
+  }
+  return value;
+}
+
+/** Digits of a number without sign, point, exponent and zeros around them. */
+const digitsOf = (text: string): string =>
+  text.replace(/e.*$/i, "").replaceAll(/[-.]/g, "").replace(/^0+/, "").replace(/0+$/, "");
+
+/** A literal still has its text, so that lost digits of a fraction show as well. */
+function rejectRoundedLiteral(node: ValueNode): void {
+  const found = [node];
+  for (let i = 0; i < found.length; i++) {
+    const part = found[i]!;
+    if (part.kind === Kind.LIST) for (const item of part.values) found.push(item);
+    if (part.kind === Kind.OBJECT) for (const field of part.fields) found.push(field.value);
+    if (part.kind !== Kind.INT && part.kind !== Kind.FLOAT) continue;
+    if (digitsOf(part.value) !== digitsOf(String(Number(part.value))))
+      throw new SafeError(
+        `The number ${part.value.slice(0, 40)} has more digits than a number in JSON keeps here; ` +
+          "give it as a string, or send the rows to POST /ingest, which keeps every digit.",
+        { code: "BAD_USER_INPUT" },
+      );
+  }
+}
+
 const parsers: Record<string, (value: unknown) => string> = {
   Date: toDay,
   Datetime: toUtc,
@@ -68,6 +108,17 @@ export const ScalarsPlugin: GraphileConfig.Plugin = {
   schema: {
     hooks: {
       GraphQLScalarType(config) {
+        if (config.name === "JSON") {
+          const { parseValue = (value) => value, parseLiteral } = config;
+          return {
+            ...config,
+            parseValue: (value) => rejectRounded(parseValue(value)),
+            parseLiteral: (node, variables) => {
+              rejectRoundedLiteral(node);
+              return rejectRounded(parseLiteral!(node, variables));
+            },
+          };
+        }
         const parse = parsers[config.name];
         if (!parse) return config;
         const isDatetime = config.name === "Datetime";

@@ -475,7 +475,8 @@ comment on function strata.check_dataset(text) is 'Raises an error that names th
 
 -- The ingest asks about values it cannot judge itself, so that PostgreSQL alone says what a value may be. The
 -- block per value is what pg_input_error_info() does without one from PostgreSQL 16 on. Times go through
--- timestamptz: a cast to timestamp would drop their offset.
+-- timestamptz: a cast to timestamp would drop their offset. Everything else comes back as it was given: written
+-- out by PostgreSQL, sixteen bytes of a number may become a hundred thousand.
 create or replace function strata.typed_values(types text[], given text[])
 returns table (value text, reason text, problem text)
 language plpgsql stable
@@ -483,6 +484,7 @@ set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO,
 declare
   type_name text;
   longest integer;
+  number numeric;
 begin
   for i in 1 .. cardinality(types) loop
     type_name := types[i];
@@ -491,12 +493,17 @@ begin
     problem := null;
     begin
       case
-        when type_name = 'integer' then value := value::integer;
-        when type_name = 'bigint' then value := value::bigint;
-        when type_name = 'numeric' then value := value::numeric;
-        when type_name = 'double precision' then value := value::double precision;
+        when type_name = 'integer' then perform value::integer;
+        when type_name = 'bigint' then perform value::bigint;
+        when type_name = 'numeric' then
+          number := value::numeric;
+          -- As many as a column's declared precision may have. NaN is greater than infinity.
+          if scale(number) > 1000 or (abs(number) >= 1e1000 and abs(number) < 'infinity') then
+            raise numeric_value_out_of_range using message = 'more than 1000 digits before or after the decimal point';
+          end if;
+        when type_name = 'double precision' then perform value::double precision;
         when type_name = 'timestamp without time zone' then value := value::timestamptz at time zone 'UTC';
-        when type_name = 'jsonb' then value := value::jsonb;
+        when type_name = 'jsonb' then perform value::jsonb;
         when type_name = 'text' or type_name = 'character varying' then null;
         when type_name ~ '^character' then
           -- As for any varchar, spaces beyond the limit do not count.
@@ -506,10 +513,10 @@ begin
               using message = format('value too long: %s characters; allowed: %s', char_length(value), longest);
           end if;
         else
-          execute format('select ($1::%s)::text', type_name) into value using value;
+          execute format('select $1::%s', type_name) using value;
       end case;
     exception when others then
-      problem := sqlerrm;
+      problem := left(sqlerrm, 500);
       reason := case
         when sqlstate = '22001' then 'too_long'
         when type_name ~ '^(timestamp|date|time)' then case when sqlstate = '22008' then 'impossible_date' else 'invalid_timestamp' end

@@ -87,6 +87,10 @@ export function addIngest(
       reply.header("connection", "close");
       if (failedBy === "source" && !stopping?.aborted) return await reply.status(400).send({ run });
       request.log.error({ run }, "ingest failed");
+      if (failedBy === "fault" && !stopping?.aborted)
+        return await reply
+          .status(500)
+          .send({ run: { ...run, error: "The rows could not be taken, and would not be if sent again" } });
       const error = stopping?.aborted ? run.error : "The database could not take the rows; send them again";
       return await reply
         .status(503)

@@ -1,5 +1,6 @@
 // Records to rows of the raw tables. PostgreSQL decides what a value may be: here only the values that it
 // certainly takes are let through at once; every other one is a doubt, which the database is asked about.
+import { findNumberFault, LOSSY } from "./numbers.ts";
 import { fieldsOf, type Format, type SourceRecord } from "./read.ts";
 
 export type Dataset = "users" | "transactions" | "events";
@@ -67,7 +68,17 @@ export const badInput = (message: string): Error => Object.assign(new Error(mess
 export const isBadInput = (error: unknown): error is Error =>
   error instanceof Error && (error as { code?: unknown }).code === "BAD_INPUT";
 
-const quoted = (names: Iterable<string>): string => [...names].map((name) => `"${name}"`).join(", ");
+/** Names in a message; more would only hide what it says. */
+const MAX_NAMES = 50;
+
+function quoted(names: Iterable<string>): string {
+  const all = [...names];
+  const shown = all.slice(0, MAX_NAMES).map((name) => `"${name.slice(0, 100)}"`);
+  return shown.join(", ") + (all.length > MAX_NAMES ? ` and ${all.length - MAX_NAMES} more` : "");
+}
+
+/** Columns of a CSV file. A table has at most 1,600; the rest becomes JSON, row by row. */
+const MAX_COLUMNS = 2000;
 
 /** "column=field" pairs; "column=" leaves a column out. */
 export function parseMap(pairs: Iterable<string>, dataset: Dataset): Map<string, string> {
@@ -101,7 +112,10 @@ export function createFormatter(
   const columns = format === "csv" ? first.fields!.map((name) => name.trim()) : columnsOf(first);
   const fields = columns?.map((column) => map.get(column) ?? column);
   if (columns && fields) {
-    const missing = [...map.keys()].filter((column) => !columns.includes(column));
+    if (format === "csv" && columns.length > MAX_COLUMNS)
+      throw badInput(`The header has ${columns.length} columns; allowed: ${MAX_COLUMNS}`);
+    const present = new Set(columns);
+    const missing = [...map.keys()].filter((column) => !present.has(column));
     if (format === "csv" && missing.length > 0)
       throw badInput(`The input has no column ${quoted(missing)} to map; it has: ${quoted(columns)}`);
     refuseUnplaced(dataset, columns, fields, format);
@@ -127,8 +141,10 @@ function refuseUnplaced(dataset: Dataset, columns: string[], fields: string[], f
       `Unknown ${unknown.length === 1 ? "column" : "columns"} ${quoted(unknown)}; ${allowed}; ` +
         `map a column with column=field, or leave it out with column=`,
     );
-  const twice = fields.filter((field, index) => field !== "" && fields.indexOf(field) !== index);
-  if (twice.length > 0) throw badInput(`More than one column for ${quoted(new Set(twice))}; ${allowed}`);
+  const seen = new Set<string>();
+  const twice = new Set<string>();
+  for (const field of fields) (seen.has(field) && field !== "" ? twice : seen).add(field);
+  if (twice.size > 0) throw badInput(`More than one column for ${quoted(twice)}; ${allowed}`);
   const [key] = known;
   if (format === "csv" && !fields.includes(key!))
     throw badInput(
@@ -267,6 +283,11 @@ function checkedRow(
     const cell = cells[i];
     if (cell == null) continue;
     const [name, kind] = known[i]!;
+    const fault = kind === "jsonb" ? findNumberFault(cell) : undefined;
+    if (fault) {
+      faults.push({ reason: fault.reason, detail: `${name}: ${fault.problem}.` });
+      continue;
+    }
     const certain = certainText(cell, kind);
     if (certain !== undefined) cells[i] = certain;
     else if (cell.includes("\0") || !cell.isWellFormed())
@@ -314,7 +335,7 @@ export function certainText(value: string, kind: Kind): string | undefined {
       return certainTimestamp(value);
     case "jsonb":
       // Escapes left by JSON.stringify are control characters and lone surrogates, some refused by jsonb.
-      return value.includes("\\u") || LOSSY.test(value) || value.length > 100_000 ? undefined : value;
+      return value.includes("\\u") || value.length > 100_000 ? undefined : value;
     default:
       return value.length <= kind && !value.includes("\0") && value.isWellFormed() ? value : undefined;
   }
@@ -345,7 +366,6 @@ function certainTimestamp(value: string): string | undefined {
 }
 
 // JSON.parse rounds long numbers and loses very large ones; those keep the text they were sent with.
-const LOSSY = /[\d.]{16}|\d[eE][+-]?\d\d/;
 const { rawJSON, isRawJSON } = JSON as unknown as {
   rawJSON: (text: string) => object;
   isRawJSON: (value: unknown) => value is { rawJSON: string };
@@ -381,8 +401,13 @@ function textOf(value: unknown): string | null {
   return isRawJSON(value) ? value.rawJSON : JSON.stringify(value);
 }
 
-/** JSON for the quarantine, whatever the row holds: jsonb takes neither NUL nor half a surrogate pair. */
+/**
+ * JSON for the quarantine, whatever the row holds: jsonb takes neither NUL nor half a surrogate pair. A row with
+ * numbers that nobody could read back has its text only.
+ */
 export function encodePayload(payload: Record<string, unknown> | null): string | null {
   if (payload === null) return null;
-  return JSON.stringify(payload).replace(/(?<!\\)((?:\\\\)*)\\u(?:0000|d[89a-f][0-9a-f]{2})/g, "$1\\ufffd");
+  const text = JSON.stringify(payload);
+  if (findNumberFault(text)) return null;
+  return text.replace(/(?<!\\)((?:\\\\)*)\\u(?:0000|d[89a-f][0-9a-f]{2})/g, "$1\\ufffd");
 }

@@ -13,6 +13,7 @@ import {
 } from "./format.ts";
 import { landBatch, type Source } from "./land.ts";
 import { plainBytes, readCsv, readNdjson, textOfLines, type Format } from "./read.ts";
+import { isUnavailable } from "../database/unavailable.ts";
 import { inTransaction, readRun, type Run } from "../pipeline/runs.ts";
 import { patiently } from "../pipeline/batch.ts";
 
@@ -50,8 +51,8 @@ const FLUSH_MS = 2_000;
 
 export interface Ingested {
   run: Run;
-  /** Whose fault it is that the run failed. */
-  failedBy?: "source" | "database";
+  /** Why the run failed: its input, a database that may be back soon, or a fault that would come again. */
+  failedBy?: "source" | "database" | "fault";
 }
 
 /** Resolves once rows may have landed, whatever happens then: the run says how it ended. Throws before that. */
@@ -105,7 +106,7 @@ export async function receive(
   } catch (error) {
     // Reading stops because of it, so it is the first cause.
     failure = error as Error;
-    failedBy = "database";
+    failedBy = isPassing(failure) ? "database" : "fault";
   } finally {
     signal?.removeEventListener("abort", abort);
   }
@@ -116,6 +117,10 @@ export async function receive(
   if (isBadInput(failure)) throw Object.assign(failure, { run });
   return { run, failedBy };
 }
+
+/** True when the same rows may land if they are sent again: conflicts, locks, time-outs, a run closed by others. */
+const isPassing = (error: Error): boolean =>
+  isUnavailable(error) || /^(40|55P03|57014|ST001)/.test(String((error as { code?: unknown }).code));
 
 const reasonOf = ({ reason }: AbortSignal): string =>
   reason instanceof Error && reason.name !== "AbortError" ? reason.message : "The ingest was cancelled";

@@ -244,13 +244,76 @@ describe("values", () => {
       '{"event_id": 6, "a": 1e400}',
     ];
     const run = await send("events", lines.join("\n"));
-    expect(run).toMatchObject({ status: "succeeded", rowsWritten: 2, rowsRejected: 4 });
+    expect(run).toMatchObject({ status: "succeeded", rowsWritten: 1, rowsRejected: 5 });
     expect((await quarantined()).map(({ source_line, reasons }) => [source_line, ...reasons])).toEqual([
       [1, "invalid_json"],
       [2, "invalid_json"],
-      [3, "invalid_json"],
+      [3, "out_of_range"],
       [4, "unparseable"],
+      [6, "out_of_range"],
     ]);
+  });
+
+  it("rejects numbers that no client can hold, however short they are written", async () => {
+    const bomb = `[${"1e131071,".repeat(4000)}0]`;
+    const lines = [
+      `{"event_id": 1, "a": ${bomb}}`,
+      '{"event_id": 2, "event_data": {"a": {"b": -1e309}}}',
+      '{"event_id": 3, "a": 1e-400}',
+      '{"event_id": 4, "a": [1e308, 4.9e-324, 0e999, "1e999", 0.12345678901234567890123]}',
+      `{"event_id": 5, "a": [${"1e300,".repeat(5000)}0]}`,
+      `{"event_id": 6, "latitude": 1e999}`,
+    ];
+    for (const again of [0, 1]) {
+      await send("events", lines.join("\n"));
+      expect(await rows("select event_id::int as id from staging.raw_events")).toHaveLength(again + 1);
+    }
+    const found = await quarantined();
+    expect(found.map(({ source_line, reasons }) => [source_line, ...reasons])).toEqual(
+      [
+        [1, "out_of_range"],
+        [2, "out_of_range"],
+        [3, "out_of_range"],
+        [5, "too_long"],
+        [6, "out_of_range"],
+      ].flatMap((entry) => [entry, entry]),
+    );
+    expect(found[0]).toMatchObject({
+      detail:
+        "event_data: the number 1e131071 is beyond what a double can hold (5e-324 to 1.8e308, and negative).",
+      payload: null,
+      raw_text: lines[0],
+    });
+    expect(found[6]!.detail).toMatch(/has 15\d{5} characters with the numbers written out; allowed: 1048576/);
+    await send("events", `event_id,event_data\n7,${bomb.replaceAll(",", "")}\n8,"${bomb}"\n`);
+    expect((await quarantined()).filter(({ source_line }) => Number(source_line) < 4)).toHaveLength(8);
+  });
+
+  it("bounds the digits of a number", async () => {
+    const amounts = [
+      "1e131071",
+      "1e-16383",
+      "1e1000",
+      "1e999",
+      `0.${"1".repeat(1000)}`,
+      `0.${"1".repeat(1001)}`,
+    ];
+    const content = amounts.map((amount, id) => `${id},${amount}`).join("\n");
+    await send("transactions", `transaction_id,amount\n${content}\n`);
+    expect((await landed("transactions")).map((row) => row.transaction_id)).toEqual(["3", "4"]);
+    const [entry] = await quarantined();
+    expect(entry).toMatchObject({
+      reasons: ["out_of_range"],
+      detail: "amount: more than 1000 digits before or after the decimal point.",
+    });
+    await send("transactions", '{"transaction_id": 9, "amount": 1e131071}');
+    expect((await quarantined())[0]).toMatchObject({ reasons: ["out_of_range"], payload: null });
+    const [answer] = await rows<{ longest: number }>(
+      `select max(length(concat(value, problem))) as longest
+       from staging.typed_values(array['numeric', 'double precision', 'jsonb', 'integer'], array['1e131071', '1e308', '[1e131071]', repeat('x', 100000)])
+       where reason is null or length(problem) > 500`,
+    );
+    expect(answer!.longest).toBeLessThan(20);
   });
 
   it("quarantines bytes that are not UTF-8 and NUL characters, and nothing else with them", async () => {
@@ -368,6 +431,22 @@ describe("refusals before the first row", () => {
     await expect(attempt).rejects.toMatchObject({ code: "BAD_INPUT" });
     expect(await landed(dataset)).toEqual([]);
     expect(await rows("select from strata.runs where status = 'running'")).toEqual([]);
+  });
+});
+
+describe("many columns", () => {
+  const names = Array.from({ length: 60_000 }, (_, i) => `c${i}`);
+
+  it.each([
+    ["a CSV header", "events", names.join(","), /The header has 60000 columns; allowed: 2000/],
+    [
+      "an NDJSON object",
+      "users",
+      `{${names.map((name) => `"${name}":1`).join(",")}}`,
+      /^Unknown columns "c0", .*"c49" and 59950 more; allowed for users/,
+    ],
+  ] as const)("are counted, not compared with each other: %s", async (_what, dataset, content, message) => {
+    await expect(send(dataset, content)).rejects.toThrow(message);
   });
 });
 

@@ -129,6 +129,31 @@ describe("POST /ingest", () => {
     },
   );
 
+  it("outlives numbers that PostgreSQL would write out, sent twice", async () => {
+    const line = `{"event_id": 1, "a": [${"1e131071,".repeat(7000)}0]}\n`;
+    const headers = { "content-type": "application/x-ndjson" };
+    for (let sent = 0; sent < 2; sent++) {
+      const { body } = await push("/ingest/events", line, headers);
+      expect(body.run).toMatchObject({ rowsRead: 1, rowsRejected: 1 });
+    }
+    const { rows } = await database.pool.query("select reasons, payload from staging.quarantine");
+    expect(rows).toEqual(Array(2).fill({ reasons: ["out_of_range"], payload: null }));
+  });
+
+  it("does not ask for a fault to be sent again", async () => {
+    await database.pool.query("alter table staging.raw_users rename column username to name_of_user");
+    try {
+      const { status, body } = await push("/ingest/users", "user_id,username\n1,a\n");
+      expect(status).toBe(500);
+      expect(body.run).toMatchObject({
+        status: "failed",
+        error: "The rows could not be taken, and would not be if sent again",
+      });
+    } finally {
+      await database.pool.query("alter table staging.raw_users rename column name_of_user to username");
+    }
+  });
+
   it("refuses a JSON array", async () => {
     const headers = { "content-type": "application/x-ndjson" };
     const { status, body } = await push("/ingest/users", '[{"user_id": 1}, {"user_id": 2}]', headers);
@@ -251,6 +276,33 @@ describe("ingest mutations", () => {
         source_system: "api",
       },
     ]);
+  });
+
+  it("refuses numbers that JSON has rounded, as variables and as literals", async () => {
+    const withVariable = `mutation ($data: JSON) { ingestEvents(input: { rows: [{ eventId: 1, eventData: $data }] }) { rowsIngested } }`;
+    const withLiteral = (data: string) => withVariable.replace("($data: JSON)", "").replace("$data", data);
+    const refusals = [
+      await mutate(withVariable, { data: { a: [2 ** 53] } }),
+      await mutate(withLiteral("{ a: [9007199254740993] }"), {}),
+      await mutate(withLiteral("0.12345678901234567891"), {}),
+      await mutate(withLiteral("1e400"), {}),
+    ];
+    for (const { data, errors } of refusals) {
+      expect(data?.ingestEvents ?? null).toBeNull();
+      expect(errors).toMatchObject([
+        {
+          message: expect.stringMatching(/give it as a string/),
+          extensions: { code: expect.stringMatching(/^(BAD_USER_INPUT|GRAPHQL_VALIDATION_FAILED)$/) },
+        },
+      ]);
+    }
+    const taken = await mutate(
+      withLiteral('{ a: [9007199254740991, 0.1, 1.50e3, -0.0, "9007199254740993"] }'),
+      {},
+    );
+    expect(taken.data.ingestEvents.rowsIngested).toBe(1);
+    const { rows } = await database.pool.query("select event_data::text from staging.raw_events");
+    expect(rows).toEqual([{ event_data: '{"a": [9007199254740991, 0.1, 1500, 0, "9007199254740993"]}' }]);
   });
 
   it("goes on in the background", async () => {
