@@ -395,7 +395,7 @@ select strata.add_daily_users();
 create or replace view analytics.daily_user_metrics_live as
 select r.date, r.country, r.active_users, r.total_revenue, r.avg_transaction from strata.daily_rollup_live r
 union all
-select null::date, n.country, n.users, null::numeric, null::numeric from strata.idle_users_now() n;
+select null::date, n.country::varchar(100), n.users, null::numeric, null::numeric from strata.idle_users_now() n;
 
 comment on view analytics.daily_user_metrics_live is E'Users and revenue by day and country, as of now; one row per day and country.\n@name daily_user_metric_live\n@primaryKey date,country\n@nullableKey true\n@behavior -insert -update -delete -query:resource:single';
 comment on column analytics.daily_user_metrics_live.date is 'Day; empty for users without transactions.';

@@ -87,9 +87,9 @@ begin
   loop
     execute format('drop trigger %I on %s', object.tgname, object.relation);
   end loop;
-  -- In two passes, because a few functions return the rows of tables that go, and one table's rows are an argument.
+  -- Some are part of others, which go with them.
   for object in
-    select p.oid::regprocedure as name from pg_catalog.pg_proc p
+    select p.oid::regprocedure::text as name from pg_catalog.pg_proc p
     where p.pronamespace::regnamespace::text in ('staging', 'production', 'analytics')
       and p.proname in (
         'typed_values', 'keep_updated_at', 'notify_run', 'log_transaction_changes', 'log_user_changes', 'log_truncation', 'dirty_days',
@@ -101,7 +101,7 @@ begin
         'update_rollup', 'refresh', 'count_wrong_metrics', 'check_days_to_keep', 'cleanup_batch', 'cleanup_old_data', 'raw_fields', 'requeue',
         'type_payload', 'select_quarantined', 'retry_quarantined', 'discard_quarantined', 'requeue_waiting')
   loop
-    execute format('drop function %s cascade', object.name);
+    execute format('drop function if exists %s cascade', object.name);
   end loop;
   drop table analytics.change_log, analytics.daily_rollup, analytics.users_without_transactions;
 end

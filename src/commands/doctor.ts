@@ -107,8 +107,8 @@ async function find(
 }
 
 async function compare(database: Database, add: (found: Finding) => void): Promise<void> {
-  const name = "schema against schema.sql";
-  note("applying schema.sql to an empty database, to compare with it …");
+  const name = "schema against its files";
+  note("applying the schema to an empty database, to compare with it …");
   try {
     const { missing, changed, unexpected } = await findDrift(database);
     const wrong = [
@@ -118,7 +118,7 @@ async function compare(database: Database, add: (found: Finding) => void): Promi
     add(finding(name, "failure", wrong, "Run: npx strata migrate; what remains was changed by hand"));
     add(
       finding(
-        "additions to the schema",
+        "additions to the machinery",
         "warning",
         unexpected,
         "Strata does not know them; make sure that somebody does",

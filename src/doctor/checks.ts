@@ -11,7 +11,7 @@ export interface SqlCheck {
   serverOnly?: boolean;
 }
 
-const OURS = "('staging', 'production', 'analytics')";
+const OURS = "('staging', 'production', 'analytics', 'strata')";
 
 export const sqlChecks: SqlCheck[] = [
   {
@@ -163,44 +163,78 @@ export const sqlChecks: SqlCheck[] = [
     name: "sequences",
     severity: "failure",
     sql: `
-      select format('%s has given out %s, %s holds %s', sequence, given, key, used) as problem
+      select format('%s has given out %s, %s holds %s', s.sequence, s.given, s.relation, s.used) as problem
       from (
-        select 'production.users_user_id_seq', 'production.users', (select last_value from production.users_user_id_seq), (select max(user_id) from production.users)
-        union all
-        select 'production.transactions_transaction_id_seq', 'production.transactions', (select last_value from production.transactions_transaction_id_seq), (select max(transaction_id) from production.transactions)
-        union all
-        select 'production.events_event_id_seq', 'production.events', (select last_value from production.events_event_id_seq), (select max(event_id) from production.events)
-        union all
-        select 'production.dim_date_date_id_seq', 'production.dim_date', (select last_value from production.dim_date_date_id_seq), (select max(date_id) from production.dim_date)
-      ) sequences (sequence, key, given, used)
-      where used > given`,
+        select c.sequence, d.relation,
+               coalesce(pg_sequence_last_value(c.sequence), 0) as given,
+               (xpath('/row/max/text()', query_to_xml(format('select max(%I) from %s', c.name, d.relation), false, true, '')))[1]::text::bigint as used
+        from (select oid::regclass as relation from pg_class where relnamespace = 'production'::regnamespace and relkind in ('r', 'p')) d
+        cross join lateral strata.table_columns(d.relation) c
+        where c.sequence is not null
+      ) s
+      where s.used > s.given
+      order by 1`,
     advice:
       "Run: select setval('<sequence>', <the greater number>); until then the next created row collides",
   },
   {
-    name: "daily metrics",
+    name: "datasets",
     severity: "failure",
     sql: `
-      with truth as (
-        select date(t.transaction_date) as date, u.country, count(distinct u.user_id) as active_users,
-               sum(t.amount) as total_revenue, avg(t.amount) as avg_transaction
-        from production.users u left join production.transactions t on t.user_id = u.user_id
-        group by 1, 2
-      ), wrong as (
-        (table truth except table analytics.daily_user_metrics_live)
-        union
-        (table analytics.daily_user_metrics_live except table truth)
-      ), stale as (
-        select * from (table analytics.daily_user_metrics_live except table analytics.daily_user_metrics) m
-        where not exists (select from strata.changes)
-      )
-      select format('daily_user_metrics_live differs from production in %s groups, the first at %s in %s',
-                    count(*), coalesce(min(date)::text, 'no date'), coalesce(min(country), 'no country')) as problem
-      from wrong having count(*) > 0
+      select format('The dataset %s has no table %s', d.dataset, t.name) as problem
+      from strata.datasets d
+      cross join lateral (values ('production.' || d.dataset, strata.production_table(d.dataset)), ('staging.raw_' || d.dataset, strata.raw_table(d.dataset))) t (name, relation)
+      where t.relation is null
+      order by 1`,
+    advice:
+      "Create the table again and run: npx strata migrate; or forget the dataset: select strata.remove_dataset('…')",
+  },
+  {
+    name: "metrics",
+    severity: "failure",
+    sql: `
+      select format('%s failed in the last refresh: %s', metric, error) as problem from strata.metrics where error is not null
+      union all
+      select format('%s_live differs from its query in %s rows', m.metric, d.differences)
+      from strata.metrics m cross join lateral (select strata.count_differences(m.metric) as differences) d
+      where d.differences > 0
       union all
       select format('daily_user_metrics lacks %s groups, although nothing has changed since its refresh', count(*))
-      from stale having count(*) > 0`,
+      from (table analytics.daily_user_metrics_live except table analytics.daily_user_metrics) m
+      where not exists (select from strata.changes) having count(*) > 0`,
     advice: "Run: npx strata refresh --full; it computes everything again",
+  },
+  {
+    name: "triggers of metrics",
+    severity: "failure",
+    sql: `
+      select distinct format('%s has no trigger %s: metrics do not notice its changes', s ->> 'relation', t.name) as problem
+      from strata.metrics m
+      cross join lateral jsonb_array_elements(m.analysis -> 'sources') s
+      cross join (values ('strata_updated'), ('strata_deleted'), ('strata_truncated')) t (name)
+      where to_regclass(s ->> 'relation') is not null
+        and not exists (select from pg_trigger g where g.tgrelid = to_regclass(s ->> 'relation') and g.tgname = t.name)
+      order by 1`,
+    advice: "Run: npx strata migrate; then npx strata refresh --full, for what was not noticed meanwhile",
+  },
+  {
+    name: "metrics computed as a whole",
+    severity: "warning",
+    sql: `
+      select format('%s is computed as a whole by each refresh: %s', metric, why) as problem
+      from strata.metrics where mode = 'whole' and partition_column is not null
+      union all
+      select format('%s is computed by reading all of %s: no index has %s first', metric, analysis ->> 'fact', analysis ->> 'partition')
+      from strata.metrics m
+      where mode = 'partition' and strata.estimated_rows(to_regclass(analysis ->> 'fact')) > 10000
+        and not exists (
+          select from pg_index i
+          where i.indrelid = to_regclass(m.analysis ->> 'fact') and i.indisvalid and i.indpred is null
+            and regexp_replace(pg_get_indexdef(i.indexrelid, 1, true), '[() ]', '', 'g')
+              = regexp_replace(regexp_replace(m.analysis ->> 'partition', '\\m\\w+\\.(?=\\w)', '', 'g'), '[() ]', '', 'g')
+        )
+      order by 1`,
+    advice: "Change the query so that the reason goes, or create the index; the results are exact either way",
   },
   {
     name: "runs",

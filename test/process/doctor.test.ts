@@ -57,13 +57,14 @@ test(
     for (const statement of [
       "insert into production.users (username, email) values ('ann', 'ann@example.com')",
       "select strata.refresh()",
-      "alter table production.transactions disable trigger log_inserted",
+      "alter table production.transactions disable trigger strata_inserted",
       "insert into production.transactions (user_id, amount, transaction_date) values (1, 5, '2025-01-01')",
       "insert into production.users (user_id, username, email) values (500, 'bob', 'bob@example.com')",
       "grant select on production.users to public",
       "grant usage on schema staging to strata_reader",
-      "alter function analytics.dirty_days() reset search_path",
+      "alter function strata.idle_users_now() reset search_path",
       "create table production.orders (user_id integer references production.users)",
+      "create table strata.stray (id integer)",
       "drop index analytics.idx_daily_user_metrics_key",
       "alter table production.transactions drop constraint positive_amount",
       `alter table production.transactions drop constraint valid_status,
@@ -79,12 +80,12 @@ test(
     expect({ code, ok }).toEqual({ code: 1, ok: false });
     const problems = Object.fromEntries(Object.entries(found).map(([name, one]) => [name, one.problems]));
     expect(problems).toMatchObject({
-      triggers: ["The trigger log_inserted on production.transactions is switched off"],
+      triggers: ["The trigger strata_inserted on production.transactions is switched off"],
       sequences: ["production.users_user_id_seq has given out 1, production.users holds 500"],
       "rights of PUBLIC": ["Everybody has SELECT on production.users"],
       "rights in staging": ["strata_operator may use schema staging", "strata_reader may use schema staging"],
       "functions with their owner's rights": [
-        "analytics.dirty_days() is security definer without a fixed search_path",
+        "strata.idle_users_now() is security definer without a fixed search_path",
       ],
       "foreign keys without index": [
         expect.stringMatching(/^orders_user_id_fkey on production\.orders has no index/),
@@ -92,21 +93,21 @@ test(
       "materialized views": [expect.stringMatching(/^analytics\.daily_user_metrics has no unique index/)],
       runs: [expect.stringMatching(/^Run \d+ \(refresh\) is running, but gave no sign of life since/)],
       watermarks: [expect.stringMatching(/^The watermark of events is ahead of this server/)],
-      "additions to the schema": expect.arrayContaining(["column production.orders.user_id"]),
+      "additions to the machinery": expect.arrayContaining(["column strata.stray.id"]),
     });
-    expect(problems["daily metrics"]).toEqual([
-      expect.stringMatching(/^daily_user_metrics_live differs from production in \d groups/),
+    expect(problems.metrics).toEqual([
+      expect.stringMatching(/^daily_rollup_live differs from its query in \d rows/),
     ]);
     expect(problems["waiting work"]).toEqual([
       expect.stringMatching(/^Run \d+ \(cleanup\) has waited since/),
       expect.stringMatching(/^The last transform failed \(run \d+\): out of luck$/),
     ]);
-    expect(problems["schema against schema.sql"]).toEqual([
+    expect(problems["schema against its files"]).toEqual([
       "missing: constraint production.transactions.positive_amount",
       "missing: index analytics.idx_daily_user_metrics_key",
       "changed: column production.transactions.status",
       "changed: constraint production.transactions.valid_status",
-      "changed: function analytics.dirty_days()",
+      "changed: function strata.idle_users_now()",
     ]);
     for (const { advice } of Object.values(found)) expect(advice).not.toBe("");
   },
@@ -125,7 +126,7 @@ test(
         problems: ["analytics.daily_user_metrics was never filled"],
         advice: expect.stringContaining("strata refresh"),
       },
-      "daily metrics": {
+      metrics: {
         problems: ['materialized view "daily_user_metrics" has not been populated'],
         status: "skipped",
       },

@@ -35,6 +35,18 @@ export async function createDatabase(environment: Record<string, string> = {}): 
   };
 }
 
+/** A database without Strata's schema. */
+export async function createEmptyDatabase(): Promise<TestDatabase> {
+  const place = isServer ? await createOnServer("template0") : createEmptyFolder();
+  const config = loadConfig({ JWT_SECRET, ANONYMOUS_ROLE: "", LOG_LEVEL: "silent", ...place.environment });
+  const database = await openDatabase(config);
+  const drop = async (): Promise<void> => {
+    await database.close();
+    await place.remove();
+  };
+  return { ...database, config, environment: place.environment, drop };
+}
+
 export interface Place {
   environment: Record<string, string>;
   remove(): Promise<void>;
@@ -48,17 +60,22 @@ export async function createPlace(environment: Record<string, string> = {}): Pro
 }
 
 function createEmbedded() {
+  const place = createEmptyFolder();
+  cpSync(inject("template"), place.environment.DATA_DIR, { recursive: true });
+  return place;
+}
+
+function createEmptyFolder() {
   const dataDir = mkdtempSync(join(tmpdir(), "strata-test-"));
-  cpSync(inject("template"), dataDir, { recursive: true });
   return {
     environment: { DATA_DIR: dataDir },
     remove: () => Promise.resolve(rmSync(dataDir, { recursive: true, force: true })),
   };
 }
 
-async function createOnServer() {
+async function createOnServer(template = inject("template")) {
   const name = `strata_test_${randomBytes(6).toString("hex")}`;
-  await asAdministrator((pool) => pool.query(`create database ${name} template ${inject("template")}`));
+  await asAdministrator((pool) => pool.query(`create database ${name} template ${template}`));
   const url = new URL(serverUrl!);
   url.pathname = `/${name}`;
   return {
