@@ -4,6 +4,7 @@ import { makePgService } from "postgraphile/adaptors/pg";
 import { PostGraphileAmberPreset } from "postgraphile/presets/amber";
 import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connection-filter";
 import { AggregatesPlugin } from "./plugins/AggregatesPlugin.ts";
+import { CataloguePlugin } from "./plugins/CataloguePlugin.ts";
 import { DescriptionsPlugin } from "./plugins/DescriptionsPlugin.ts";
 import { JsonFilterPreset } from "./plugins/JsonFilterPlugin.ts";
 import { IngestMutationsPlugin } from "./plugins/IngestMutationsPlugin.ts";
@@ -14,15 +15,19 @@ import { PageSizePlugin } from "./plugins/PageSizePlugin.ts";
 import { PostgisPlugin, PostgisTypesPlugin } from "./plugins/PostgisPlugin.ts";
 import { PatternsPlugin } from "./plugins/PatternsPlugin.ts";
 import { PipelineMutationsPlugin } from "./plugins/PipelineMutationsPlugin.ts";
+import { RelationsPlugin } from "./plugins/RelationsPlugin.ts";
+import { RightsPlugin } from "./plugins/RightsPlugin.ts";
 import { ScalarsPlugin } from "./plugins/ScalarsPlugin.ts";
-import { SmartTagsPreset } from "./plugins/SmartTagsPlugin.ts";
 import { SourcesPlugin } from "./plugins/SourcesPlugin.ts";
 import { SubscriptionsPlugin } from "./plugins/SubscriptionsPlugin.ts";
+import { createTagFilesPlugin } from "./plugins/TagFilesPlugin.ts";
 import { UpdateNotFoundPlugin } from "./plugins/UpdateNotFoundPlugin.ts";
 import { UpsertUserPlugin } from "./plugins/UpsertUserPlugin.ts";
 
 interface PresetOptions {
   pgServices: GraphileConfig.PgServiceConfiguration[];
+  /** The folder of one's own tables, with smart tags in `*.json5`. */
+  datasetsDir: string;
   defaultPageSize?: number;
   maxPageSize?: number;
 }
@@ -51,7 +56,7 @@ const operators = [
 ];
 
 /** The GraphQL schema's configuration; the server adds what belongs to the process (port, context, limits). */
-export function createPreset({ pgServices, ...limits }: PresetOptions): GraphileConfig.Preset {
+export function createPreset({ pgServices, datasetsDir, ...limits }: PresetOptions): GraphileConfig.Preset {
   return {
     extends: [
       PostGraphileAmberPreset,
@@ -59,9 +64,12 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
       PgAggregatesPreset,
       PostGraphileConnectionFilterPreset,
       JsonFilterPreset,
-      SmartTagsPreset,
     ],
     plugins: [
+      createTagFilesPlugin(datasetsDir),
+      CataloguePlugin,
+      RightsPlugin,
+      RelationsPlugin,
       NamesPlugin,
       DescriptionsPlugin,
       NullableKeysPlugin,
@@ -96,6 +104,7 @@ export function createPreset({ pgServices, ...limits }: PresetOptions): Graphile
 }
 
 export default createPreset({
+  datasetsDir: process.env.DATASETS_DIR ?? "datasets",
   pgServices: [
     makePgService({
       connectionString: process.env.DATABASE_URL,

@@ -1,4 +1,4 @@
-// ingestUsers, ingestTransactions, ingestEvents: rows into staging. Their values are not typed by GraphQL, which
+// ingest<Dataset> for every dataset: rows into staging. Their values are not typed by GraphQL, which
 // would refuse all rows because of one; a row whose values do not fit goes to quarantine instead.
 // The work itself is the process's: it comes in by the Grafast context.
 import "graphile-build-pg";
@@ -6,9 +6,10 @@ import { context, lambda, object, sideEffect, type FieldArgs, type Step } from "
 import { parse } from "grafast/graphql";
 import { extendSchema } from "graphile-utils";
 import type { PgResource } from "@dataplan/pg";
+import type { DatasetField } from "./CataloguePlugin.ts";
 
 export interface IngestRowsRequest {
-  dataset: "users" | "transactions" | "events";
+  dataset: string;
   rows: Record<string, unknown>[];
   sourceSystem?: string | null;
   background: boolean;
@@ -37,56 +38,38 @@ interface IngestInput {
   clientMutationId?: string | null;
 }
 
-/** Fields by dataset: their name in the database and what they should hold. */
-const ROWS: Record<IngestRowsRequest["dataset"], Record<string, string>> = {
-  users: {
-    user_id: "Key of the user: a whole number.",
-    username: "Name, up to 100 characters.",
-    email: "E-mail address, up to 255 characters.",
-    created_at: "When the user was created: an ISO 8601 time; without an offset it is UTC.",
-    country: "Country, up to 100 characters.",
-  },
-  transactions: {
-    transaction_id: "Key of the transaction: a whole number.",
-    user_id: "User who made it: a whole number.",
-    amount: "Amount: a number, or a string to keep every digit.",
-    status: "State: pending, completed, failed or refunded.",
-    transaction_date: "When it took place: an ISO 8601 time; without an offset it is UTC.",
-  },
-  events: {
-    event_id: "Key of the event: a whole number, as a string beyond 2^53.",
-    user_id: "User who caused it, if anybody did: a whole number.",
-    event_type: "Kind of event, up to 50 characters.",
-    event_data: "Everything else about it: any JSON.",
-    event_time: "When it took place: an ISO 8601 time; without an offset it is UTC.",
-    latitude: "Latitude in degrees, -90 to 90.",
-    longitude: "Longitude in degrees, -180 to 180.",
-  },
-};
-const DATASETS = Object.keys(ROWS) as IngestRowsRequest["dataset"][];
+/** A dataset with the names that its mutation takes. */
+interface Ingest {
+  dataset: string;
+  mutation: string;
+  rowType: string;
+  /** Column by name of the input's field. */
+  columns: Map<string, DatasetField>;
+}
 
-const capitalized = (name: string): string => name[0]!.toUpperCase() + name.slice(1);
-const fieldName = (column: string): string =>
-  column.replace(/_(.)/g, (_, letter: string) => letter.toUpperCase());
-const mutationName = (dataset: string): string => `ingest${capitalized(dataset)}`;
-const rowTypeName = (dataset: string): string => `Ingest${capitalized(dataset.slice(0, -1))}Input`;
+const text = (value: string): string => JSON.stringify(value.replace(/\s+/g, " ").trim());
 
-const typeDefs = DATASETS.map((dataset) => {
-  const name = mutationName(dataset);
-  const type = capitalized(name);
-  const [key] = Object.keys(ROWS[dataset]);
+function describe({ type, description, is_required: isRequired }: DatasetField): string {
+  const words = description?.trim() || `A value of the type ${type}.`;
+  return isRequired ? `${words} A row without it is rejected.` : words;
+}
+
+function typeDefsOf({ dataset, mutation, rowType, columns }: Ingest): string {
+  const type = mutation[0]!.toUpperCase() + mutation.slice(1);
+  const required = [...columns].flatMap(([name, { is_required: isRequired }]) => (isRequired ? name : []));
+  const demand = required.length > 0 ? `; only ${required.join(" and ")} must be there` : "";
   return `
     extend type Mutation {
-      "Lands rows of ${dataset} in staging, where the next transform takes them. Ingestors and operators only."
-      ${name}(
+      ${text(`Lands rows of ${dataset} in staging, where the next transform takes them. Ingestors and operators only.`)}
+      ${mutation}(
         "The rows and where they come from."
         input: ${type}Input!
       ): ${type}Payload
     }
-    "Rows for ${name}."
+    "Rows for ${mutation}."
     input ${type}Input {
       "The rows. One that does not fit goes to quarantine; the others land."
-      rows: [${rowTypeName(dataset)}!]!
+      rows: [${rowType}!]!
       "Where the rows come from, up to 50 characters."
       sourceSystem: String = "api"
       "Return at once with the running run. The rows are safe only when it has finished."
@@ -94,13 +77,11 @@ const typeDefs = DATASETS.map((dataset) => {
       "Any string; it comes back unchanged in the payload."
       clientMutationId: String
     }
-    "A row as the source has it. Values of the wrong type are accepted here and quarantined with the reason; only ${fieldName(key!)} has to be there."
-    input ${rowTypeName(dataset)} {
-      ${Object.entries(ROWS[dataset])
-        .map(([column, description]) => `"${description}"\n      ${fieldName(column)}: JSON`)
-        .join("\n      ")}
+    ${text(`A row as the source has it. Values of the wrong type are accepted here and quarantined with the reason${demand}.`)}
+    input ${rowType} {
+      ${[...columns].map(([name, field]) => `${text(describe(field))}\n      ${name}: JSON`).join("\n      ")}
     }
-    "Result of ${name}."
+    "Result of ${mutation}."
     type ${type}Payload {
       "The run that landed the rows."
       run: PipelineRun
@@ -111,12 +92,11 @@ const typeDefs = DATASETS.map((dataset) => {
       "The string given in the input."
       clientMutationId: String
     }`;
-});
+}
 
-function planIngest(dataset: IngestRowsRequest["dataset"]) {
-  const columns = Object.keys(ROWS[dataset]);
+function planIngest({ dataset, columns }: Ingest) {
   const asColumns = (row: Record<string, unknown>): Record<string, unknown> =>
-    Object.fromEntries(columns.map((column) => [column, row[fieldName(column)]]));
+    Object.fromEntries(Array.from(columns, ([name, { field }]) => [field, row[name]]));
   return (_$root: Step, args: FieldArgs) => {
     const $input = args.getRaw("input") as Step<IngestInput>;
     const $run = sideEffect([context().get("ingestRows"), $input], ([ingestRows, input]) =>
@@ -137,9 +117,23 @@ function planIngest(dataset: IngestRowsRequest["dataset"]) {
 type Payload = ReturnType<ReturnType<typeof planIngest>>;
 
 export const IngestMutationsPlugin: GraphileConfig.Plugin = extendSchema((build) => {
-  const runs = build.input.pgRegistry.pgResources.pipeline_runs as
-    PgResource<any, any, any, any, any> | undefined;
+  const { inflection } = build;
+  const { strataDatasets, pgRegistry } = build.input;
+  const runs = pgRegistry.pgResources.pipeline_runs as PgResource<any, any, any, any, any> | undefined;
   if (!runs) throw new Error("analytics.pipeline_runs is not in the schema");
+  const ingests = strataDatasets
+    .filter(({ fields }) => fields.length > 0)
+    .map(({ dataset, fields }): Ingest => {
+      const name = inflection.coerceToGraphQLName(dataset);
+      return {
+        dataset,
+        mutation: inflection.camelCase(`ingest-${name}`),
+        rowType: inflection.upperCamelCase(`ingest-${inflection.singularize(name)}-input`),
+        columns: new Map(
+          fields.map((field) => [inflection.camelCase(inflection.coerceToGraphQLName(field.field)), field]),
+        ),
+      };
+    });
   const payloadPlans = {
     run: ($payload: Payload) =>
       runs.get({ run_id: lambda($payload.get("run"), (run) => run.id, true) }) as Step,
@@ -148,14 +142,12 @@ export const IngestMutationsPlugin: GraphileConfig.Plugin = extendSchema((build)
     clientMutationId: ($payload: Payload) => $payload.get("clientMutationId"),
   };
   return {
-    typeDefs: parse(typeDefs.join("\n")),
+    typeDefs: ingests.map((ingest) => parse(typeDefsOf(ingest))),
     objects: {
-      Mutation: {
-        plans: Object.fromEntries(DATASETS.map((dataset) => [mutationName(dataset), planIngest(dataset)])),
-      },
+      Mutation: { plans: Object.fromEntries(ingests.map((ingest) => [ingest.mutation, planIngest(ingest)])) },
       ...Object.fromEntries(
-        DATASETS.map((dataset) => [
-          `${capitalized(mutationName(dataset))}Payload`,
+        ingests.map(({ mutation }) => [
+          `${inflection.upperCamelCase(mutation)}Payload`,
           { scope: { isMutationPayload: true }, plans: payloadPlans },
         ]),
       ),

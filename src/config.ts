@@ -78,6 +78,7 @@ const schema = z.object({
     .regex(/^postgres(ql)?:\/\//, "expected postgres://user:password@host:port/database")
     .optional(),
   DATA_DIR: z.string().default(".data"),
+  DATASETS_DIR: z.string().default("datasets"),
   HOST: z.string().default("127.0.0.1"),
   PORT: integer(0, 65535, 4000),
   JWT_SECRET: z

@@ -72,7 +72,7 @@ function rowIngester({ database }: GraphqlOptions, { role, subject }: Claims) {
   return ({ dataset, rows, sourceSystem, background }: IngestRowsRequest) =>
     new Promise<{ id: string }>((resolve, reject) => {
       const lines = Readable.from(rows.map((row) => `${JSON.stringify(row)}\n`));
-      ingest(database.pool, dataset, lines, {
+      ingest(database.pool, dataset as never, lines, {
         format: "ndjson",
         sourceSystem: sourceSystem ?? undefined,
         trigger: "api",
@@ -103,6 +103,7 @@ export function createGraphql(options: GraphqlOptions) {
             pgSubscriber: notifications,
           }),
         ],
+        datasetsDir: config.DATASETS_DIR,
         defaultPageSize: config.DEFAULT_PAGE_SIZE,
         maxPageSize: config.MAX_PAGE_SIZE,
       }),

@@ -1,0 +1,121 @@
+// What the database says of itself beyond PostgreSQL's own catalogue: datasets with their fields, and which relations
+// only a refresh changes.
+import { withPgClientFromPgService } from "@dataplan/pg";
+import { gatherConfig } from "graphile-build";
+import type {} from "postgraphile";
+import { tagsOf } from "./support/tags.ts";
+
+export interface DatasetField {
+  field: string;
+  type: string;
+  is_key: boolean;
+  is_required: boolean;
+  description: string | null;
+}
+
+interface Catalogue {
+  datasets: { dataset: string; fields: DatasetField[] }[];
+  /** Oids. */
+  refreshed: string[];
+  /** Stored columns that hold the day of a time column. */
+  days: { relation: string; day: string; time: string }[];
+}
+
+declare global {
+  namespace GraphileBuild {
+    interface BuildInput {
+      strataDatasets: Catalogue["datasets"];
+    }
+  }
+  namespace GraphileConfig {
+    interface GatherHelpers {
+      strataCatalogue: { get(): Promise<Catalogue> };
+    }
+  }
+}
+declare module "graphile-build-pg" {
+  interface PgResourceTags {
+    /** Its rows change only by a refresh. */
+    refreshed: true;
+  }
+}
+
+// A view that reads who asks, the clock, or a function that may, is not the same for everybody until the next refresh;
+// neither is a table with policies.
+const CATALOGUE = `
+  select
+    (select coalesce(json_agg(json_build_object(
+       'dataset', d.dataset,
+       'fields', (select coalesce(json_agg(f order by f.place), '[]') from strata.fields(d.dataset) f)
+     ) order by d.dataset), '[]') from strata.datasets d) as datasets,
+    array(
+      select c.oid::text
+      from strata.refreshed_relations r join pg_catalog.pg_class c on c.oid = r.relation
+      where not c.relrowsecurity and (c.relkind <> 'v' or not (
+        pg_catalog.pg_get_viewdef(c.oid) ~* '\\m(current_setting|current_user|session_user|current_role|current_date|current_time|current_timestamp|localtime|localtimestamp|now|clock_timestamp|statement_timestamp|transaction_timestamp|random)\\M'
+        or exists (
+          select from pg_catalog.pg_rewrite w
+            join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = w.oid
+            join pg_catalog.pg_proc p on d.refclassid = 'pg_catalog.pg_proc'::regclass and p.oid = d.refobjid
+          where w.ev_class = c.oid and p.provolatile <> 'i'
+        )
+      ))
+    ) as refreshed,
+    (select coalesce(json_agg(json_build_object('relation', day.attrelid::text, 'day', day.attname, 'time', t.attname)), '[]')
+     from pg_catalog.pg_attribute day
+       join pg_catalog.pg_attrdef d on d.adrelid = day.attrelid and d.adnum = day.attnum
+       join pg_catalog.pg_attribute t on t.attrelid = day.attrelid and t.attnum > 0
+     where day.attgenerated = 's' and day.atttypid = 'date'::regtype
+       and pg_catalog.pg_get_expr(d.adbin, d.adrelid) in (
+         format('(%I)::date', t.attname), format('%I::date', t.attname), format('date(%I)', t.attname),
+         format('((%I AT TIME ZONE ''UTC''::text))::date', t.attname))
+    ) as days`;
+
+/** Schema strata, its datasets or a function is not there. */
+const MISSING = new Set(["3F000", "42P01", "42883"]);
+
+async function read(pgService: GraphileConfig.PgServiceConfiguration): Promise<Catalogue> {
+  try {
+    return await withPgClientFromPgService(pgService, pgService.pgSettingsForIntrospection ?? null, async (client) => {
+      const { rows } = await client.query<Catalogue>({ text: CATALOGUE });
+      return rows[0]!;
+    });
+  } catch (error) {
+    if (!MISSING.has(String((error as { code?: unknown }).code))) throw error;
+    const { message } = error as Error;
+    throw new Error(`The database does not have Strata's schema (${message}); run: npx strata migrate`, {
+      cause: error,
+    });
+  }
+}
+
+export const CataloguePlugin: GraphileConfig.Plugin = {
+  name: "CataloguePlugin",
+  version: "1.0.0",
+  before: ["smart-tags", "RelationsPlugin", "RightsPlugin"],
+  gather: gatherConfig({
+    namespace: "strataCatalogue",
+    initialCache: () => ({}),
+    initialState: () => ({ read: {} as { catalogue?: Promise<Catalogue> } }),
+    helpers: {
+      get: (info) => (info.state.read.catalogue ??= read(info.resolvedPreset.pgServices![0]!)),
+    },
+    async main(output, info) {
+      output.strataDatasets = (await info.helpers.strataCatalogue.get()).datasets;
+    },
+    hooks: {
+      async pgIntrospection_introspection(info, { introspection }) {
+        const { refreshed, days } = await info.helpers.strataCatalogue.get();
+        for (const relation of introspection.classes) {
+          if (refreshed.includes(relation._id)) tagsOf(relation).refreshed = true;
+        }
+        for (const { relation, day, time } of days) {
+          const column = introspection.classes
+            .find(({ _id }) => _id === relation)
+            ?.getAttribute({ name: day });
+          if (column) tagsOf(column).dayOf = time;
+        }
+      },
+    },
+  }),
+};

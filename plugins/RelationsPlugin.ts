@@ -1,0 +1,168 @@
+// Keys and relations that PostgreSQL cannot declare, and what of a relation may filter and order.
+import { gatherConfig } from "graphile-build";
+import type { Introspection, PgAttribute, PgClass, PgIndex } from "graphile-build-pg/pg-introspection";
+import type {} from "postgraphile";
+import { addBehavior, columnsOf, isRelation, namesIn, tagsOf, valuesOf } from "./support/tags.ts";
+
+const DATE_OID = "1082";
+const LIVE = /_live$/;
+
+/** Names as smart tags write them; one with other signs cannot be written. */
+const isPlain = ({ attname }: PgAttribute): boolean => !/[",()|]/.test(attname);
+
+const constraintsOf = (relation: PgClass, type: string) =>
+  relation.getConstraints().filter(({ contype }) => contype === type);
+
+interface Key {
+  columns: PgAttribute[];
+  /** NULL is a value like any other. */
+  isNullable: boolean;
+}
+
+/** The columns of a unique index over whole rows and plain columns; those of a view are never declared not null. */
+function keyOfIndex(relation: PgClass): Key | undefined {
+  const found = relation.getIndexes().flatMap((index): Key[] => {
+    const { indisunique, indisvalid, indpred, indnkeyatts } = index;
+    const columns = index.getKeys().slice(0, indnkeyatts ?? undefined);
+    if (!indisunique || !indisvalid || indpred || !columns.every((column) => column && isPlain(column))) return [];
+    const isNullable = Boolean((index as PgIndex & { indnullsnotdistinct?: boolean }).indnullsnotdistinct);
+    const key = { columns: columns as PgAttribute[], isNullable };
+    const isKey = relation.relkind === "m" || isNullable || key.columns.every(({ attnotnull }) => attnotnull);
+    return isKey ? [{ ...key, isNullable: isNullable && !key.columns.every(({ attnotnull }) => attnotnull) }] : [];
+  });
+  return found.find(({ isNullable }) => !isNullable) ?? found[0];
+}
+
+const hasKey = (relation: PgClass): boolean =>
+  constraintsOf(relation, "p").length > 0 || tagsOf(relation).primaryKey !== undefined;
+
+function addKey(relation: PgClass): void {
+  if (hasKey(relation)) return;
+  const key = keyOfIndex(relation);
+  if (!key) return;
+  tagsOf(relation).primaryKey = key.columns.map(({ attname }) => attname).join();
+  if (key.isNullable) tagsOf(relation).nullableKey = true;
+}
+
+/** What is always exact has the key of what is as of the last refresh, and as few NULLs. */
+function followMetric(live: PgClass, metric: PgClass): void {
+  const [primary] = constraintsOf(metric, "p");
+  const tags = tagsOf(live);
+  tags.liveOf ??= metric.relname;
+  if (!hasKey(live)) {
+    const key = primary?.getAttributes()?.map(({ attname }) => attname).join() ?? tagsOf(metric).primaryKey;
+    if (key !== undefined) tags.primaryKey = key;
+    if (tagsOf(metric).nullableKey) tags.nullableKey = true;
+  }
+  for (const column of columnsOf(metric)) {
+    const same = live.getAttribute({ name: column.attname });
+    if (same && (column.attnotnull || tagsOf(column).notNull)) tagsOf(same).notNull = true;
+  }
+}
+
+/** A date is a day of the calendar. */
+function joinCalendar(relation: PgClass, calendar: PgClass): void {
+  const columns = columnsOf(relation);
+  const isReadable = (column: PgAttribute) => !valuesOf(column, "behavior").includes("-*");
+  const dates = columns.filter(
+    (column) => column.atttypid === DATE_OID && isReadable(column) && isPlain(column),
+  );
+  const declared = constraintsOf(relation, "f").map((constraint) => ({
+    columns: constraint.getAttributes()!.map(({ attname }) => attname).join(),
+    isCalendar: constraint.confrelid === calendar._id,
+  }));
+  const tagged = valuesOf(relation, "foreignKey");
+  const isTagged = (column: PgAttribute) =>
+    tagged.some((tag) => tag.replaceAll('"', "").startsWith(`(${column.attname})`));
+  const hasName =
+    declared.some(({ isCalendar }) => isCalendar) || columns.some(({ attname }) => attname === "dim_date");
+  const added = dates
+    .filter((date) => !declared.some((key) => key.columns === date.attname) && !isTagged(date))
+    .map((date) => {
+      const field = dates.length === 1 && !hasName ? "dimDate" : `${date.attname}_dim_date`;
+      const name = field.replace(/_+([a-z0-9])/gi, (_, letter: string) => letter.toUpperCase());
+      return `("${date.attname}") references production.dim_date (full_date)|@fieldName ${name}|@backwardBehavior -* -filterBy -aggregates`;
+    });
+  if (added.length > 0) tagsOf(relation).foreignKey = [...tagged, ...added];
+}
+
+const INTEGERS = ["20", "21", "23"];
+/** Types without an order, some even without an equality. */
+const OPAQUE = /^(json|xml|point|line|lseg|box|path|polygon|circle|tsquery)$/;
+/** Types whose indexes serve operators of their own, not = and <. */
+const HAS_OPERATORS = /^(jsonb|geometry|geography|tsvector|_.+)$/;
+const NO_COMPARISON =
+  "-orderBy -groupBy -aggregate -attribute:aggregate:orderBy -attribute:aggregate:filterBy";
+
+/** How the columns may filter, order and be computed with. */
+function boundColumns(relation: PgClass): void {
+  // A view shows no indexes: those of its table are named in a tag, and otherwise any of its columns is taken to be small.
+  const indexed = tagsOf(relation).indexed === undefined ? undefined : namesIn(relation, "indexed");
+  const isSmall = tagsOf(relation).refreshed || (relation.relkind === "v" && !indexed);
+  const keys = [...constraintsOf(relation, "p"), ...constraintsOf(relation, "f")].flatMap(
+    (constraint) => constraint.getAttributes() ?? [],
+  );
+  const hasIndex = (column: PgAttribute, method: RegExp) =>
+    relation.getIndexes().some((index) => method.test(methodOf(index)) && index.getKeys().includes(column));
+  const hasPlainIndex = (column: PgAttribute) => isArray(column) && hasIndex(column, /^btree$/);
+  const hasIndexOfItsOwn = (column: PgAttribute) => hasIndex(column, /^gi(n|st)$/);
+  for (const column of columnsOf(relation)) {
+    if (isSmall) tagsOf(column).isIndexed ??= true;
+    if (indexed && !indexed.includes(column.attname)) addBehavior(column, "-filterBy -orderBy -groupBy");
+    const type = column.getType()?.typname ?? "";
+    if (OPAQUE.test(type)) addBehavior(column, `-filterBy ${NO_COMPARISON}`);
+    else if (HAS_OPERATORS.test(type) && relation.relkind !== "v" && !hasPlainIndex(column))
+      addBehavior(column, `${hasIndexOfItsOwn(column) ? "+" : "-"}attribute:filterBy ${NO_COMPARISON}`);
+    // Of identifiers, only how many there are says something.
+    if (column.attname.endsWith("_id") || (INTEGERS.includes(column.atttypid) && keys.includes(column)))
+      addBehavior(
+        column,
+        "-attribute:aggregate -attribute:aggregate:orderBy -attribute:aggregate:filterBy +distinctCount:attribute:aggregate",
+      );
+  }
+}
+
+const isArray = (column: PgAttribute): boolean => column.getType()?.typcategory === "A";
+
+const methodOf = (index: PgIndex): string => index.getIndexClass()?.getAccessMethod()?.amname ?? "";
+
+function complete(introspection: Introspection, schemas: readonly string[]): void {
+  const relations = introspection.classes.filter((relation) => isRelation(relation, schemas));
+  const find = (schema: string, name: string) =>
+    relations.find(({ relname, getNamespace }) => relname === name && getNamespace()!.nspname === schema);
+  for (const relation of relations) {
+    for (const name of namesIn(relation, "notNull")) {
+      const column = relation.getAttribute({ name });
+      if (column) tagsOf(column).notNull = true;
+    }
+    addKey(relation);
+  }
+  for (const relation of relations) {
+    const metric =
+      LIVE.test(relation.relname) &&
+      find(relation.getNamespace()!.nspname, relation.relname.replace(LIVE, ""));
+    if (metric) followMetric(relation, metric);
+  }
+  const calendar = find("production", "dim_date");
+  for (const relation of relations) {
+    // Its key may be NULL, which arguments cannot say: such a row is read by node id or filter.
+    if (tagsOf(relation).nullableKey) addBehavior(relation, "-query:resource:single");
+    if (calendar && relation !== calendar) joinCalendar(relation, calendar);
+    boundColumns(relation);
+  }
+}
+
+export const RelationsPlugin: GraphileConfig.Plugin = {
+  name: "RelationsPlugin",
+  version: "1.0.0",
+  after: ["TagFilesPlugin", "RightsPlugin", "CataloguePlugin"],
+  before: ["smart-tags"],
+  gather: gatherConfig({
+    hooks: {
+      pgIntrospection_introspection({ resolvedPreset }, { introspection, serviceName }) {
+        const { schemas = [] } = resolvedPreset.pgServices!.find(({ name }) => name === serviceName)!;
+        complete(introspection, schemas);
+      },
+    },
+  }),
+};
