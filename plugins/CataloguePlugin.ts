@@ -76,10 +76,14 @@ const MISSING = new Set(["3F000", "42P01", "42883"]);
 
 async function read(pgService: GraphileConfig.PgServiceConfiguration): Promise<Catalogue> {
   try {
-    return await withPgClientFromPgService(pgService, pgService.pgSettingsForIntrospection ?? null, async (client) => {
-      const { rows } = await client.query<Catalogue>({ text: CATALOGUE });
-      return rows[0]!;
-    });
+    return await withPgClientFromPgService(
+      pgService,
+      pgService.pgSettingsForIntrospection ?? null,
+      async (client) => {
+        const { rows } = await client.query<Catalogue>({ text: CATALOGUE });
+        return rows[0]!;
+      },
+    );
   } catch (error) {
     if (!MISSING.has(String((error as { code?: unknown }).code))) throw error;
     const { message } = error as Error;

@@ -4,7 +4,18 @@ import type {} from "postgraphile";
 import { isRelation, tagsOf } from "./support/tags.ts";
 
 /** Types that GraphQL, Relay or PostGraphile have already. */
-const TAKEN = ["query", "mutation", "subscription", "node", "cursor", "date", "datetime", "json", "uuid", "page_info"];
+const TAKEN = [
+  "query",
+  "mutation",
+  "subscription",
+  "node",
+  "cursor",
+  "date",
+  "datetime",
+  "json",
+  "uuid",
+  "page_info",
+];
 
 const schemaOf = (entity: PgClass | PgProc): string => entity.getNamespace()!.nspname;
 
@@ -51,10 +62,15 @@ export const NamesPlugin: GraphileConfig.Plugin = {
         const isNamed = (entity: PgClass | PgProc) => Number(typeof tagsOf(entity).name !== "string");
         for (const relation of relations.toSorted((a, b) => isNamed(a) - isNamed(b))) {
           const { liveOf } = tagsOf(relation);
-          give(relation, typeof liveOf === "string" ? `${inflection.singularize(liveOf)}_live` : relation.relname);
+          give(
+            relation,
+            typeof liveOf === "string" ? `${inflection.singularize(liveOf)}_live` : relation.relname,
+          );
         }
         const names = new Set(relations.map((relation) => String(tagsOf(relation).name ?? relation.relname)));
-        const procs = introspection.procs.filter((proc) => schemas.includes(proc.getNamespace()?.nspname ?? ""));
+        const procs = introspection.procs.filter((proc) =>
+          schemas.includes(proc.getNamespace()?.nspname ?? ""),
+        );
         for (const proc of bySchema(procs)) {
           const tags = tagsOf(proc);
           const name = String(tags.name ?? proc.proname);

@@ -6,6 +6,7 @@ import {
   SafeError,
   type ConnectionStep,
   type FieldArgs,
+  type FieldInfo,
   type Step,
 } from "grafast";
 import type {} from "postgraphile";
@@ -22,7 +23,7 @@ declare global {
 }
 
 type PageSize = number | null | undefined;
-type Plan = ($parent: Step, args: FieldArgs, info: never) => ConnectionStep<never>;
+type Plan = ($parent: Step, args: FieldArgs, info: FieldInfo) => ConnectionStep<never>;
 
 type GroupsPlan = ($parent: Step, args: FieldArgs, info: never) => Step;
 
@@ -58,7 +59,7 @@ export const PageSizePlugin: GraphileConfig.Plugin = {
     hooks: {
       GraphQLObjectType_fields_field_args(args, build, { scope: { isPgFieldConnection } }) {
         const { first, last } = args;
-        if (!isPgFieldConnection || !first || !last) return args;
+        if (!isPgFieldConnection || !first) return args;
         const { defaultPageSize = 100, maxPageSize = 1000 } = build.options;
         const limits = `At most ${maxPageSize}.`;
         // Set by the field below, which sees both.
@@ -69,11 +70,14 @@ export const PageSizePlugin: GraphileConfig.Plugin = {
             description: `Read only the first rows, this many; ${defaultPageSize} without \`first\` or \`last\`. ${limits}`,
             applyPlan: undefined,
           },
-          last: {
-            ...last,
-            description: `Read only the last rows, this many. ${limits}`,
-            applyPlan: undefined,
-          },
+          // A function's rows are not read backwards.
+          ...(last && {
+            last: {
+              ...last,
+              description: `Read only the last rows, this many. ${limits}`,
+              applyPlan: undefined,
+            },
+          }),
         };
       },
 
@@ -101,7 +105,8 @@ export const PageSizePlugin: GraphileConfig.Plugin = {
         };
         const paged: Plan = ($parent, args, info) => {
           const $connection = plan($parent, args, info);
-          const [$first, $last] = [args.getRaw("first"), args.getRaw("last")];
+          const hasLast = info.field.args.some(({ name }) => name === "last");
+          const [$first, $last] = [args.getRaw("first"), hasLast ? args.getRaw("last") : constant(null)];
           // On the rows themselves: told of a size, the connection would fetch a page for its count alone.
           const $rows = $connection.getSubplan() as unknown as PgSelectStep;
           $rows.setFirst(
@@ -109,7 +114,8 @@ export const PageSizePlugin: GraphileConfig.Plugin = {
               checked("first", (first as PageSize) ?? (last == null ? defaultPageSize : null)),
             ) as Step<number>,
           );
-          $rows.setLast(lambda($last, (last) => checked("last", last as PageSize)) as Step<number>);
+          if (hasLast)
+            $rows.setLast(lambda($last, (last) => checked("last", last as PageSize)) as Step<number>);
           return $connection;
         };
         return { ...field, plan: paged as typeof field.plan };

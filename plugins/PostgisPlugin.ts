@@ -8,7 +8,9 @@ import type {} from "postgraphile-plugin-connection-filter";
 import { extendSchema, gql } from "postgraphile/utils";
 import {
   distanceSql,
+  geoJson,
   geoPoint,
+  isPointType,
   pointSql,
   withinBox,
   withinDistance,
@@ -186,8 +188,12 @@ export const PostgisPlugin: GraphileConfig.Plugin = {
   gather: gatherConfig({
     hooks: {
       pgCodecs_findPgCodec(_info, event) {
-        const isPointType = (Number(event.typeModifier) >> 2) % 64 === 1;
-        if (!event.pgCodec && event.pgType.typname === "geometry" && isPointType) event.pgCodec = geoPoint;
+        if (!event.pgCodec && /^geo(metry|graphy)$/.test(event.pgType.typname)) event.pgCodec = geoJson;
+      },
+      // A codec is found once for a type; whether it is of points, each column says for itself.
+      pgCodecs_attribute(_info, { attribute, pgAttribute }) {
+        const isGeometry = pgAttribute.getType()?.typname === "geometry";
+        if (isGeometry && isPointType(pgAttribute.atttypmod)) attribute.codec = geoPoint;
       },
     },
   }),
@@ -196,6 +202,7 @@ export const PostgisPlugin: GraphileConfig.Plugin = {
       init(_, build) {
         build.setGraphQLTypeForPgCodec(geoPoint, "output", "GeoPoint");
         build.setGraphQLTypeForPgCodec(geoPoint, "input", "GeoPointInput");
+        build.setGraphQLTypeForPgCodec(geoJson, ["output", "input"], "JSON");
         for (const [name, { description, type, resolve }] of Object.entries(filters)) {
           build.addConnectionFilterOperator("GeoPoint", name, {
             description,

@@ -2,6 +2,7 @@
 import { gatherConfig } from "graphile-build";
 import type { Introspection, PgAttribute, PgClass, PgIndex } from "graphile-build-pg/pg-introspection";
 import type {} from "postgraphile";
+import { isPointType } from "./support/geometry.ts";
 import { addBehavior, columnsOf, isRelation, namesIn, tagsOf, valuesOf } from "./support/tags.ts";
 
 const DATE_OID = "1082";
@@ -24,11 +25,14 @@ function keyOfIndex(relation: PgClass): Key | undefined {
   const found = relation.getIndexes().flatMap((index): Key[] => {
     const { indisunique, indisvalid, indpred, indnkeyatts } = index;
     const columns = index.getKeys().slice(0, indnkeyatts ?? undefined);
-    if (!indisunique || !indisvalid || indpred || !columns.every((column) => column && isPlain(column))) return [];
+    if (!indisunique || !indisvalid || indpred || !columns.every((column) => column && isPlain(column)))
+      return [];
     const isNullable = Boolean((index as PgIndex & { indnullsnotdistinct?: boolean }).indnullsnotdistinct);
     const key = { columns: columns as PgAttribute[], isNullable };
     const isKey = relation.relkind === "m" || isNullable || key.columns.every(({ attnotnull }) => attnotnull);
-    return isKey ? [{ ...key, isNullable: isNullable && !key.columns.every(({ attnotnull }) => attnotnull) }] : [];
+    return isKey
+      ? [{ ...key, isNullable: isNullable && !key.columns.every(({ attnotnull }) => attnotnull) }]
+      : [];
   });
   return found.find(({ isNullable }) => !isNullable) ?? found[0];
 }
@@ -41,7 +45,10 @@ function addKey(relation: PgClass): void {
   const key = keyOfIndex(relation);
   if (!key) return;
   tagsOf(relation).primaryKey = key.columns.map(({ attname }) => attname).join();
-  if (key.isNullable) tagsOf(relation).nullableKey = true;
+  if (!key.isNullable) return;
+  tagsOf(relation).nullableKey = true;
+  // Taken for a key, all of its columns would be not null.
+  for (const column of columnsOf(relation)) if (column.attnotnull) tagsOf(column).notNull = true;
 }
 
 /** What is always exact has the key of what is as of the last refresh, and as few NULLs. */
@@ -50,7 +57,11 @@ function followMetric(live: PgClass, metric: PgClass): void {
   const tags = tagsOf(live);
   tags.liveOf ??= metric.relname;
   if (!hasKey(live)) {
-    const key = primary?.getAttributes()?.map(({ attname }) => attname).join() ?? tagsOf(metric).primaryKey;
+    const key =
+      primary
+        ?.getAttributes()
+        ?.map(({ attname }) => attname)
+        .join() ?? tagsOf(metric).primaryKey;
     if (key !== undefined) tags.primaryKey = key;
     if (tagsOf(metric).nullableKey) tags.nullableKey = true;
   }
@@ -68,7 +79,10 @@ function joinCalendar(relation: PgClass, calendar: PgClass): void {
     (column) => column.atttypid === DATE_OID && isReadable(column) && isPlain(column),
   );
   const declared = constraintsOf(relation, "f").map((constraint) => ({
-    columns: constraint.getAttributes()!.map(({ attname }) => attname).join(),
+    columns: constraint
+      .getAttributes()!
+      .map(({ attname }) => attname)
+      .join(),
     isCalendar: constraint.confrelid === calendar._id,
   }));
   const tagged = valuesOf(relation, "foreignKey");
@@ -90,7 +104,7 @@ const INTEGERS = ["20", "21", "23"];
 /** Types without an order, some even without an equality. */
 const OPAQUE = /^(json|xml|point|line|lseg|box|path|polygon|circle|tsquery)$/;
 /** Types whose indexes serve operators of their own, not = and <. */
-const HAS_OPERATORS = /^(jsonb|geometry|geography|tsvector|_.+)$/;
+const HAS_OPERATORS = /^(jsonb|geometry|tsvector|_.+)$/;
 const NO_COMPARISON =
   "-orderBy -groupBy -aggregate -attribute:aggregate:orderBy -attribute:aggregate:filterBy";
 
@@ -110,7 +124,9 @@ function boundColumns(relation: PgClass): void {
     if (isSmall) tagsOf(column).isIndexed ??= true;
     if (indexed && !indexed.includes(column.attname)) addBehavior(column, "-filterBy -orderBy -groupBy");
     const type = column.getType()?.typname ?? "";
-    if (OPAQUE.test(type)) addBehavior(column, `-filterBy ${NO_COMPARISON}`);
+    const isOpaque =
+      OPAQUE.test(type) || type === "geography" || (type === "geometry" && !isPointType(column.atttypmod));
+    if (isOpaque) addBehavior(column, `-filterBy ${NO_COMPARISON}`);
     else if (HAS_OPERATORS.test(type) && relation.relkind !== "v" && !hasPlainIndex(column))
       addBehavior(column, `${hasIndexOfItsOwn(column) ? "+" : "-"}attribute:filterBy ${NO_COMPARISON}`);
     // Of identifiers, only how many there are says something.

@@ -9,10 +9,14 @@ const STRATA_ROLES = ["strata_reader", "strata_ingestor", "strata_operator"];
 function rolesOf({ roles, auth_members, current_user }: Introspection): Set<string> {
   const found = new Map(
     roles
-      .filter(({ rolsuper, rolname }) => STRATA_ROLES.includes(rolname) || !(rolsuper || rolname === current_user))
+      .filter(
+        ({ rolsuper, rolname }) => STRATA_ROLES.includes(rolname) || !(rolsuper || rolname === current_user),
+      )
       .map(({ _id, rolname }) => [_id, rolname]),
   );
-  const reached = new Set(roles.filter(({ rolname }) => STRATA_ROLES.includes(rolname)).map(({ _id }) => _id));
+  const reached = new Set(
+    roles.filter(({ rolname }) => STRATA_ROLES.includes(rolname)).map(({ _id }) => _id),
+  );
   const follow = (from: "roleid" | "member", to: "roleid" | "member"): void => {
     for (let size = 0; size !== reached.size;) {
       size = reached.size;
@@ -56,8 +60,11 @@ export const RightsPlugin: GraphileConfig.Plugin = {
         const { schemas = [] } = resolvedPreset.pgServices!.find(({ name }) => name === serviceName)!;
         const roles = rolesOf(introspection);
         const sequenced = sequencedColumns(introspection);
-        const isGranted = (entity: { getACL(): readonly AclObject[] }, owner: string | undefined, right: Right) =>
-          entity.getACL().some((acl) => acl[right] && acl.role !== owner && roles.has(acl.role));
+        const isGranted = (
+          entity: { getACL(): readonly AclObject[] },
+          owner: string | undefined,
+          right: Right,
+        ) => entity.getACL().some((acl) => acl[right] && acl.role !== owner && roles.has(acl.role));
 
         const expose = (relation: PgClass): void => {
           const owner = relation.getOwner()?.rolname;
@@ -69,7 +76,10 @@ export const RightsPlugin: GraphileConfig.Plugin = {
           // What a sequence or an expression computes, and where a row came from in staging, is never a client's to say.
           const inputs = columns.filter(
             (column) =>
-              !column.attgenerated && !column.attidentity && !sequenced.has(column) && column.attname !== PROVENANCE,
+              !column.attgenerated &&
+              !column.attidentity &&
+              !sequenced.has(column) &&
+              column.attname !== PROVENANCE,
           );
           for (const right of ["insert", "update"] as const) {
             const writable = inputs.filter((column) => isGrantedOn(column, right));
@@ -81,8 +91,7 @@ export const RightsPlugin: GraphileConfig.Plugin = {
           for (const column of columns)
             if (!readable.includes(column) || column.attname === PROVENANCE) addBehavior(column, "-*");
         };
-        for (const relation of introspection.classes)
-          if (isRelation(relation, schemas)) expose(relation);
+        for (const relation of introspection.classes) if (isRelation(relation, schemas)) expose(relation);
 
         const { procs } = introspection;
         const isOurs = (schema: string | undefined) => schema !== undefined && schemas.includes(schema);

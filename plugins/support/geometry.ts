@@ -110,3 +110,14 @@ export const geoPoint: PgCodec = {
   attributes: undefined,
   executor: null,
 };
+
+/** Does the modifier of a geometry column say that it holds points? */
+export const isPointType = (modifier: string | number | null | undefined): boolean =>
+  (Number(modifier ?? -1) >> 2) % 64 === 1;
+
+/** Any other geometry, or a geography: GeoJSON both ways. */
+export const geoJson: PgCodec = {
+  ...geoPoint,
+  name: "geoJson",
+  toPg: (value) => JSON.stringify(value),
+};
