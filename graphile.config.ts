@@ -15,6 +15,7 @@ import { PageSizePlugin } from "./plugins/PageSizePlugin.ts";
 import { PostgisPlugin, PostgisTypesPlugin } from "./plugins/PostgisPlugin.ts";
 import { PatternsPlugin } from "./plugins/PatternsPlugin.ts";
 import { PipelineMutationsPlugin } from "./plugins/PipelineMutationsPlugin.ts";
+import { RefreshedPlugin } from "./plugins/RefreshedPlugin.ts";
 import { RelationsPlugin } from "./plugins/RelationsPlugin.ts";
 import { RightsPlugin } from "./plugins/RightsPlugin.ts";
 import { ScalarsPlugin } from "./plugins/ScalarsPlugin.ts";
@@ -81,6 +82,7 @@ export function createPreset({ pgServices, datasetsDir, ...limits }: PresetOptio
       PostgisTypesPlugin,
       PostgisPlugin,
       SourcesPlugin,
+      RefreshedPlugin,
       UpdateNotFoundPlugin,
       SubscriptionsPlugin,
       UpsertUserPlugin,

@@ -3,6 +3,7 @@
 import { withPgClientFromPgService } from "@dataplan/pg";
 import { gatherConfig } from "graphile-build";
 import type {} from "postgraphile";
+import type { Refreshed } from "./RefreshedPlugin.ts";
 import { tagsOf } from "./support/tags.ts";
 
 export interface DatasetField {
@@ -15,8 +16,7 @@ export interface DatasetField {
 
 interface Catalogue {
   datasets: { dataset: string; fields: DatasetField[] }[];
-  /** Oids. */
-  refreshed: string[];
+  refreshed: Refreshed;
   /** Stored columns that hold the day of a time column. */
   days: { relation: string; day: string; time: string }[];
 }
@@ -25,6 +25,7 @@ declare global {
   namespace GraphileBuild {
     interface BuildInput {
       strataDatasets: Catalogue["datasets"];
+      strataRefreshed: Refreshed;
     }
   }
   namespace GraphileConfig {
@@ -40,16 +41,18 @@ declare module "graphile-build-pg" {
   }
 }
 
+/** Changes when one of the relations is defined in another way or has policies; the argument is an array of oids. */
+export const shapeOf = (relations: string): string => `(
+  select coalesce(md5(string_agg(concat_ws('.', c.oid, c.relrowsecurity, w.xmin), ' ' order by c.oid)), '')
+  from pg_catalog.pg_class c left join pg_catalog.pg_rewrite w on w.ev_class = c.oid
+  where c.oid = any (${relations}))`;
+
 // A view that reads who asks, the clock, or a function that may, is not the same for everybody until the next refresh;
 // neither is a table with policies.
 const CATALOGUE = `
-  select
-    (select coalesce(json_agg(json_build_object(
-       'dataset', d.dataset,
-       'fields', (select coalesce(json_agg(f order by f.place), '[]') from strata.fields(d.dataset) f)
-     ) order by d.dataset), '[]') from strata.datasets d) as datasets,
-    array(
-      select c.oid::text
+  with refreshed as (
+    select array(
+      select c.oid
       from strata.refreshed_relations r join pg_catalog.pg_class c on c.oid = r.relation
       where not c.relrowsecurity and (c.relkind <> 'v' or not (
         pg_catalog.pg_get_viewdef(c.oid) ~* '\\m(current_setting|current_user|session_user|current_role|current_date|current_time|current_timestamp|localtime|localtimestamp|now|clock_timestamp|statement_timestamp|transaction_timestamp|random)\\M'
@@ -60,7 +63,14 @@ const CATALOGUE = `
           where w.ev_class = c.oid and p.provolatile <> 'i'
         )
       ))
-    ) as refreshed,
+    ) as relations
+  )
+  select
+    (select coalesce(json_agg(json_build_object(
+       'dataset', d.dataset,
+       'fields', (select coalesce(json_agg(f order by f.place), '[]') from strata.fields(d.dataset) f)
+     ) order by d.dataset), '[]') from strata.datasets d) as datasets,
+    json_build_object('relations', refreshed.relations::text[], 'shape', ${shapeOf("refreshed.relations")}) as refreshed,
     (select coalesce(json_agg(json_build_object('relation', day.attrelid::text, 'day', day.attname, 'time', t.attname)), '[]')
      from pg_catalog.pg_attribute day
        join pg_catalog.pg_attrdef d on d.adrelid = day.attrelid and d.adnum = day.attnum
@@ -69,7 +79,8 @@ const CATALOGUE = `
        and pg_catalog.pg_get_expr(d.adbin, d.adrelid) in (
          format('(%I)::date', t.attname), format('%I::date', t.attname), format('date(%I)', t.attname),
          format('((%I AT TIME ZONE ''UTC''::text))::date', t.attname))
-    ) as days`;
+    ) as days
+  from refreshed`;
 
 /** Schema strata, its datasets or a function is not there. */
 const MISSING = new Set(["3F000", "42P01", "42883"]);
@@ -100,18 +111,19 @@ export const CataloguePlugin: GraphileConfig.Plugin = {
   gather: gatherConfig({
     namespace: "strataCatalogue",
     initialCache: () => ({}),
-    initialState: () => ({ read: {} as { catalogue?: Promise<Catalogue> } }),
+    initialState: (): { read: { catalogue?: Promise<Catalogue> } } => ({ read: {} }),
     helpers: {
       get: (info) => (info.state.read.catalogue ??= read(info.resolvedPreset.pgServices![0]!)),
     },
     async main(output, info) {
-      output.strataDatasets = (await info.helpers.strataCatalogue.get()).datasets;
+      const { datasets, refreshed } = await info.helpers.strataCatalogue.get();
+      Object.assign(output, { strataDatasets: datasets, strataRefreshed: refreshed });
     },
     hooks: {
       async pgIntrospection_introspection(info, { introspection }) {
         const { refreshed, days } = await info.helpers.strataCatalogue.get();
         for (const relation of introspection.classes) {
-          if (refreshed.includes(relation._id)) tagsOf(relation).refreshed = true;
+          if (refreshed.relations.includes(relation._id)) tagsOf(relation).refreshed = true;
         }
         for (const { relation, day, time } of days) {
           const column = introspection.classes

@@ -145,7 +145,7 @@ const methodOf = (index: PgIndex): string => index.getIndexClass()?.getAccessMet
 function complete(introspection: Introspection, schemas: readonly string[]): void {
   const relations = introspection.classes.filter((relation) => isRelation(relation, schemas));
   const find = (schema: string, name: string) =>
-    relations.find(({ relname, getNamespace }) => relname === name && getNamespace()!.nspname === schema);
+    relations.find((relation) => relation.relname === name && relation.getNamespace()!.nspname === schema);
   for (const relation of relations) {
     for (const name of namesIn(relation, "notNull")) {
       const column = relation.getAttribute({ name });

@@ -4,21 +4,35 @@ import {
   isCompositeType,
   isEnumType,
   isInputObjectType,
+  isObjectType,
   Kind,
   OperationTypeNode,
   visit,
   TypeInfo,
   visitWithTypeInfo,
   type DocumentNode,
+  type GraphQLCompositeType,
+  type GraphQLEnumType,
   type GraphQLInputType,
   type GraphQLSchema,
 } from "grafast/graphql";
 
-/** Types of the materialized view, of the view on it, and of the calendar that both refer to. */
-const OURS = /^(DailyUserMetric(?!s?Live)|QuarterlyRevenue|DimDate)/;
 const PLUMBING = new Set(["Query", "PageInfo"]);
 
-/** Whatever is not known to be refreshed data is taken to be live: a new type is safe until it is listed here. */
+const isOurs = (type: GraphQLCompositeType): boolean =>
+  PLUMBING.has(type.name) || (isObjectType(type) && Boolean(type.extensions.strataRefreshed));
+
+/** Only the relation itself decides, not what is related to it. */
+function isAboutItself(type: GraphQLEnumType): boolean {
+  const names = type.extensions.strataRefreshed;
+  if (!names) return !/OrderBy$|GroupBy$/.test(type.name);
+  return type
+    .getValues()
+    .every(({ name }) => names.some((own) => name.startsWith(own) && SUFFIX.test(name.slice(own.length))));
+}
+const SUFFIX = /^(_(ASC|DESC)(_NULLS_(FIRST|LAST))?|_TRUNCATED_TO_[A-Z]+)?$/;
+
+/** Whatever is not known to be refreshed data is taken to be live. */
 export function createCacheableCheck(schema: GraphQLSchema): (document: DocumentNode) => boolean {
   const inputs = new Map<string, boolean>();
   const documents = new WeakMap<DocumentNode, boolean>();
@@ -29,12 +43,13 @@ export function createCacheableCheck(schema: GraphQLSchema): (document: Document
     const known = inputs.get(type.name);
     if (known !== undefined) return known;
     let result = true;
-    if (isEnumType(type)) result = OURS.test(type.name) || !/OrderBy$|GroupBy$/.test(type.name);
+    if (isEnumType(type)) result = isAboutItself(type);
     else if (isInputObjectType(type)) {
       const fields = Object.values(type.getFields());
       inputs.set(type.name, true);
       const isPlain = fields.every((field) => !isInputObjectType(getNamedType(field.type)));
-      result = (OURS.test(type.name) || isPlain) && fields.every((field) => readsOnlyOurs(field.type));
+      result =
+        (type.extensions.strataRefreshed || isPlain) && fields.every((field) => readsOnlyOurs(field.type));
     }
     inputs.set(type.name, result);
     return result;
@@ -55,11 +70,13 @@ export function createCacheableCheck(schema: GraphQLSchema): (document: Document
           const field = types.getFieldDef();
           if (!parent || !type || !field) return refuse();
           const named = getNamedType(type);
-          const isOurs = (name: string): boolean => OURS.test(name) || PLUMBING.has(name);
-          if (!isOurs(parent.name) || (isCompositeType(named) && !isOurs(named.name))) return refuse();
-          // The root's own scalars are about the server, not about this data.
-          if (parent.name === "Query" && !isCompositeType(named)) return refuse();
-          if (!field.args.every((argument) => readsOnlyOurs(argument.type))) return refuse();
+          if (!isOurs(parent) || (isCompositeType(named) && !isOurs(named))) return refuse();
+          // A root field may be a function, or about the server.
+          if (parent.name === "Query" && named !== parent && !field.extensions.strataSource) return refuse();
+          const used = node.arguments?.map(({ name }) =>
+            field.args.find((argument) => argument.name === name.value),
+          );
+          if (!used?.every((argument) => argument && readsOnlyOurs(argument.type))) return refuse();
         },
       }),
     );

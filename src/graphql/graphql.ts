@@ -2,9 +2,8 @@
 import { Readable } from "node:stream";
 import type {} from "grafserv/node";
 import { grafserv } from "grafserv/fastify/v5";
-import { postgraphile } from "postgraphile";
 import { makePgService } from "postgraphile/adaptors/pg";
-import type { FastifyInstance } from "fastify";
+import type { FastifyBaseLogger, FastifyInstance } from "fastify";
 import { stringifyPayload } from "grafast";
 import { lexicographicSortSchema, printSchema } from "grafast/graphql";
 import { createPreset } from "../../graphile.config.ts";
@@ -26,6 +25,7 @@ import { abortControllerOf, createGuard, requestOf } from "../guard/guard.ts";
 import { MAX_BODY_BYTES } from "../guard/limits.ts";
 import { createObservationPlugin, type ObserveOptions } from "../http/observe.ts";
 import { createPersisted } from "./persisted.ts";
+import { watchSchema } from "./schema-watch.ts";
 import { createPlansPlugin } from "./plans.ts";
 import { createTransactionsPlugin } from "./transactions.ts";
 import { addReads } from "./reads.ts";
@@ -144,10 +144,11 @@ export function createGraphql(options: GraphqlOptions) {
       },
     },
   };
-  const instance = postgraphile(preset);
-  const serv = instance.createServ(grafserv);
+  const instance = watchSchema({ preset, pool: versions, notifications });
+  const serv = grafserv({ preset, schema: instance.getSchema() });
   return {
     instance,
+    follow: (log: FastifyBaseLogger | undefined) => instance.follow((schema) => serv.setSchema(schema), log),
     pool: operations.pool,
     isListening: () => notifications.isListening(),
     /** Puts our handler in the place of grafserv's, which checks no token; to be called before the plugin that uses it. */
@@ -158,12 +159,13 @@ export function createGraphql(options: GraphqlOptions) {
       });
     },
     async printSdl(): Promise<string> {
-      const { schema } = await instance.getSchemaResult();
+      const schema = await instance.getSchema();
       return `${printSchema(lexicographicSortSchema(schema))}\n`;
     },
     async release(): Promise<void> {
       await notifications.release();
       await instance.release();
+      await serv.release();
       await Promise.all([operations.pool.end(), versions.end()]);
     },
     async addTo(app: FastifyInstance): Promise<void> {
@@ -187,13 +189,13 @@ export function createGraphql(options: GraphqlOptions) {
       if (config.RESPONSE_CACHE_MB > 0)
         addAnswers(app, {
           maxBytes: config.RESPONSE_CACHE_MB * 1024 * 1024,
-          dataVersion: createDataVersion(versions),
+          dataVersion: createDataVersion(versions, () => instance.current()!),
           record: (outcome) => options.observation?.metrics.recordCache(outcome),
           watch: (bytes) => options.observation?.metrics.watchCache(bytes),
         });
       addReads(app, {
         config,
-        getSchema: () => instance.getSchema(),
+        getSchema: () => instance.current() ?? instance.getSchema(),
         textOf: persisted.textOf,
         guard,
         operations,

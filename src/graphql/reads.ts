@@ -147,7 +147,12 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
   app.addHook("preHandler", async (request, reply) => {
     const asked = askedBy(request, textOf);
     if (!asked) return;
-    schema ??= await getSchema();
+    const current = await getSchema();
+    if (current !== schema) {
+      schema = current;
+      known.clear();
+      knownCharacters = 0;
+    }
     const { variables } = asked;
     const { document } = guard.checkDocument(schema, asked.query, request);
     const compiled = document && compiledOf(document, asked);

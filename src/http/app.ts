@@ -48,6 +48,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     hurry: lifecycle?.hurry,
   });
   metrics.watchPool("operations", graphql.pool);
+  metrics.watchSchema(graphql.instance.isOutdated);
   const app = Fastify({
     ...(logger && { loggerInstance: logger }),
     // One line of our own replaces the two of Fastify.
@@ -99,7 +100,11 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     graphql.isListening()
       ? { ok: true, detail: "listening" }
       : { ok: false, detail: "not listening for changes" };
-  addHealth(app, { pool: probes, parts: { listen, ...parts }, stopping: lifecycle?.stopping });
+  addHealth(app, {
+    pool: probes,
+    parts: { listen, api: graphql.instance.check, ...parts },
+    stopping: lifecycle?.stopping,
+  });
   addMetrics(app, metrics, config);
   // What somebody types who knows the address alone.
   if (config.GRAPHIQL_ROLES.length > 0) app.get("/", (_request, reply) => reply.redirect(GRAPHIQL_PATH));
@@ -137,6 +142,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     await app.close();
     throw error;
   }
+  graphql.follow(logger);
   return app;
 }
 

@@ -25,6 +25,7 @@ export interface Metrics {
   recordCache(outcome: CacheOutcome): void;
   /** Asked for the size of all that are, when it is read. */
   watchCache(bytes: () => number): void;
+  watchSchema(isOutdated: () => boolean): void;
   /** A gauge that asks when it is read. */
   watchPool(name: string, pool: pg.Pool): void;
 }
@@ -101,6 +102,16 @@ export function createMetrics(): Metrics {
     },
   });
 
+  let isOutdated = (): boolean => false;
+  new Gauge({
+    name: "strata_schema_outdated",
+    help: "1 while no GraphQL schema can be built from the database's catalogue and an older one is served.",
+    registers,
+    collect() {
+      this.set(Number(isOutdated()));
+    },
+  });
+
   const names = new Set<string>();
   const bounded = (name: string): string => {
     if (names.size < MAX_NAMES) names.add(name);
@@ -133,6 +144,7 @@ export function createMetrics(): Metrics {
       ofRequest(method, route, String(status)).observe(seconds),
     recordCache: (outcome) => ofCache(outcome).inc(),
     watchCache: (bytes) => void (cacheBytes = bytes),
+    watchSchema: (ask) => void (isOutdated = ask),
     watchPool: (name, pool) => void pools.set(name, pool),
   };
 }

@@ -16,6 +16,8 @@ vi.mock("../../src/database/notifications.ts", async (importOriginal) => {
     const notifications = original.createNotifications(connection);
     const subscribe: typeof notifications.subscribe = (channel) => {
       const announcements = notifications.subscribe(channel);
+      // The server itself listens for new catalogues.
+      if (channel === "strata:schema") return announcements;
       const end = announcements.return.bind(announcements);
       listeners.count++;
       let isEnded = false;

@@ -1,0 +1,125 @@
+// A running server follows the database's catalogue: no request is rejected, and subscriptions stay open.
+import type { AddressInfo } from "node:net";
+import { createClient } from "graphql-ws";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { WebSocket } from "ws";
+import { createTestApp, type TestApp } from "../support/app.ts";
+
+let server: TestApp;
+
+beforeAll(async () => {
+  server = await createTestApp({ RATE_LIMIT_COST: "0" });
+  await server.app.listen({ port: 0, host: "127.0.0.1" });
+});
+afterAll(() => server.close());
+
+const sql = (text: string) => server.database.pool.query(text);
+
+/** What `strata migrate` says when the catalogue has changed. */
+const announce = () =>
+  sql(`update strata.refresh_state set catalogue_version = catalogue_version + 1;
+       select pg_notify('strata:schema', catalogue_version::text) from strata.refresh_state`);
+
+async function checks(): Promise<Record<string, { ok: boolean; detail: string }>> {
+  return (await server.inject({ url: "/readyz" })).json().checks;
+}
+
+async function until(condition: () => Promise<boolean>): Promise<void> {
+  await vi.waitFor(async () => expect(await condition()).toBe(true), { timeout: 50_000, interval: 50 });
+}
+
+const hasField = async (name: string) => {
+  const { data } = await server.ask("operator", `{ __type(name: "Query") { fields { name } } }`);
+  return data.__type.fields.some((field: { name: string }) => field.name === name);
+};
+
+test("a table that a migration adds appears under load, with no request lost and a subscription open", async () => {
+  const { port } = server.app.server.address() as AddressInfo;
+  const client = createClient({
+    url: `ws://127.0.0.1:${port}/graphql`,
+    webSocketImpl: WebSocket,
+    connectionParams: server.as.reader,
+    retryAttempts: 0,
+  });
+  const events = client.iterate({ query: "subscription { analyticsRefreshed { version } }" });
+  const event = events.next();
+
+  let isOver = false;
+  const failures: unknown[] = [];
+  let answers = 0;
+  const work = [
+    `{ users(first: 5) { nodes { userId transactions { totalCount } } } }`,
+    `{ dailyUserMetrics { nodes { date activeUsers } } }`,
+    `query ($first: Int) { dimDates(first: $first) { nodes { fullDate } aggregates { max { fullDate } } } }`,
+    `{ a: users { totalCount } b: __typename }`,
+  ].map(async (query) => {
+    while (!isOver) {
+      const { status, errors } = await server.ask("reader", query);
+      answers++;
+      if (status !== 200 || errors.length > 0) failures.push({ status, errors });
+    }
+  });
+
+  await sql(`create table production.gadgets (gadget_id integer primary key, made date);
+    grant select on production.gadgets to strata_reader;
+    insert into production.gadgets values (1, '2025-01-04')`);
+  expect(await hasField("gadgets")).toBe(false);
+  await announce();
+  await until(() => hasField("gadgets"));
+  const { data } = await server.ask("reader", "{ gadgets { nodes { gadgetId dimDate { isWeekend } } } }");
+  expect(data.gadgets.nodes).toEqual([{ gadgetId: 1, dimDate: { isWeekend: true } }]);
+  expect((await server.inject({ url: "/schema.graphql", headers: server.as.operator })).body).toContain(
+    "type Gadget implements Node",
+  );
+  isOver = true;
+  await Promise.all(work);
+  expect(failures).toEqual([]);
+  expect(answers).toBeGreaterThan(10);
+
+  await sql("refresh materialized view analytics.daily_user_metrics");
+  expect(await event).toMatchObject({
+    value: { data: { analyticsRefreshed: { version: expect.any(String) } } },
+  });
+  await events.return!();
+  await client.dispose();
+});
+
+test("what was compiled and kept for the old schema is not used on the new one", async () => {
+  await sql(`create table production.things (thing_id integer primary key, note text);
+    grant select on production.things to strata_reader; insert into production.things values (1, 'a')`);
+  await announce();
+  await until(() => hasField("things"));
+  const query = "{ things { nodes { thingId note } } }";
+  for (let i = 0; i < 2; i++)
+    expect((await server.ask("reader", query)).data.things.nodes).toEqual([{ thingId: 1, note: "a" }]);
+  await sql(
+    `alter table production.things drop column note; alter table production.things add column kind text`,
+  );
+  await announce();
+  await until(async () => (await server.ask("reader", "{ things { nodes { kind } } }")).status === 200);
+  const { status, errors } = await server.ask("reader", query);
+  expect(status).toBe(400);
+  expect(errors).toMatchObject([{ message: expect.stringMatching(/Cannot query field "note"/) }]);
+});
+
+test("a catalogue that no schema can be built from leaves the old one, and readiness and metrics tell", async () => {
+  await sql(`create view analytics.broken as select 1 as a; grant select on analytics.broken to strata_reader;
+    comment on view analytics.broken is E'@primaryKey no_such_column'`);
+  await announce();
+  await until(async () => /no schema can be built/.test((await checks()).api!.detail));
+  expect((await checks()).api!.ok).toBe(true);
+  expect((await server.ask("reader", "{ users { totalCount } }")).errors).toEqual([]);
+  await sql("comment on view analytics.broken is null");
+  await announce();
+  await until(() => hasField("brokens"));
+  expect((await checks()).api!.detail).toMatch(/^catalogue \d+$/);
+});
+
+test("an announcement that nobody heard is found out when the connection is back", async () => {
+  await sql(`create view analytics.unheard as select 1 as a; grant select on analytics.unheard to strata_reader;
+    update strata.refresh_state set catalogue_version = catalogue_version + 1`);
+  await sql(
+    "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'strata listen' and datname = current_database()",
+  );
+  await until(() => hasField("unheards"));
+});
