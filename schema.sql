@@ -397,7 +397,7 @@ select r.date, r.country, r.active_users, r.total_revenue, r.avg_transaction fro
 union all
 select null::date, n.country::varchar(100), n.users, null::numeric, null::numeric from strata.idle_users_now() n;
 
-comment on view analytics.daily_user_metrics_live is E'Users and revenue by day and country, as of now; one row per day and country.\n@name daily_user_metric_live\n@primaryKey date,country\n@nullableKey true\n@behavior -insert -update -delete -query:resource:single';
+comment on view analytics.daily_user_metrics_live is 'Users and revenue by day and country, as of now; one row per day and country.';
 comment on column analytics.daily_user_metrics_live.date is 'Day; empty for users without transactions.';
 comment on column analytics.daily_user_metrics_live.country is 'Country of the users.';
 comment on column analytics.daily_user_metrics_live.active_users is 'Users with at least one transaction on that day.';
@@ -418,7 +418,7 @@ create index if not exists idx_daily_user_metrics_pages on analytics.daily_user_
   ((date is null), date, (country is null), country);
 create index if not exists idx_daily_user_metrics_country on analytics.daily_user_metrics (country, date);
 
-comment on materialized view analytics.daily_user_metrics is 'Users and revenue by day and country, as of the last refresh; one row per day and country.';
+comment on materialized view analytics.daily_user_metrics is E'@notNull active_users\nUsers and revenue by day and country, as of the last refresh; one row per day and country.';
 comment on column analytics.daily_user_metrics.date is 'Day; empty for users without transactions.';
 comment on column analytics.daily_user_metrics.country is 'Country of the users.';
 comment on column analytics.daily_user_metrics.active_users is 'Users with at least one transaction on that day.';
@@ -436,7 +436,7 @@ from analytics.daily_user_metrics m
 join production.dim_date d on m.date = d.full_date
 group by d.year, d.quarter;
 
-comment on view analytics.quarterly_revenue is E'Revenue by quarter, as of the last refresh; one row per quarter.\n@primaryKey year,quarter\n@behavior -insert -update -delete';
+comment on view analytics.quarterly_revenue is E'@primaryKey year,quarter\n@notNull total_revenue,weekend_revenue,active_days\nRevenue by quarter, as of the last refresh; one row per quarter.';
 comment on column analytics.quarterly_revenue.year is 'Calendar year.';
 comment on column analytics.quarterly_revenue.quarter is 'Quarter of the year, 1 to 4.';
 comment on column analytics.quarterly_revenue.total_revenue is 'Sum of all amounts.';

@@ -11,7 +11,7 @@ from strata.runs
 where pg_has_role(current_user, 'strata_reader', 'USAGE')
    or (step = 'ingest' and trigger = 'api' and actor = current_setting('strata.sub', true));
 
-comment on view analytics.pipeline_runs is E'What the pipeline did and is doing; one row per run of a step.\n@primaryKey run_id\n@foreignKey (parent_run_id) references analytics.pipeline_runs (run_id)|@fieldName parentRun\\n@foreignFieldName childRuns\n@behavior -insert -update -delete';
+comment on view analytics.pipeline_runs is E'@primaryKey run_id\n@notNull step,status,trigger,arguments,queued_at,rows_read,rows_written,rows_rejected,rows_deleted,progress\n@foreignKey (parent_run_id) references analytics.pipeline_runs (run_id)|@fieldName parentRun|@foreignFieldName childRuns\nWhat the pipeline did and is doing; one row per run of a step.';
 
 do $$
 declare
@@ -30,7 +30,7 @@ create or replace view analytics.run_datasets as
 select d.run_id, d.dataset, d.rows_read, d.rows_written, d.rows_rejected, d.rows_deleted
 from strata.run_datasets d join analytics.pipeline_runs r on r.run_id = d.run_id;
 
-comment on view analytics.run_datasets is E'What a run read, wrote, rejected and deleted in each dataset or metric; one row per run and dataset.\n@primaryKey run_id,dataset\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run\\n@foreignFieldName datasets\n@behavior -insert -update -delete';
+comment on view analytics.run_datasets is E'@primaryKey run_id,dataset\n@notNull rows_read,rows_written,rows_rejected,rows_deleted\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName datasets\nWhat a run read, wrote, rejected and deleted in each dataset or metric; one row per run and dataset.';
 comment on column analytics.run_datasets.run_id is 'The run.';
 comment on column analytics.run_datasets.dataset is 'Dataset or metric.';
 comment on column analytics.run_datasets.rows_read is 'Rows read.';
@@ -44,7 +44,7 @@ select quarantine_id, dataset, stage, reasons, detail, waiting, payload, raw_tex
 from staging.quarantine
 where retried_at is null;
 
-comment on view analytics.quarantine is E'Records that could not be taken over, with every reason; one row per record.\n@name quarantined_row\n@primaryKey quarantine_id\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run\\n@foreignFieldName quarantinedRows\n@behavior -insert -update -delete';
+comment on view analytics.quarantine is E'@name quarantined_row\n@primaryKey quarantine_id\n@indexed quarantine_id,dataset,reasons,run_id\n@notNull dataset,stage,reasons,waiting,attempts,quarantined_at,last_attempt_at\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName quarantinedRows\nRecords that could not be taken over, with every reason; one row per record.';
 
 do $$
 declare
@@ -103,12 +103,12 @@ comment on function strata.freshness_rows() is 'How far each dataset and metric 
 create or replace view analytics.freshness as
 select f.dataset, f.refreshed_at, f.run_id, f.rows_behind, f.lag_seconds from strata.freshness_rows() f;
 
-comment on view analytics.freshness is E'How far each dataset and metric lags behind its source; one row per dataset or metric.\n@primaryKey dataset\n@behavior -insert -update -delete -query:resource:single';
+comment on view analytics.freshness is E'@primaryKey dataset\n@notNull rows_behind,lag_seconds\n@connectionName freshness\n@behavior -query:resource:single\nHow far each dataset and metric lags behind its source; one row per dataset or metric.';
 comment on column analytics.freshness.dataset is 'Dataset, metric or materialized view.';
 comment on column analytics.freshness.refreshed_at is 'When it was brought up to date last.';
 comment on column analytics.freshness.run_id is 'Run that did so; empty if it was done in SQL.';
-comment on column analytics.freshness.rows_behind is E'Rows of its source that it does not contain yet.\n@notNull';
-comment on column analytics.freshness.lag_seconds is E'Age of the oldest of them, in seconds.\n@notNull';
+comment on column analytics.freshness.rows_behind is 'Rows of its source that it does not contain yet.';
+comment on column analytics.freshness.lag_seconds is 'Age of the oldest of them, in seconds.';
 
 -- Estimates, because counting reads everything.
 create or replace function strata.estimated_rows(relation regclass)
@@ -120,11 +120,11 @@ end;
 
 comment on function strata.estimated_rows(regclass) is 'About how many rows a table has.';
 
--- Smart tags are for the API.
+-- Smart tags are for the API, which wants them first.
 create or replace function strata.words_of(relation regclass)
 returns text
 language sql stable set search_path = pg_catalog, pg_temp
-return coalesce(regexp_replace(obj_description(relation, 'pg_class'), '(^|\n)@.*$', ''), '');
+return coalesce(regexp_replace(obj_description(relation, 'pg_class'), '^(@[^\n]*(\n|$))+', ''), '');
 
 comment on function strata.words_of(regclass) is 'Comment of a table or view, without smart tags.';
 
@@ -162,10 +162,10 @@ comment on function strata.dataset_rows() is 'Datasets, metrics and views of thi
 create or replace view analytics.datasets as
 select d.dataset, d.kind, d.description, d.key_columns, d.parents, d.rows_estimated, d.partition_column, d.mode, d.why from strata.dataset_rows() d;
 
-comment on view analytics.datasets is E'Datasets, other tables, metrics and views of this database; one row each.\n@primaryKey dataset\n@behavior -insert -update -delete -query:resource:single';
-comment on column analytics.datasets.dataset is E'Name of the table, metric or view.\n@notNull';
-comment on column analytics.datasets.kind is E'dataset, table, metric, materialized view or view.\n@notNull';
-comment on column analytics.datasets.description is E'What it holds.\n@notNull';
+comment on view analytics.datasets is E'@primaryKey dataset\n@notNull kind,description,parents\nDatasets, other tables, metrics and views of this database; one row each.';
+comment on column analytics.datasets.dataset is 'Name of the table, metric or view.';
+comment on column analytics.datasets.kind is 'dataset, table, metric, materialized view or view.';
+comment on column analytics.datasets.description is 'What it holds.';
 comment on column analytics.datasets.key_columns is 'Columns that identify a row.';
 comment on column analytics.datasets.parents is 'Datasets it refers to, or is computed from.';
 comment on column analytics.datasets.rows_estimated is 'About how many rows it has.';
@@ -255,7 +255,7 @@ from strata.lineage_edges() e
 join pg_catalog.pg_class sc on sc.oid = e.source join pg_catalog.pg_namespace sn on sn.oid = sc.relnamespace
 join pg_catalog.pg_class tc on tc.oid = e.target join pg_catalog.pg_namespace tn on tn.oid = tc.relnamespace;
 
-comment on view analytics.lineage is E'What each column of production and analytics is made of; one row per pair of columns.\n@behavior -insert -update -delete';
+comment on view analytics.lineage is E'@notNull source_schema,source_relation,target_schema,target_relation,kind\n@connectionName lineage\nWhat each column of production and analytics is made of; one row per pair of columns.';
 comment on column analytics.lineage.source_schema is 'Schema that is read.';
 comment on column analytics.lineage.source_relation is 'Table or view that is read.';
 comment on column analytics.lineage.source_column is 'Column that is read; empty for all of them.';
