@@ -48,7 +48,9 @@ export const NamesPlugin: GraphileConfig.Plugin = {
         // Of several with the same name, the first keeps it: production before analytics, relations before functions.
         const give = (entity: PgClass | PgProc, name: string): void => {
           const tags = tagsOf(entity);
-          const given = typeof tags.name === "string" ? tags.name : undefined;
+          // The comment of a metric, and with it a name, is also that of its live view.
+          const isNew = typeof tags.name === "string" && !taken.has(nameOf(tags.name));
+          const given = isNew ? (tags.name as string) : undefined;
           let chosen = given ?? name;
           if (given === undefined)
             for (let i = 1; taken.has(nameOf(chosen)); i++)

@@ -202,7 +202,13 @@ export const PostgisPlugin: GraphileConfig.Plugin = {
       init(_, build) {
         build.setGraphQLTypeForPgCodec(geoPoint, "output", "GeoPoint");
         build.setGraphQLTypeForPgCodec(geoPoint, "input", "GeoPointInput");
-        build.setGraphQLTypeForPgCodec(geoJson, ["output", "input"], "JSON");
+        build.registerScalarType(
+          "GeoJSON",
+          {},
+          () => ({ description: "A geometry as GeoJSON; longitudes and latitudes (WGS 84)." }),
+          "PostgisPlugin",
+        );
+        build.setGraphQLTypeForPgCodec(geoJson, ["output", "input"], "GeoJSON");
         for (const [name, { description, type, resolve }] of Object.entries(filters)) {
           build.addConnectionFilterOperator("GeoPoint", name, {
             description,
