@@ -2,7 +2,7 @@
 import { styleText } from "node:util";
 import type { Config } from "../config.ts";
 import type { Database } from "../database/connect.ts";
-import { createToken } from "../http/auth.ts";
+import { createToken } from "../http/token.ts";
 
 export type Say = (line: string) => void;
 

@@ -1,5 +1,6 @@
 // Looks for what is wrong, or will be, and says what to do about it.
 import { styleText } from "node:util";
+import type { Command } from "commander";
 import { loadConfig, type Config } from "../config.ts";
 import { openDatabase, type Database } from "../database/connect.ts";
 import { currentVersion, installedVersion } from "../database/migrate.ts";
@@ -151,3 +152,5 @@ function print({ name, status, problems, advice }: Finding): void {
   if (problems.length > MAX_PROBLEMS) console.log(`    and ${problems.length - MAX_PROBLEMS} more`);
   if (problems.length > 0) console.log(`    → ${advice}`);
 }
+
+export const doctorCommand = (command: Command): Command => command.action(doctor);

@@ -3,9 +3,11 @@ import { open } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { basename } from "node:path";
 import type { Readable } from "node:stream";
-import type { Dataset } from "../ingest/format.ts";
+import { Argument, Option, type Command } from "commander";
+import { DATASETS, type Dataset } from "../ingest/format.ts";
 import type { Format } from "../ingest/read.ts";
 import { checkOptions, ingest as ingestStream } from "../ingest/ingest.ts";
+import { collect } from "./options.ts";
 import { printRun } from "./pipeline.ts";
 import { clearProgress, createProgress } from "./progress.ts";
 import { stoppable } from "./stop-signal.ts";
@@ -19,7 +21,7 @@ export interface IngestCommandOptions {
 }
 
 /** What is wrong with the options, whatever the file holds. */
-export function findFault(dataset: Dataset, { source, map }: IngestCommandOptions): string | undefined {
+function findFault(dataset: Dataset, { source, map }: IngestCommandOptions): string | undefined {
   try {
     checkOptions(dataset, { sourceSystem: source, map });
     return undefined;
@@ -78,3 +80,23 @@ function formatOf(file: string): Format | undefined {
   if (extension === undefined) return undefined;
   return extension === "csv" ? "csv" : "ndjson";
 }
+
+export const ingestCommand = (command: Command): Command =>
+  command
+    .addArgument(new Argument("<dataset>", "what the rows are").choices(DATASETS))
+    .argument("<file>", "file to read; - for standard input")
+    .option("--source <name>", "where the rows come from", "file")
+    .option(
+      "--map <column=field>",
+      "take a column as a field, or leave it out with column= (repeatable)",
+      collect,
+      [],
+    )
+    .addOption(
+      new Option("--format <format>", "how to read it (default: as it looks)").choices(["csv", "ndjson"]),
+    )
+    .action(async (dataset: Dataset, file: string, options: IngestCommandOptions) => {
+      const fault = findFault(dataset, options);
+      if (fault) command.error(`error: ${fault}`);
+      await ingest(dataset, file, options);
+    });

@@ -1,11 +1,11 @@
-// transform, refresh, cleanup and run: each executes one step and prints its run.
+// Behind transform, refresh, cleanup and run: executes one step and prints its run.
 import { userInfo } from "node:os";
 import { runStep, type Run, type RunRequest } from "../pipeline/runs.ts";
 import { clearProgress } from "./progress.ts";
 import { stoppable } from "./stop-signal.ts";
 import { withDatabase } from "./with-database.ts";
 
-export async function runCommand(
+export async function printStep(
   request: Pick<RunRequest, "step" | "full" | "daysToKeep">,
   options: { json?: boolean },
 ): Promise<void> {

@@ -1,8 +1,10 @@
 import { styleText } from "node:util";
+import type { Command } from "commander";
 import type { Pool } from "pg";
+import { parseCount, parseObject } from "./options.ts";
 import { withDatabase } from "./with-database.ts";
 
-export interface QuarantineOptions {
+interface QuarantineOptions {
   json?: boolean;
   limit: number;
   reason?: string;
@@ -11,7 +13,7 @@ export interface QuarantineOptions {
 }
 
 /** Lists what was rejected and why: how many for each reason, then the latest rows. */
-export async function listQuarantine({ json, limit, reason }: QuarantineOptions): Promise<void> {
+async function listQuarantine({ json, limit, reason }: QuarantineOptions): Promise<void> {
   const { reasons, rows } = await withDatabase(async ({ pool }) => ({
     reasons: (
       await pool.query(
@@ -67,7 +69,7 @@ async function change(
   if (verb === "retried" && count > 0) console.log("The next transform takes them: npx strata transform");
 }
 
-export const retryQuarantined = (options: QuarantineOptions & { patch?: string }): Promise<void> =>
+const retryQuarantined = (options: QuarantineOptions & { patch?: string }): Promise<void> =>
   change("retried", options, (pool) =>
     pool.query("select analytics.retry_quarantined($1, $2, $3, $4) as count", [
       ...selection(options),
@@ -75,7 +77,42 @@ export const retryQuarantined = (options: QuarantineOptions & { patch?: string }
     ]),
   );
 
-export const discardQuarantined = (options: QuarantineOptions): Promise<void> =>
+const discardQuarantined = (options: QuarantineOptions): Promise<void> =>
   change("discarded", options, (pool) =>
     pool.query("select analytics.discard_quarantined($1, $2, $3) as count", selection(options)),
   );
+
+export function quarantineCommand(command: Command): void {
+  command
+    .option("--reason <reason>", "only rows rejected for this reason, such as valid_email")
+    .option("--limit <rows>", "how many rows to list", parseCount, 20)
+    .action(listQuarantine);
+
+  withSelection(command.command("retry"))
+    .description("give rows back to the transform (by id, --reason or --all)")
+    .option("--patch <json>", "fields to correct first, as a JSON object; null empties one", parseObject)
+    .action((ids: string[] | undefined, _options: unknown, retry: Command) =>
+      retryQuarantined(selected(ids, retry)),
+    );
+
+  withSelection(command.command("discard"))
+    .description("delete rows for good (by id, --reason or --all)")
+    .action((ids: string[] | undefined, _options: unknown, discard: Command) =>
+      discardQuarantined(selected(ids, discard)),
+    );
+}
+
+const withSelection = (command: Command): Command =>
+  command
+    .argument("[ids...]", "quarantine ids", (id: string, ids: string[] = []) => [
+      ...ids,
+      String(parseCount(id)),
+    ])
+    .option("--all", "every row in quarantine");
+
+function selected(ids: string[] | undefined, command: Command): QuarantineOptions {
+  const options: QuarantineOptions = { ...command.optsWithGlobals(), ids: ids?.length ? ids : undefined };
+  const ways = [options.ids, options.reason, options.all].filter(Boolean).length;
+  if (ways !== 1) command.error("error: say which rows: ids, --reason <reason> or --all");
+  return options;
+}

@@ -1,5 +1,7 @@
+import type { Command } from "commander";
 import { loadSample, refuseBesideRealData } from "../sample/sample.ts";
 import type { SampleOptions } from "../sample/sample-data.ts";
+import { parseCount } from "./options.ts";
 import { printRun } from "./pipeline.ts";
 import { note, withDatabase } from "./with-database.ts";
 
@@ -15,3 +17,12 @@ export async function sample(
   });
   await printRun(run, { json });
 }
+
+export const sampleCommand = (command: Command): Command =>
+  command
+    .option("--users <rows>", "how many users", parseCount, 500)
+    .option("--transactions <rows>", "how many transactions", parseCount, 10_000)
+    .option("--events <rows>", "how many events", parseCount, 5_000)
+    .option("--seed <number>", "the same seed gives the same data", parseCount, 1)
+    .option("--force", "also beside data of your own, which it may overwrite")
+    .action(sample);

@@ -1,4 +1,5 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import type { Command } from "commander";
 import { buildSchema, findBreakingChanges, introspectionFromSchema } from "graphql";
 import { createGraphql } from "../graphql/graphql.ts";
 import { withDatabase } from "./with-database.ts";
@@ -30,3 +31,6 @@ function reportBreakingChanges(before: string, after: string): void {
   for (const { description } of findBreakingChanges(buildSchema(before), buildSchema(after)))
     process.stderr.write(`Breaking change: ${description}\n`);
 }
+
+export const schemaCommand = (command: Command): Command =>
+  command.option("--write", "write it to schema.graphql instead").action(schema);

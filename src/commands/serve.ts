@@ -1,4 +1,6 @@
+import type { Command } from "commander";
 import type { FastifyInstance } from "fastify";
+import type { Logger } from "pino";
 import { loadConfig, type Config } from "../config.ts";
 import { openDatabase, type Database } from "../database/connect.ts";
 import { ensureSchema } from "../database/migrate.ts";
@@ -12,6 +14,7 @@ import { listenWhileStarting } from "../http/starting.ts";
 import { startTracing } from "../tracing.ts";
 import { migrateWorker } from "../worker/worker.ts";
 import { announce, say, type Say } from "./announce.ts";
+import { applyChanges, lookAt, watchDatasets } from "./watch-datasets.ts";
 import { whenAvailable } from "./when-available.ts";
 
 interface Serving {
@@ -19,7 +22,13 @@ interface Serving {
   database: Database;
 }
 
-export async function serve(options: { worker: boolean; json?: boolean }): Promise<void> {
+interface ServeOptions {
+  worker: boolean;
+  watch?: boolean;
+  json?: boolean;
+}
+
+export async function serve(options: ServeOptions): Promise<void> {
   const config = loadConfig();
   const startedAt = Date.now();
   // A server that could not tell who is asking need not wait for its database.
@@ -30,6 +39,7 @@ export async function serve(options: { worker: boolean; json?: boolean }): Promi
   const lifecycle = createLifecycle(logger, config);
   const tracing = await startTracing(config);
   let worker: KeptWorker | undefined;
+  let watching: Promise<void> | undefined;
 
   // The port comes first: a server that waits for its database is alive, and says that it is not ready.
   const starting = await listenWhileStarting(config).catch((error: unknown) => {
@@ -38,8 +48,11 @@ export async function serve(options: { worker: boolean; json?: boolean }): Promi
   const parts = options.worker
     ? { worker: () => worker?.state() ?? { ok: false, detail: "not started" } }
     : undefined;
+  // Production is migrated on purpose; the embedded database follows the files by itself.
+  const watched = !config.DATABASE_URL || options.watch ? config.DATASETS_DIR : undefined;
+  const seen = watched && lookAt(watched);
   const { app, database } = await whenAvailable(config, logger, () =>
-    open(config, { logger, lifecycle, parts, tracing }, tellPeople),
+    open(config, { logger, lifecycle, parts, tracing }, { tellPeople, watched }),
   ).finally(() => starting.close());
   if (tracing) lifecycle.onStop(() => tracing.stop());
   lifecycle.onStop(() =>
@@ -49,7 +62,7 @@ export async function serve(options: { worker: boolean; json?: boolean }): Promi
     }),
   );
   // Requests and jobs end side by side: together they have the time that SHUTDOWN_TIMEOUT_MS gives.
-  lifecycle.onStop(() => Promise.all([app.close(), worker?.stop()]));
+  lifecycle.onStop(() => Promise.all([app.close(), worker?.stop(), watching]));
   await app.listen({ host: config.HOST, port: starting.port }).catch(async (error: unknown) => {
     await app.close();
     await database.close();
@@ -69,6 +82,8 @@ export async function serve(options: { worker: boolean; json?: boolean }): Promi
       },
       lifecycle.stopping,
     );
+  if (watched)
+    watching = watchDatasets(database.pool, watched, { logger, stopping: lifecycle.stopping, seen });
   void database.failed.then((error) => {
     logger.fatal(error.message);
     void lifecycle.stop(1);
@@ -79,8 +94,8 @@ export async function serve(options: { worker: boolean; json?: boolean }): Promi
 
 async function open(
   config: Config,
-  surroundings: Omit<AppOptions, "config" | "database">,
-  tellPeople: Say,
+  surroundings: Omit<AppOptions, "config" | "database"> & { logger: Logger },
+  { tellPeople, watched }: { tellPeople: Say; watched: string | undefined },
 ): Promise<Serving> {
   if (!config.DATABASE_URL) tellPeople(`Opening the embedded database in ${config.DATA_DIR} …`);
   const database = await openDatabase(config);
@@ -90,6 +105,7 @@ async function open(
         `The data folder "${config.DATA_DIR}" is served by another process; stop it or set DATA_DIR`,
       );
     await ensureSchema(database);
+    if (watched) await applyChanges(database.pool, watched, surroundings.logger);
     if (database.embedded) {
       await migrateWorker(database.pool);
       await ensureSampleData(database.pool, tellPeople);
@@ -111,3 +127,12 @@ function explainListenError(error: unknown, { HOST, PORT }: Config): Error {
     return new Error(`HOST "${HOST}" is not an address of this machine`);
   return new Error(`Cannot listen on ${HOST}:${PORT}: ${message}`);
 }
+
+export const serveCommand = (command: Command): Command =>
+  command
+    .option("--no-worker", "leave scheduled and background work to `strata worker`")
+    .option(
+      "--watch",
+      "apply changed files of datasets/ on DATABASE_URL, too (the embedded database does anyway)",
+    )
+    .action(serve);

@@ -1,4 +1,5 @@
 import { styleText } from "node:util";
+import type { Command } from "commander";
 import { readRuns } from "../pipeline/runs.ts";
 import { withDatabase } from "./with-database.ts";
 
@@ -21,3 +22,5 @@ export async function status(options: { json?: boolean }): Promise<void> {
   console.log(styleText("bold", "Last runs"));
   console.table(runs);
 }
+
+export const statusCommand = (command: Command): Command => command.action(status);

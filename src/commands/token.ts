@@ -1,5 +1,7 @@
-import { loadConfig, type Role } from "../config.ts";
-import { createToken } from "../http/auth.ts";
+import { InvalidArgumentError, type Command } from "commander";
+import { isRole, loadConfig, toRole, type Role } from "../config.ts";
+import { createToken } from "../http/token.ts";
+import { parseName, parseTtl } from "./options.ts";
 
 export async function token(options: {
   role: Role;
@@ -13,4 +15,17 @@ export async function token(options: {
     ttl: options.ttl,
   });
   console.log(options.json ? JSON.stringify({ token: made }) : made);
+}
+
+export const tokenCommand = (command: Command): Command =>
+  command
+    .requiredOption("--role <role>", "reader, ingestor or operator", parseRole)
+    .option("--sub <name>", "who the token is for; shown as the actor of runs", parseName)
+    .option("--ttl <duration>", "how long it is valid, such as 90s, 15m, 1h, 30d", parseTtl, "1h")
+    .action(token);
+
+function parseRole(value: string): Role {
+  const role = toRole(value);
+  if (isRole(role)) return role;
+  throw new InvalidArgumentError("Allowed: reader, ingestor, operator.");
 }

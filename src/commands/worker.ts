@@ -1,3 +1,4 @@
+import type { Command } from "commander";
 import { openDatabase } from "../database/connect.ts";
 import { loadConfig } from "../config.ts";
 import { ensureSchema } from "../database/migrate.ts";
@@ -35,3 +36,5 @@ export async function worker(options: { json?: boolean }): Promise<void> {
     void lifecycle.stop(1);
   });
 }
+
+export const workerCommand = (command: Command): Command => command.action(worker);

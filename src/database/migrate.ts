@@ -1,44 +1,70 @@
 // Applies the machinery (sql/) and the model (schema.sql), and tells whether a database has them.
 import { readdirSync, readFileSync } from "node:fs";
-import type { Pool } from "pg";
+import { fileURLToPath } from "node:url";
+import type { DatabaseError, Pool } from "pg";
 import type { Database } from "./connect.ts";
+import { indexOfPosition, lineAt } from "./sql-text.ts";
 
 const root = new URL("../../", import.meta.url);
-const read = (path: string): string => readFileSync(new URL(path, root), "utf8");
 
-const files = (): string[] => [
-  ...readdirSync(new URL("sql/", root))
-    .filter((name) => name.endsWith(".sql"))
-    .sort()
-    .map((name) => `sql/${name}`),
-  "schema.sql",
-];
+/** Two processes must not change the schema at the same time. */
+export const LOCK_SCHEMA =
+  "select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('strata:schema', 0))";
 
-/** Two servers that start together must not apply the files at the same time. */
-const LOCK = "select pg_advisory_xact_lock(hashtextextended('strata:schema', 0))";
+/** In the order in which they are applied. */
+const schemaFiles = (): { name: string; sql: string }[] =>
+  [
+    ...readdirSync(new URL("sql", root))
+      .filter((name) => name.endsWith(".sql"))
+      .sort()
+      .map((name) => `sql/${name}`),
+    "schema.sql",
+  ].map((name) => ({ name, sql: readFileSync(fileURLToPath(new URL(name, root)), "utf8") }));
 
-/** The version that the files install as `strata.schema_version()`. */
+const VERSION = /function strata\.schema_version\(\)[^;]*?'select (\d+)'/;
+
+/** The version that the files declare and install as `strata.schema_version()`. */
 export function currentVersion(): number {
-  const match = /function strata\.schema_version\(\)[^;]*?'select (\d+)'/.exec(read("sql/00-foundation.sql"));
-  if (!match) throw new Error("sql/00-foundation.sql does not declare strata.schema_version()");
-  return Number(match[1]);
+  // Once a process: probes ask for it every second, and files that change under it are another version's.
+  version ??= readVersion();
+  return version;
+}
+
+let version: number | undefined;
+
+function readVersion(): number {
+  for (const { sql } of schemaFiles()) {
+    const match = VERSION.exec(sql);
+    if (match) return Number(match[1]);
+  }
+  throw new Error("Neither sql/ nor schema.sql declares strata.schema_version()");
 }
 
 /** The version a database has; undefined when Strata's schema is not there. */
 export async function installedVersion(pool: Pool): Promise<number | undefined> {
-  const exists = await pool.query<{ found: boolean }>(
-    "select pg_catalog.to_regprocedure('strata.schema_version()') is not null as found",
+  // Up to version 11 the function was in schema analytics.
+  const found = await pool.query<{ name: string | null }>(
+    `select coalesce(pg_catalog.to_regprocedure('strata.schema_version()'),
+                     pg_catalog.to_regprocedure('analytics.schema_version()'))::text as name`,
   );
-  if (!exists.rows[0]!.found) return undefined;
-  const { rows } = await pool.query<{ version: number }>("select strata.schema_version() as version");
+  const { name } = found.rows[0]!;
+  if (name === null) return undefined;
+  const { rows } = await pool.query<{ version: number }>(`select ${name} as version`);
   return rows[0]!.version;
 }
 
-/** All of it or nothing. */
+/** All files in one transaction: a database has all of it or is as it was. */
 export async function applySchema(pool: Pool): Promise<void> {
   const client = await pool.connect();
   try {
-    await client.query(["begin", LOCK, ...files().map(read), "commit"].join(";\n"));
+    await client.query(`begin; ${LOCK_SCHEMA}`);
+    for (const { name, sql } of schemaFiles())
+      await client.query(sql).catch((error: unknown) => {
+        const { position } = error as DatabaseError;
+        const line = position ? `:${lineAt(sql, indexOfPosition(sql, Number(position)))}` : "";
+        throw Object.assign(error as Error, { message: `${name}${line}: ${(error as Error).message}` });
+      });
+    await client.query("commit");
     client.release();
   } catch (error) {
     // The transaction may be open still: a pooled connection must not carry it on.

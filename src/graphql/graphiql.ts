@@ -4,7 +4,7 @@ import type { IncomingHttpHeaders } from "node:http";
 import type { FastifyInstance } from "fastify";
 import type {} from "grafserv/fastify/v5";
 import type { Config } from "../config.ts";
-import { createToken } from "../http/auth.ts";
+import { createToken } from "../http/token.ts";
 import { refusal } from "./errors.ts";
 import { tabsScript } from "./graphiql-tabs.ts";
 

@@ -5,7 +5,7 @@ import pg from "pg";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { loadConfig, type Role } from "../../src/config.ts";
 import { createApp } from "../../src/http/app.ts";
-import { createToken } from "../../src/http/auth.ts";
+import { createToken } from "../../src/http/token.ts";
 import { createAuthenticator } from "../../src/http/auth.ts";
 import { createCacheableCheck } from "../../src/graphql/cacheable.ts";
 import { createGraphql } from "../../src/graphql/graphql.ts";

@@ -5,7 +5,8 @@ import type { AddressInfo } from "node:net";
 import { exportJWK, SignJWT, UnsecuredJWT, type JWK } from "jose";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { loadConfig } from "../../src/config.ts";
-import { createAuthenticator, createToken } from "../../src/http/auth.ts";
+import { createAuthenticator } from "../../src/http/auth.ts";
+import { createToken } from "../../src/http/token.ts";
 
 const SECRET = "0123456789abcdefghijklmnopqrstuvwxyz";
 const database = { DATABASE_URL: "postgres://localhost/none" };

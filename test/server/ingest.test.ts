@@ -8,7 +8,7 @@ import type { FastifyInstance } from "fastify";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { Role } from "../../src/config.ts";
 import { createApp } from "../../src/http/app.ts";
-import { createToken } from "../../src/http/auth.ts";
+import { createToken } from "../../src/http/token.ts";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 
 let database: TestDatabase;

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { getIntrospectionQuery } from "grafast/graphql";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import pg from "pg";
-import { createToken } from "../../src/http/auth.ts";
+import { createToken } from "../../src/http/token.ts";
 import { createTestApp, type TestApp } from "../support/app.ts";
 import { isServer } from "../support/database.ts";
 

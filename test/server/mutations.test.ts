@@ -3,7 +3,7 @@ import type { FastifyInstance } from "fastify";
 import request from "supertest";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createApp } from "../../src/http/app.ts";
-import { createToken } from "../../src/http/auth.ts";
+import { createToken } from "../../src/http/token.ts";
 import type { Role } from "../../src/config.ts";
 import { createDatabase, type TestDatabase } from "../support/database.ts";
 

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { loadConfig } from "../../src/config.ts";
 import { createApp } from "../../src/http/app.ts";
-import { createToken } from "../../src/http/auth.ts";
+import { createToken } from "../../src/http/token.ts";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 
 const isInstalled =

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { WebSocket } from "ws";
-import { createToken } from "../../src/http/auth.ts";
+import { createToken } from "../../src/http/token.ts";
 import { createTestApp, type TestApp } from "../support/app.ts";
 import { isServer } from "../support/database.ts";
 

@@ -2,7 +2,7 @@
 import type { FastifyInstance, InjectOptions, LightMyRequestResponse } from "fastify";
 import type { Role } from "../../src/config.ts";
 import { createApp, type AppOptions } from "../../src/http/app.ts";
-import { createToken } from "../../src/http/auth.ts";
+import { createToken } from "../../src/http/token.ts";
 import { createDatabase, type TestDatabase } from "./database.ts";
 
 export interface Answer {

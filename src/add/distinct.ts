@@ -1,0 +1,79 @@
+// Finds values that come again, in bounded memory: beyond the limit it watches every second value, then every fourth,
+// but each of those in every row.
+
+export interface Distinct {
+  /** Takes the hash of a value; false when the column has given up. */
+  add(hash: number): boolean;
+  /** Values that had been seen before; of the watched share. */
+  readonly repeats: number;
+  /** Share of the values that is watched, 1 or 1/2, 1/4 … */
+  readonly share: number;
+  readonly gaveUp: boolean;
+}
+
+/** Slots of 8 bytes: 32 MB at most for one column. More would watch all values of larger files. */
+const MAX_SLOTS = 2 ** 22;
+
+/** Share of repeats that a key may have (rows of which the last one wins) before a column is none. */
+const TOLERANCE = 0.02;
+const ALWAYS_TOLERATED = 3;
+
+export function createDistinct(tolerant: boolean): Distinct {
+  let slots = new Float64Array(1024);
+  let size = 0;
+  let every = 1;
+  let repeats = 0;
+  let watched = 0;
+  let gaveUp = false;
+
+  function insert(table: Float64Array, hash: number): boolean {
+    for (let at = hash % table.length; ; at = (at + 1) % table.length) {
+      if (table[at] === hash) return false;
+      if (table[at] === 0) {
+        table[at] = hash;
+        return true;
+      }
+    }
+  }
+
+  function grow(): void {
+    const isFull = slots.length >= MAX_SLOTS;
+    if (isFull) every *= 2;
+    const next = new Float64Array(isFull ? slots.length : slots.length * 2);
+    size = 0;
+    for (const hash of slots)
+      if (hash !== 0 && isWatched(hash)) {
+        insert(next, hash);
+        size++;
+      }
+    slots = next;
+  }
+
+  // The low bits choose the slot, the high ones whether the value is watched.
+  const isWatched = (hash: number): boolean => every === 1 || Math.floor(hash / 4294967296) % every === 0;
+
+  return {
+    add(hash) {
+      if (gaveUp) return false;
+      if (!isWatched(hash)) return true;
+      watched++;
+      if (insert(slots, hash)) {
+        if (++size > slots.length * 0.6) grow();
+      } else {
+        repeats++;
+        gaveUp = !tolerant || repeats > ALWAYS_TOLERATED + watched * TOLERANCE;
+        if (gaveUp) slots = new Float64Array(1);
+      }
+      return !gaveUp;
+    },
+    get repeats() {
+      return repeats;
+    },
+    get share() {
+      return 1 / every;
+    },
+    get gaveUp() {
+      return gaveUp;
+    },
+  };
+}

@@ -1,0 +1,53 @@
+// Names of the file to names of the database.
+import { basename } from "node:path";
+
+/** "Unit Price", "unitPrice" and "UNIT-PRICE" are all unit_price; PostgreSQL cuts names at 63 bytes. */
+export function toIdentifier(name: string): string {
+  const plain = name
+    .normalize("NFKD")
+    .replace(/[\u0300-\u036f]/g, "")
+    .replace(/%/g, " percent ")
+    .replace(/([a-z\d])([A-Z])/g, "$1_$2")
+    .replace(/([A-Z])([A-Z][a-z])/g, "$1_$2")
+    .toLowerCase()
+    .replace(/[^a-z\d]+/g, "_")
+    .replace(/^_+|_+$/g, "")
+    .slice(0, 50);
+  return /^\d/.test(plain) ? `n${plain}` : plain;
+}
+
+export const datasetOf = (file: string): string =>
+  toIdentifier(basename(file).replace(/(\.(csv|tsv|txt|ndjson|jsonl|json))?(\.gz)?$/i, ""));
+
+export function singular(name: string): string {
+  if (/ies$/.test(name)) return name.replace(/ies$/, "y");
+  if (/(ch|sh|x|ss|z|us)es$/.test(name)) return name.replace(/es$/, "");
+  return /[^s]s$/.test(name) && !/(us|is)$/.test(name) ? name.slice(0, -1) : name;
+}
+
+/** unit_price: "Unit price". */
+export const inWords = (name: string): string => {
+  const words = name.replaceAll("_", " ").replace(/ id$/, "");
+  return words.charAt(0).toUpperCase() + words.slice(1);
+};
+
+/** How much a name says that its values identify a row, for keys and UNIQUE; 0: nothing. */
+export function keyRank(name: string, dataset: string): number {
+  const one = singular(dataset);
+  if (name === `${one}_id`) return 100;
+  if (name === "id") return 90;
+  if ([`${one}_code`, `${one}_no`, `${one}_number`, `${one}_key`, `${one}_uuid`].includes(name)) return 80;
+  if (/^(sku|code|uuid|guid|isbn|ean|gtin|slug|key|iban)$/.test(name)) return 70;
+  if (/_id$/.test(name)) return 60;
+  if (/_(code|sku|no|number|nr|key|uuid|guid|ref|reference|slug)$|^(e_?mail|user_?name|login)$/.test(name))
+    return 50;
+  return 0;
+}
+
+/** How much a name says that it counts the parts of a whole: the second column of a composite key. */
+export const partRank = (name: string): number =>
+  /(^|_)(line|position|pos|item|part|seq|sequence|version|no|nr|number|index)(_|$)/.test(name)
+    ? 2
+    : /_id$|(^|_)(sku|code|date|day)$/.test(name)
+      ? 1
+      : 0;

@@ -1,0 +1,268 @@
+// Reads a whole file in bounded memory and remembers of each column what a declaration needs to know.
+import { createReadStream } from "node:fs";
+import {
+  plainBytes,
+  readCsv,
+  readNdjson,
+  textOfLines,
+  type Format,
+  type SourceRecord,
+} from "../ingest/read.ts";
+import { createDistinct, type Distinct } from "./distinct.ts";
+import { hashOf, kindOf, type Kind } from "./values.ts";
+
+export interface Example {
+  line: number;
+  value: string;
+}
+
+export interface Column {
+  header: string;
+  /** Values that are there; the file's rows less these are empty. */
+  filled: number;
+  kinds: Partial<Record<Kind, number>>;
+  /** First values of each kind, to name those that do not fit. */
+  examples: Partial<Record<Kind, Example[]>>;
+  maxLength: number;
+  /** Of integers and decimals. */
+  min: number;
+  max: number;
+  integerDigits: number;
+  scale: number;
+  notPositive: Example[];
+  notPositiveCount: number;
+  negativeCount: number;
+  /** Counts of the values while they are few; undefined when there are too many. */
+  few: Map<string, number> | undefined;
+  distinct: Distinct;
+}
+
+export interface Profile {
+  format: Format;
+  rows: number;
+  columns: Column[];
+  broken: { count: number; examples: (Example & { detail: string })[] };
+  /** Some of the values of each group of columns, each once. */
+  samples: Sample[];
+}
+
+interface Sample {
+  headers: string[];
+  /** Values of a row, joined by NUL, with their hash. */
+  values: Map<string, number>;
+  every: number;
+}
+
+const MAX_EXAMPLES = 3;
+const MAX_FEW = 12;
+/** Values of a group that are looked up in the table it may refer to. */
+const MAX_SAMPLE = 5_000;
+const MAX_COLUMNS = 1_600;
+
+export interface Reading {
+  file: string;
+  format: Format | undefined;
+  /** Groups of columns whose values are to be looked up in the database. */
+  referencesOf: (headers: string[]) => string[][];
+  onProgress?: (bytes: number, rows: number) => void;
+}
+
+const SHOWN = 40;
+export const shown = (value: string): string =>
+  JSON.stringify(value.length > SHOWN ? `${value.slice(0, SHOWN)}…` : value);
+
+export async function profileFile(reading: Reading): Promise<Profile> {
+  const columns = new Map<string, Column>();
+  const broken: Profile["broken"] = { count: 0, examples: [] };
+  let headers: string[] | undefined;
+  let rows = 0;
+  let format: Format = "csv";
+  let samples: Sample[] | undefined;
+  const columnOf = (header: string): Column => {
+    let column = columns.get(header);
+    if (!column) {
+      if (columns.size >= MAX_COLUMNS) throw new Error(`The file has more than ${MAX_COLUMNS} columns`);
+      columns.set(header, (column = createColumn(header)));
+    }
+    return column;
+  };
+  await eachRecord(reading, (record, found) => {
+    format = found;
+    if (format === "csv" && !headers) {
+      headers = headerOf(record);
+      headers.forEach(columnOf);
+      samples = startSamples(reading, headers);
+      return;
+    }
+    const row = record.broken ? undefined : format === "csv" ? record.fields : objectOf(record.text);
+    rows++;
+    if (!row) {
+      broken.count++;
+      const detail = record.broken?.detail ?? "The line is not a JSON object.";
+      if (broken.examples.length < MAX_EXAMPLES)
+        broken.examples.push({ line: record.line, value: record.text, detail });
+      return;
+    }
+    if (Array.isArray(row)) {
+      for (let i = 0; i < row.length; i++) take(columns.get(headers![i]!)!, row[i]!, record.line);
+    } else {
+      for (const [header, value] of Object.entries(row)) take(columnOf(header), value, record.line);
+      samples ??= startSamples(reading, Object.keys(row));
+    }
+    for (const sample of samples ?? []) takeSample(sample, valuesOf(row, headers, sample.headers));
+  });
+  if (columns.size === 0) throw new Error(`"${reading.file}" is empty`);
+  return { format, rows, columns: [...columns.values()], broken, samples: samples ?? [] };
+}
+
+const startSamples = ({ referencesOf }: Reading, headers: string[]): Sample[] =>
+  referencesOf(headers).map((group) => ({ headers: group, values: new Map(), every: 1 }));
+
+type FileRow = string[] | Record<string, string>;
+
+/** The values of some columns as one text; undefined if one of them is empty. */
+function valuesOf(row: FileRow, headers: string[] | undefined, names: string[]): string | undefined {
+  let joined = "";
+  for (const name of names) {
+    const value = (Array.isArray(row) ? row[headers!.indexOf(name)] : row[name])?.trim();
+    if (!value) return undefined;
+    joined = joined === "" ? value : `${joined}\0${value}`;
+  }
+  return joined;
+}
+
+/** Which of the groups of columns have no value twice. */
+export async function findUnique(reading: Reading, groups: string[][]): Promise<Distinct[]> {
+  const trackers = groups.map(() => createDistinct(true));
+  let headers: string[] | undefined;
+  await eachRecord(reading, (record, format) => {
+    if (format === "csv" && !headers) return void (headers = headerOf(record));
+    const row = record.broken ? undefined : format === "csv" ? record.fields : objectOf(record.text);
+    if (!row) return;
+    for (const [i, group] of groups.entries()) {
+      if (trackers[i]!.gaveUp) continue;
+      const values = valuesOf(row, headers, group);
+      if (values !== undefined) trackers[i]!.add(hashOf(values));
+    }
+  });
+  return trackers;
+}
+
+async function eachRecord(
+  { file, format: given, onProgress }: Reading,
+  use: (record: SourceRecord, format: Format) => void,
+): Promise<void> {
+  let bytes = 0;
+  let rows = 0;
+  const input = createReadStream(file, { highWaterMark: 1024 * 1024 });
+  try {
+    const texts = textOfLines(plainBytes(input, (count) => void (bytes += count)));
+    const { value, done } = await texts.next();
+    const first = done ? "" : value;
+    const all = (async function* () {
+      yield first;
+      yield* texts;
+    })();
+    const format = given ?? (/^\s*[{[]/.test(first) ? "ndjson" : "csv");
+    for await (const records of format === "csv" ? readCsv(all) : readNdjson(all)) {
+      for (const record of records) use(record, format);
+      rows += records.length;
+      onProgress?.(bytes, rows);
+    }
+  } finally {
+    input.destroy();
+  }
+}
+
+function headerOf(record: SourceRecord): string[] {
+  if (!record.fields) throw new Error(`The header cannot be read: ${record.broken?.detail}`);
+  const headers = record.fields.map((name) => name.trim());
+  const separator = headers.length === 1 && /[;\t|]/.exec(headers[0]!)?.[0];
+  if (separator)
+    throw new Error(`The header has no comma but ${shown(separator)}; columns are separated by commas`);
+  const unnamed = headers.indexOf("");
+  if (unnamed >= 0) throw new Error(`Column ${unnamed + 1} has no name; the first line names the columns`);
+  const twice = headers.find((name, i) => headers.indexOf(name) !== i);
+  if (twice !== undefined) throw new Error(`Two columns are named ${shown(twice)}; give one another name`);
+  return headers;
+}
+
+function objectOf(text: string): Record<string, string> | undefined {
+  try {
+    // Numbers keep the digits that they are written with.
+    const keep = (_key: string, value: unknown, context?: { source: string }): unknown =>
+      typeof value === "number" ? context!.source : value;
+    const row: unknown = JSON.parse(text, keep);
+    if (typeof row !== "object" || row === null || Array.isArray(row)) return undefined;
+    return Object.fromEntries(
+      Object.entries(row).map(([name, value]) => [
+        name,
+        value === null ? "" : typeof value === "string" ? value : JSON.stringify(value),
+      ]),
+    );
+  } catch {
+    return undefined;
+  }
+}
+
+const createColumn = (header: string): Column => ({
+  header,
+  filled: 0,
+  kinds: {},
+  examples: {},
+  maxLength: 0,
+  min: Infinity,
+  max: -Infinity,
+  integerDigits: 0,
+  scale: 0,
+  notPositive: [],
+  notPositiveCount: 0,
+  negativeCount: 0,
+  few: new Map(),
+  distinct: createDistinct(true),
+});
+
+function take(column: Column, raw: string, line: number): void {
+  if (raw === "") return;
+  const value = raw.trim();
+  if (value === "") return;
+  column.filled++;
+  const kind = kindOf(value);
+  column.kinds[kind] = (column.kinds[kind] ?? 0) + 1;
+  const examples = (column.examples[kind] ??= []);
+  if (examples.length < MAX_EXAMPLES) examples.push({ line, value });
+  if (raw.length > column.maxLength) column.maxLength = raw.length;
+  if (kind === "integer" || kind === "decimal" || kind === "float") takeNumber(column, value, line);
+  if (column.few) {
+    column.few.set(value, (column.few.get(value) ?? 0) + 1);
+    if (column.few.size > MAX_FEW) column.few = undefined;
+  }
+  if (!column.distinct.gaveUp) column.distinct.add(hashOf(value));
+}
+
+function takeNumber(column: Column, text: string, line: number): void {
+  const value = Number(text);
+  if (value < column.min) column.min = value;
+  if (value > column.max) column.max = value;
+  const digits = text.replace(/^[+-]/, "");
+  const point = digits.indexOf(".");
+  const whole = point === -1 ? digits.length : point;
+  if (whole > column.integerDigits) column.integerDigits = whole;
+  if (point !== -1 && digits.length - point - 1 > column.scale) column.scale = digits.length - point - 1;
+  if (value <= 0) {
+    column.notPositiveCount++;
+    if (value < 0) column.negativeCount++;
+    if (column.notPositive.length < MAX_EXAMPLES) column.notPositive.push({ line, value: text });
+  }
+}
+
+function takeSample(sample: Sample, value: string | undefined): void {
+  if (value === undefined) return;
+  const hash = hashOf(value);
+  const isTaken = (of: number): boolean => Math.floor(of / 4294967296) % sample.every === 0;
+  if (!isTaken(hash)) return;
+  sample.values.set(value, hash);
+  if (sample.values.size <= MAX_SAMPLE) return;
+  sample.every *= 2;
+  for (const [known, of] of sample.values) if (!isTaken(of)) sample.values.delete(known);
+}

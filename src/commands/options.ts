@@ -1,0 +1,36 @@
+// What the commands' options take; whatever else is given is wrong usage, and the message says what is allowed.
+import { InvalidArgumentError } from "commander";
+
+export function parseName(value: string): string {
+  if (value.trim() !== "") return value;
+  throw new InvalidArgumentError("It is empty; allowed: any other text.");
+}
+
+export function parseTtl(value: string): string {
+  if (/^\d+\s?[smhd]$/.test(value)) return value;
+  throw new InvalidArgumentError("Allowed: a number and s, m, h or d.");
+}
+
+export const collect = (value: string, values: string[]): string[] => [...values, value];
+
+export function parseCount(value: string): number {
+  if (/^[1-9]\d{0,15}$/.test(value)) return Number(value);
+  throw new InvalidArgumentError("Allowed: a whole number from 1.");
+}
+
+/** The text as given: numbers beyond 2^53 would not survive being parsed. */
+export function parseObject(value: string): string {
+  try {
+    const parsed: unknown = JSON.parse(value);
+    if (typeof parsed === "object" && parsed !== null && !Array.isArray(parsed)) return value;
+  } catch {
+    // The message below says it, as for JSON that is no object.
+  }
+  throw new InvalidArgumentError('Allowed: a JSON object, such as \'{"email": "ann@example.com"}\'.');
+}
+
+export function parseDays(value: string): number {
+  const days = Number(value);
+  if (/^\d+$/.test(value) && days <= 36_500) return days;
+  throw new InvalidArgumentError("Allowed: a whole number of days from 0 to 36500.");
+}

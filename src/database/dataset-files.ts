@@ -1,0 +1,184 @@
+// Own tables and metrics: the files of DATASETS_DIR, each applied in a transaction of its own.
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { DatabaseError, Pool, PoolClient } from "pg";
+import { currentVersion, LOCK_SCHEMA } from "./migrate.ts";
+import { faultAt, indexOfPosition, lineAt, splitStatements, type Statement } from "./sql-text.ts";
+
+export interface AppliedFile {
+  /** Its path, as error messages show it. */
+  file: string;
+  /** New, edited, or applied by another version of Strata before. */
+  changed: boolean;
+}
+
+interface SqlFile {
+  name: string;
+  path: string;
+  sql: string;
+  hash: string;
+}
+
+/**
+ * How long a statement of a file waits for a lock, in ms. While it waits, everybody who comes after it waits, too: a
+ * longer time holds up the API, a shorter one fails beside ordinary transactions.
+ */
+const LOCK_TIMEOUT_MS = 5_000;
+
+/** The files in the order in which they are applied; none where there is no folder. */
+export function readDatasetFiles(folder: string): SqlFile[] {
+  let names: string[];
+  try {
+    names = readdirSync(folder).filter((name) => /^[^.].*\.sql$/.test(name));
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT") return [];
+    throw new Error(`DATASETS_DIR "${folder}" is not a folder that can be read (${code})`);
+  }
+  return names.sort().map((name) => {
+    const path = join(folder, name);
+    const sql = readFileSync(path, "utf8").replace(/^\uFEFF/, "");
+    return { name, path, sql, hash: createHash("sha256").update(sql).digest("hex") };
+  });
+}
+
+/**
+ * Applies the files one after the other and stops at the first that fails: what came before it stays, nothing of it
+ * or after it is applied. `onFile` hears of each file that was applied.
+ */
+export async function applyDatasetFiles(
+  pool: Pool,
+  folder: string,
+  options: { onlyChanged?: boolean; onFile?: (applied: AppliedFile) => void } = {},
+): Promise<AppliedFile[]> {
+  const files = readDatasetFiles(folder);
+  const version = currentVersion();
+  const { rows } = await pool.query<{ file: string; hash: string; version: number }>(
+    "select file, hash, schema_version as version from strata.applied_files",
+  );
+  const known = new Map(rows.map((row) => [row.file, row]));
+  const isChanged = ({ name, hash }: SqlFile): boolean =>
+    known.get(name)?.hash !== hash || known.get(name)?.version !== version;
+  const applied: AppliedFile[] = [];
+  try {
+    for (const file of files) {
+      const changed = isChanged(file);
+      if (options.onlyChanged && !changed) continue;
+      await applyFile(pool, file, version);
+      applied.push({ file: file.path, changed });
+      options.onFile?.(applied.at(-1)!);
+    }
+  } finally {
+    if (applied.length > 0 || !options.onlyChanged) await reconcile(pool);
+  }
+  return applied;
+}
+
+/** The machinery follows the catalogue, and running servers are told. */
+async function reconcile(pool: Pool): Promise<void> {
+  const client = await pool.connect();
+  try {
+    await client.query(`begin; ${LOCK_SCHEMA}; select strata.reconcile(); commit`);
+    client.release();
+  } catch (error) {
+    client.release(true);
+    throw error;
+  }
+}
+
+async function applyFile(pool: Pool, file: SqlFile, version: number): Promise<void> {
+  const statements = checkedStatements(file);
+  const client = await pool.connect();
+  try {
+    const settings = await readSettings(client);
+    await client.query(`begin; ${LOCK_SCHEMA}; set local lock_timeout = ${LOCK_TIMEOUT_MS}`);
+    for (const statement of statements)
+      await client.query(statement.text).catch((error: unknown) => {
+        throw explain(error as DatabaseError, file, statement);
+      });
+    await client.query(
+      `insert into strata.applied_files (file, hash, schema_version) values ($1, $2, $3)
+       on conflict (file) do update set hash = excluded.hash, schema_version = excluded.schema_version, applied_at = now()`,
+      [file.name, file.hash, version],
+    );
+    // A deferred constraint speaks only now.
+    await client.query("commit").catch((error: unknown) => {
+      throw explain(error as DatabaseError, file);
+    });
+    await restoreSettings(client, settings);
+    client.release();
+  } catch (error) {
+    await client.query("rollback").catch(() => undefined);
+    client.release(true);
+    throw error;
+  }
+}
+
+const ENDS_TRANSACTION =
+  /^(begin|commit|end|abort|start\s+transaction|prepare\s+transaction|rollback(?!\s+(work\s+|transaction\s+)?to\b))\b/i;
+
+function checkedStatements(file: SqlFile): Statement[] {
+  try {
+    const statements = splitStatements(file.sql);
+    for (const { text, line } of statements) {
+      const [word] = ENDS_TRANSACTION.exec(text) ?? [];
+      if (word)
+        throw faultAt(
+          line,
+          `"${word}" is not allowed: each file is applied in a transaction of its own; leave the line out`,
+        );
+      if (/^copy\b[^']*\bfrom\s+stdin\b/i.test(text))
+        throw faultAt(line, "COPY … FROM STDIN is for psql; land rows with: npx strata ingest");
+    }
+    return statements;
+  } catch (error) {
+    const { line, message } = error as Error & { line: number };
+    throw fault(file, line, message);
+  }
+}
+
+function explain(error: DatabaseError, file: SqlFile, statement?: Statement): Error {
+  const { message, detail, hint, position, code } = error;
+  if (!code) return error;
+  const within =
+    statement && position ? lineAt(statement.text, indexOfPosition(statement.text, Number(position))) : 1;
+  const advice =
+    code === "55P03"
+      ? `Another session holds a lock that the statement waited for ${LOCK_TIMEOUT_MS / 1000} s for; try again when it has finished`
+      : hint;
+  return fault(file, statement && statement.line + within - 1, message, detail, advice);
+}
+
+function fault(
+  { path: file }: SqlFile,
+  line: number | undefined,
+  problem: string,
+  detail?: string,
+  hint?: string,
+): Error {
+  const message = [
+    `${file}${line === undefined ? "" : `:${line}`}: ${problem}`,
+    ...(detail ? [`  Detail: ${detail}`] : []),
+    ...(hint ? [`  Hint: ${hint}`] : []),
+    "  Nothing of this file was applied; files before it were, those after it were not tried.",
+  ].join("\n");
+  return Object.assign(new Error(message), { failure: { file, line, problem, detail, hint } });
+}
+
+// A `set` in a file would stay with the connection, which the embedded engine shares with everybody.
+const readSettings = async (client: PoolClient): Promise<Map<string, string>> => {
+  const { rows } = await client.query<{ name: string; setting: string }>(
+    "select name, current_setting(name) as setting from pg_catalog.pg_settings where source = 'session'",
+  );
+  return new Map(rows.map(({ name, setting }) => [name, setting]));
+};
+
+async function restoreSettings(client: PoolClient, before: Map<string, string>): Promise<void> {
+  await client.query("reset role");
+  const now = await readSettings(client);
+  for (const name of now.keys())
+    if (!before.has(name)) await client.query(`reset ${client.escapeIdentifier(name)}`);
+  for (const [name, setting] of before)
+    if (now.get(name) !== setting) await client.query("select set_config($1, $2, false)", [name, setting]);
+}
