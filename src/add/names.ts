@@ -2,7 +2,7 @@
 import { basename } from "node:path";
 
 /** "Unit Price", "unitPrice" and "UNIT-PRICE" are all unit_price; PostgreSQL cuts names at 63 bytes. */
-export function toIdentifier(name: string): string {
+function toIdentifier(name: string): string {
   const plain = name
     .normalize("NFKD")
     .replace(/[\u0300-\u036f]/g, "")
@@ -51,3 +51,21 @@ export const partRank = (name: string): number =>
     : /_id$|(^|_)(sku|code|date|day)$/.test(name)
       ? 1
       : 0;
+
+/** Names that the raw table needs for itself. */
+const TAKEN = new Set(["ingested_at", "source_system", "ingest_seq", "ingest_xid", "source_seq", "raw_id"]);
+
+/** A name of its own for each header. */
+export function nameColumns(headers: string[], dataset: string): Map<string, string> {
+  const names = new Map<string, string>();
+  const used = new Set<string>();
+  for (const [i, header] of headers.entries()) {
+    const plain = toIdentifier(header) || `column_${i + 1}`;
+    const free = TAKEN.has(plain) ? `${singular(dataset)}_${plain}` : plain;
+    let name = free;
+    for (let n = 2; used.has(name); n++) name = `${free}_${n}`;
+    used.add(name);
+    names.set(header, name);
+  }
+  return names;
+}

@@ -1,6 +1,7 @@
 // The proposal as a file of datasets/: what a person would write, with the doubts beside it.
 import { inWords, singular } from "./names.ts";
-import { literal, type ColumnProposal, type Proposal, type Quote } from "./propose.ts";
+import { literal } from "./checks.ts";
+import type { ColumnProposal, Proposal, Quote } from "./proposal.ts";
 
 const WIDTH = 118;
 

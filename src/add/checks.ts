@@ -1,0 +1,58 @@
+// Rules that the values of one column keep, or nearly.
+import { inWords } from "./names.ts";
+import { shown } from "./profile.ts";
+import { count, dirtOf, MIN_ROWS, named, type ColumnProposal, type Constraint } from "./proposal.ts";
+
+/** Room for values half as long again. */
+export const roomFor = (length: number): number =>
+  [10, 20, 40, 60, 100, 150, 255].find((size) => size >= length * 1.5) ?? Math.ceil(length / 100) * 200;
+
+/** Numbers whose sign says nothing about their being wrong. */
+const SIGNED =
+  /(^|_)(lat|latitude|lon|lng|long|longitude|balance|temp|temperature|delta|change|diff|difference|profit|margin|x|y|z|offset|score|year)(_|$)/;
+const MIN_PER_VALUE = 10;
+const RARE = 0.001;
+
+export function checkOf(
+  { name, type, profile: found }: ColumnProposal,
+  quoted: string,
+): Constraint | undefined {
+  if (
+    type === "text" &&
+    found.few &&
+    found.few.size > 1 &&
+    found.filled >= Math.max(MIN_ROWS, found.few.size * MIN_PER_VALUE)
+  ) {
+    const values = [...found.few].sort((a, b) => b[1] - a[1]);
+    if (values.some(([value]) => value.length > 40)) return undefined;
+    const rare = values.filter(([, times]) => times <= Math.max(1, found.filled * RARE));
+    return {
+      name: `valid_${name}`,
+      sql: `check (${quoted} in (${values.map(([value]) => literal(value)).join(", ")}))`,
+      comment: `${inWords(name)} is one of ${values.map(([value]) => value).join(", ")}.`,
+      doubt:
+        rare.length > 0
+          ? `rare, perhaps wrong: ${rare.map(([value, times]) => `${shown(value)} (${times})`).join(", ")}`
+          : undefined,
+    };
+  }
+  if (!/^(integer|bigint|numeric|double)/.test(type) || SIGNED.test(name) || found.filled === 0)
+    return undefined;
+  const positive = found.notPositiveCount <= dirtOf(found.filled);
+  const wrong = positive ? found.notPositiveCount : found.negativeCount;
+  if (wrong > dirtOf(found.filled) || found.filled < MIN_ROWS) return undefined;
+  return {
+    name: positive ? `positive_${name}` : `not_negative_${name}`,
+    sql: `check (${quoted} ${positive ? ">" : ">="} 0)`,
+    comment: `${inWords(name)} must ${positive ? "be positive" : "not be negative"}.`,
+    doubt:
+      wrong > 0
+        ? `${count(wrong)} of ${count(found.filled)} values break it: ${named(found.notPositive)}`
+        : undefined,
+  };
+}
+
+export const literal = (text: string): string =>
+  text.includes("\\")
+    ? `E'${text.replaceAll("\\", "\\\\").replaceAll("'", "''")}'`
+    : `'${text.replaceAll("'", "''")}'`;
