@@ -1,4 +1,5 @@
 // The only reader of process.env. Every fault is collected, so that one start shows them all.
+import { isIP } from "node:net";
 import { z } from "zod";
 
 const ROLES = ["strata_reader", "strata_ingestor", "strata_operator"] as const;
@@ -27,12 +28,13 @@ function findCronFault(value: string): string | undefined {
   if (fields.length !== CRON_FIELDS.length) return `it has ${fields.length}`;
   for (const [i, [name, min, max]] of CRON_FIELDS.entries())
     for (const part of fields[i]!.split(",")) {
-      const [, first, last, step] = /^(?:(\d+)(?:-(\d+))?|\*(?:\/(\d+))?)$/.exec(part) ?? [""];
+      const match = /^(?:(\d+)(?:-(\d+))?|\*(?:\/(\d+))?)$/.exec(part);
+      const [, first, last, step = 1] = match ?? [];
       const isRange = last === undefined || Number(first) < Number(last);
       const isWithin = [first, last].every(
         (number) => number === undefined || (+number >= min && +number <= max),
       );
-      if (!/^[\d*]/.test(part) || !isRange || !isWithin || Number(step ?? 1) < 1)
+      if (!match || !isRange || !isWithin || Number(step) < 1)
         return `the ${name} "${part}" is none of *, */n, n, n-m with numbers from ${min} to ${max}`;
     }
   return undefined;
@@ -83,6 +85,13 @@ const forRoles = (number: number): Record<Role, number> => ({
   strata_ingestor: number,
   strata_operator: number,
 });
+function isProxy(name: string): boolean {
+  if (["loopback", "linklocal", "uniquelocal"].includes(name)) return true;
+  const [, address = "", bits] = /^([^/]+)(?:\/(\d{1,3}))?$/.exec(name) ?? [];
+  const version = isIP(address);
+  const length = Number(bits ?? 1);
+  return version !== 0 && length >= 1 && length <= (version === 4 ? 32 : 128);
+}
 const url = (protocols: RegExp) =>
   z.string().refine((value) => URL.canParse(value) && protocols.test(value), { error: "expected a URL" });
 
@@ -151,7 +160,13 @@ const schema = z.object({
   GRAPHIQL_ROLES: callers,
   PERSISTED_OPERATIONS_DIR: z.string().optional(),
   PERSISTED_OPERATIONS_ONLY: z.stringbool().default(false),
-  TRUSTED_PROXIES: z.string().default("").transform(words),
+  TRUSTED_PROXIES: z
+    .string()
+    .default("")
+    .transform(words)
+    .refine((names) => names.every(isProxy), {
+      error: "expected addresses, networks such as 10.0.0.0/8, loopback, linklocal or uniquelocal",
+    }),
   OTEL_EXPORTER_OTLP_ENDPOINT: url(/^https?:/).optional(),
   OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: url(/^https?:/).optional(),
   OTEL_SERVICE_NAME: z.string().default("strata"),

@@ -1,7 +1,9 @@
 import { readFileSync } from "node:fs";
 import { parseEnv } from "node:util";
+import { parseCronItems } from "graphile-worker";
 import { expect, test } from "vitest";
 import { loadConfig, VARIABLES } from "../src/config.ts";
+import { chance } from "./support/random.ts";
 
 const example = readFileSync(new URL("../.env.example", import.meta.url), "utf8");
 
@@ -39,9 +41,59 @@ test("a schedule that the worker would not take is a fault of the configuration"
   ])
     expect(wrong(cron), cron).toThrow(/TRANSFORM_CRON: expected five cron fields, such as '0 \* \* \* \*'/);
   expect(wrong("99 * * * *")).toThrow(
-    /: Too large value '99' in minutes range: expected values in the range 0-59, given "99 \* \* \* \*"$/,
+    /: the minute "99" is none of \*, \*\/n, n, n-m with numbers from 0 to 59, given "99 \* \* \* \*"$/,
   );
   expect(loadConfig({ REFRESH_CRON: "*/15 0-6,22 1 * 7" }).REFRESH_CRON).toBe("*/15 0-6,22 1 * 7");
+});
+
+test("takes a schedule exactly if the worker does", () => {
+  const by = chance(1);
+  const parts = [
+    "*",
+    "*/5",
+    "*/0",
+    "0",
+    "7",
+    "12",
+    "31",
+    "59",
+    "60",
+    "1-5",
+    "5-1",
+    "3-3",
+    "0-7",
+    "MON",
+    "",
+    "-1",
+    "1-",
+    "*/",
+    "1/2",
+    "007",
+  ];
+  const isTaken = (work: () => unknown): boolean => {
+    try {
+      work();
+      return true;
+    } catch {
+      return false;
+    }
+  };
+  for (let i = 0; i < 3_000; i++) {
+    const field = (): string => (by.is(0.8) ? by.pick(parts) : `${by.pick(parts)},${by.pick(parts)}`);
+    const match = Array.from({ length: by.is(0.9) ? 5 : 1 + by.below(6) }, () =>
+      by.is(0.6) ? "*" : field(),
+    ).join(" ");
+    if (match.trim() === "") continue;
+    const byWorker = isTaken(() => parseCronItems([{ task: "step", match }]));
+    expect([match, isTaken(() => loadConfig({ TRANSFORM_CRON: match }))]).toEqual([match, byWorker]);
+  }
+});
+
+test("proxies are addresses, networks or names of ranges", () => {
+  const proxies = (TRUSTED_PROXIES: string) => () => loadConfig({ TRUSTED_PROXIES }).TRUSTED_PROXIES;
+  expect(proxies("loopback, 10.0.0.0/8 fe80::/10 192.168.1.1")()).toHaveLength(4);
+  for (const wrong of ["nonsense", "10.0.0.0/33", "10.0.0.0/0", "1.2.3", "::1/129", "10.0.0.0/"])
+    expect(proxies(wrong), wrong).toThrow(/TRUSTED_PROXIES: expected addresses, networks such as/);
 });
 
 test("a time-out is for all roles or for each", () => {

@@ -4,6 +4,7 @@ import type { Logger } from "pino";
 import { loadConfig, type Config } from "../config.ts";
 import { openDatabase, type Database } from "../database/connect.ts";
 import { ensureSchema } from "../database/migrate.ts";
+import { readOperations } from "../graphql/persisted.ts";
 import { keepWorker, type KeptWorker } from "../worker/keep-worker.ts";
 import { createLifecycle } from "../lifecycle.ts";
 import { captureConsole, createLogger } from "../logger.ts";
@@ -28,11 +29,25 @@ interface ServeOptions {
   json?: boolean;
 }
 
+/** What a start that failed has left open may hold the process for this long, in ms. */
+const GRACE_MS = 1_000;
+
 export async function serve(options: ServeOptions): Promise<void> {
+  try {
+    await start(options);
+  } catch (error) {
+    // Unreferenced: a process that nothing holds ends at once.
+    setTimeout(() => process.exit(1), GRACE_MS).unref();
+    throw error;
+  }
+}
+
+async function start(options: ServeOptions): Promise<void> {
   const config = loadConfig();
   const startedAt = Date.now();
-  // A server that could not tell who is asking need not wait for its database.
+  // A server that could not tell who is asking, or what may be asked, need not wait for its database.
   if (config.DATABASE_URL) createAuthenticator(config);
+  if (config.PERSISTED_OPERATIONS_DIR !== undefined) readOperations(config.PERSISTED_OPERATIONS_DIR);
   const logger = await createLogger(config, options);
   const tellPeople = options.json ? (): void => undefined : say;
   captureConsole(logger);

@@ -97,6 +97,7 @@ async function applyFile(pool: Pool, file: SqlFile, version: number): Promise<vo
       await client.query(statement.text).catch((error: unknown) => {
         throw explain(error as DatabaseError, file, statement);
       });
+    await client.query("reset role");
     await client.query(
       `insert into strata.applied_files (file, hash, schema_version) values ($1, $2, $3)
        on conflict (file) do update set hash = excluded.hash, schema_version = excluded.schema_version, applied_at = now()`,
@@ -175,7 +176,6 @@ const readSettings = async (client: PoolClient): Promise<Map<string, string>> =>
 };
 
 async function restoreSettings(client: PoolClient, before: Map<string, string>): Promise<void> {
-  await client.query("reset role");
   const now = await readSettings(client);
   for (const name of now.keys())
     if (!before.has(name)) await client.query(`reset ${client.escapeIdentifier(name)}`);
