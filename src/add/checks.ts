@@ -38,8 +38,9 @@ export function checkOf(
   }
   if (!/^(integer|bigint|numeric|double)/.test(type) || SIGNED.test(name) || found.filled === 0)
     return undefined;
-  const positive = found.notPositiveCount <= dirtOf(found.filled);
-  const wrong = positive ? found.notPositiveCount : found.negativeCount;
+  // A zero is no mistake where nothing is negative.
+  const wrong = found.negativeCount;
+  const positive = found.notPositiveCount === wrong;
   if (wrong > dirtOf(found.filled) || found.filled < MIN_ROWS) return undefined;
   return {
     name: positive ? `positive_${name}` : `not_negative_${name}`,

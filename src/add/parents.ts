@@ -95,7 +95,7 @@ export function findReferences(parents: Parent[], dataset: string, names: string
       if ((isSame || isNamed) && !isKnown) found.push({ parent, columns: [name] });
     }
   }
-  return found;
+  return found.sort((a, b) => names.indexOf(a.columns[0]!) - names.indexOf(b.columns[0]!));
 }
 
 export interface Content {
