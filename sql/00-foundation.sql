@@ -19,6 +19,7 @@
 --   60 refresh      production to analytics, for any metric and materialized view
 --   70 daily users  the one metric with a group of its own: users without transactions
 --   80 views        what people read about all of this
+--   85 files        which files of DATASETS_DIR were applied
 --   90 rights       who may call what
 --
 -- Editing rules

@@ -2,65 +2,69 @@ import { styleText } from "node:util";
 import type { Command } from "commander";
 import { withDatabase } from "./with-database.ts";
 
-/** Each dataset and metric: what it holds, what waits, how fresh it is, where it goes. */
-export async function datasets(options: { json?: boolean }): Promise<void> {
-  const { datasets: found, metrics } = await withDatabase(async ({ pool }) => ({
-    datasets: (await pool.query<DatasetRow>(DATASETS)).rows,
-    metrics: (await pool.query<MetricRow>(METRICS)).rows,
-  }));
-  if (options.json) return console.log(JSON.stringify({ datasets: found, metrics }));
-  console.log(styleText("bold", "Datasets"));
-  print(
-    found.map((row) => ({
-      ...row,
-      key: row.key.join(", "),
-      parents: row.parents.join(", "),
-      goesTo: row.goesTo.join(", "),
-    })),
-  );
-  console.log(styleText("bold", "Metrics"));
-  print(metrics.map((row) => ({ ...row, readsFrom: row.readsFrom.join(", ") })));
-}
-
-interface DatasetRow {
+interface Entry {
   dataset: string;
+  kind: string;
   key: string[];
   parents: string[];
-  rows: number;
-  rowsBehind: number;
+  /** About how many. */
+  rows: number | null;
+  /** Rows of its source that it does not contain yet. */
+  rowsBehind: number | null;
+  /** Quarantined rows that wait for a parent. */
   rowsWaiting: number;
   refreshedAt: string | null;
   goesTo: string[];
-}
-
-interface MetricRow {
-  metric: string;
-  rows: number;
-  mode: string;
+  partition: string | null;
+  mode: string | null;
   why: string | null;
-  refreshedAt: string | null;
-  readsFrom: string[];
 }
 
-const DATASETS = `
-  select d.dataset, d.key, d.parents, d.rows::double precision as rows,
-         f.rows_behind::double precision as "rowsBehind", d.rows_waiting::double precision as "rowsWaiting",
-         to_json(f.refreshed_at) #>> '{}' as "refreshedAt",
-         array(select distinct l.target_relation::text from analytics.lineage l
-                where l.source_schema = 'production' and l.source_relation = d.dataset
-                  and l.target_schema = 'analytics' order by 1) as "goesTo"
-    from analytics.datasets d left join analytics.freshness f using (dataset)
-   order by d.dataset`;
-
-const METRICS = `
-  select m.metric, m.mode, m.why, to_json(m.refreshed_at) #>> '{}' as "refreshedAt",
-         array(select distinct l.source_relation::text from analytics.lineage l
-                where l.target_schema = 'analytics' and l.target_relation = m.metric order by 1) as "readsFrom"
-    from strata.metrics m order by m.metric`;
-
-function print(rows: object[]): void {
-  if (rows.length === 0) console.log("none");
-  else console.table(rows);
+/** Everything that holds data: how much, what waits, how fresh it is, where it comes from and goes to. */
+export async function datasets(options: { json?: boolean }): Promise<void> {
+  const rows = await withDatabase(async ({ pool }) => (await pool.query<Entry>(QUERY)).rows);
+  const isMetric = ({ kind }: Entry): boolean => kind === "metric";
+  if (options.json) {
+    const found = rows.filter((row) => !isMetric(row)).map(({ partition, mode, why, ...row }) => row);
+    return console.log(JSON.stringify({ datasets: found, metrics: rows.filter(isMetric) }));
+  }
+  console.log(styleText("bold", "Datasets, and what is made of them"));
+  console.table(rows.map(shown));
+  for (const { dataset, why } of rows) if (why) console.log(`${dataset} is computed as a whole: ${why}`);
 }
+
+const shown = ({
+  dataset,
+  kind,
+  key,
+  parents,
+  rows,
+  rowsBehind,
+  rowsWaiting,
+  refreshedAt,
+  goesTo,
+}: Entry) => ({
+  dataset,
+  kind,
+  key: key.join(", "),
+  from: parents.join(", "),
+  rows,
+  behind: rowsBehind,
+  waiting: rowsWaiting,
+  refreshed: refreshedAt?.slice(0, 19) ?? null,
+  to: goesTo.join(", "),
+});
+
+const QUERY = `
+  select d.dataset, d.kind, d.key_columns as key, d.parents, d.rows_estimated::double precision as rows,
+         f.rows_behind::double precision as "rowsBehind", coalesce(q.waiting, 0)::double precision as "rowsWaiting",
+         to_json(f.refreshed_at) #>> '{}' as "refreshedAt", coalesce(l.targets, '{}') as "goesTo",
+         d.partition_column as partition, d.mode, d.why
+    from analytics.datasets d
+    left join analytics.freshness f using (dataset)
+    left join (select dataset, count(*) as waiting from analytics.quarantine where waiting group by 1) q using (dataset)
+    left join (select source_relation as dataset, array_agg(distinct target_relation order by target_relation) as targets
+                 from analytics.lineage where source_schema in ('production', 'analytics') group by 1) l using (dataset)
+   order by array_position('{dataset,table,metric,materialized view,view}', d.kind), d.dataset`;
 
 export const datasetsCommand = (command: Command): Command => command.action(datasets);
