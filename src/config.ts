@@ -142,6 +142,8 @@ const schema = z.object({
   MAX_PAGE_SIZE: integer(1, 1_000_000, 1000),
   MAX_QUERY_DEPTH: integer(1, 1000, 12),
   MAX_QUERY_COST: integer(1, 1_000_000_000, 25_000),
+  // A JavaScript string holds 512 MB.
+  MAX_RESPONSE_MB: integer(1, 256, 32),
   STATEMENT_TIMEOUT_MS: perCaller(forRoles(10_000), 86_400_000),
   TRANSFORM_CRON: cron("0 * * * *"),
   REFRESH_CRON: cron("15 2 * * *"),

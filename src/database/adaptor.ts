@@ -2,6 +2,7 @@
 // state of the database, and BEGIN, role, statement and COMMIT share round trips.
 import type { WithPgClient } from "@dataplan/pg";
 import pg from "pg";
+import { charge, createBudget, isExceeded, type Budget } from "./budget.ts";
 import { cancel } from "./cancel.ts";
 import { destroy } from "./connect.ts";
 import { run, type Part, type StatementOptions, type StatementResult } from "./statement.ts";
@@ -14,6 +15,8 @@ export interface OperationOptions {
   pool: pg.Pool;
   /** False behind a pooler that gives each transaction another connection. */
   prepare: boolean;
+  /** Bytes that PostgreSQL may send for the operation, or for each event of a subscription. */
+  maxBytes: number;
   signal?: AbortSignal | undefined;
 }
 
@@ -21,12 +24,17 @@ export interface OperationOptions {
 export interface Operation {
   withPgClient: WithPgClient;
   /** Says what the operation is before its first statement, and how many there are, if that is known. */
-  describe(kind: "query" | "mutation" | "subscription", statements: number): void;
+  describe(kind: Kind, statements: number): void;
   /** Ends the transaction; what still runs is cancelled. */
   end: () => void;
   /** Milliseconds in which at least one statement was waited for, and their number. */
   readonly sql: { milliseconds: number; statements: number };
+  readonly kind: Kind;
+  /** PostgreSQL sent more than it may; statements that were not complete by then have failed. */
+  readonly isTooLarge: boolean;
 }
+
+type Kind = "query" | "mutation" | "subscription";
 
 const BEGIN_READ: Part = { name: "begin_read", text: "begin isolation level repeatable read read only" };
 const BEGIN_WRITE: Part = { name: "begin_write", text: "begin" };
@@ -68,8 +76,9 @@ function applySettings(settings: Settings | null, extra: Record<string, string> 
   return { ...setter, values: entries.map(([, value]) => value) };
 }
 
-export function createOperation({ pool, prepare, signal }: OperationOptions): Operation {
-  let kind: "query" | "mutation" | "subscription" = "query";
+export function createOperation({ pool, prepare, maxBytes, signal }: OperationOptions): Operation {
+  let kind: Kind = "query";
+  const budget = createBudget(maxBytes);
   let expected = Infinity;
   let ended = false;
   let reading: Transaction | undefined;
@@ -86,6 +95,7 @@ export function createOperation({ pool, prepare, signal }: OperationOptions): Op
       settings,
       writes,
       limit,
+      budget: kind === "subscription" ? createBudget(maxBytes) : budget,
       onClosed: () => open.delete(created),
     });
     open.add(created);
@@ -130,6 +140,10 @@ export function createOperation({ pool, prepare, signal }: OperationOptions): Op
     const current = (reading ??= transaction(settings, false, expected));
     try {
       return await callback(toClient(current));
+    } catch (error) {
+      // Its connection may be closed; the next event of a subscription begins with another one.
+      if (kind === "subscription" && reading === current) reading = undefined;
+      throw error;
     } finally {
       // An event of a subscription has no end of its own: it is over when its statements are, and nothing that
       // follows from their answers has asked for more.
@@ -159,6 +173,12 @@ export function createOperation({ pool, prepare, signal }: OperationOptions): Op
     },
     end,
     sql,
+    get kind() {
+      return kind;
+    },
+    get isTooLarge() {
+      return isExceeded(budget);
+    },
   };
 }
 
@@ -184,6 +204,7 @@ interface TransactionOptions {
   writes: boolean;
   /** After so many statements the transaction is over, so that its end needs no round trip. */
   limit: number;
+  budget: Budget;
   onClosed: () => void;
 }
 
@@ -193,6 +214,7 @@ function createTransaction({
   settings,
   writes,
   limit,
+  budget,
   onClosed,
 }: TransactionOptions): Transaction {
   let connecting: Promise<pg.PoolClient> | undefined;
@@ -217,13 +239,17 @@ function createTransaction({
 
   async function acquire(): Promise<pg.PoolClient> {
     const acquired = await pool.connect();
-    if (!closed) return (client = acquired);
+    if (!closed) {
+      charge(acquired, budget);
+      return (client = acquired);
+    }
     acquired.release();
     throw cancelled();
   }
 
   function release(isBroken: boolean): void {
     if (!client) return;
+    charge(client, undefined);
     if (isBroken) destroy(client);
     else client.release();
     client = undefined;

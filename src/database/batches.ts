@@ -3,6 +3,7 @@
 // taken out, so that the others are not kept waiting, and is read alone.
 import pg from "pg";
 import { applyReadOnly, cancelled, isCancelled, type Settings } from "./adaptor.ts";
+import { charge, createBudget, ResponseTooLarge } from "./budget.ts";
 import { cancel } from "./cancel.ts";
 import { destroy } from "./connect.ts";
 import { readTexts, type Part } from "./statement.ts";
@@ -12,6 +13,8 @@ export interface BatchesOptions {
   pool: pg.Pool;
   /** False behind a pooler that gives each transaction another connection. */
   prepare: boolean;
+  /** Bytes that PostgreSQL may send for one read. */
+  maxBytes: number;
 }
 
 export interface ReadRequest {
@@ -81,11 +84,12 @@ const isLost = (error: Error): boolean =>
   !(error instanceof pg.DatabaseError) || /^(57P|25P03)/.test(error.code ?? "");
 
 function giveBack(client: pg.PoolClient, error: Error | undefined): void {
+  charge(client, undefined);
   if (error && isLost(error)) destroy(client);
   else client.release();
 }
 
-export function createBatches({ pool, prepare }: BatchesOptions): Batches {
+export function createBatches({ pool, prepare, maxBytes }: BatchesOptions): Batches {
   const groups = new WeakMap<Settings, Group>();
   /** Groups that have entries, the one that waits longest first. */
   const due: Group[] = [];
@@ -173,6 +177,7 @@ export function createBatches({ pool, prepare }: BatchesOptions): Batches {
     running++;
     pool.connect((fault, client) => {
       if (!client) return finish(fault, group, entries, 0);
+      charge(client, createBudget(maxBytes));
       const parts = [group.opening, ...entries.map(({ statement }) => named(statement))];
       readTexts(client, parts, (error, texts) => {
         giveBack(client, error);
@@ -187,7 +192,9 @@ export function createBatches({ pool, prepare }: BatchesOptions): Batches {
     running--;
     const [failed, ...skipped] = entries.slice(Math.max(completed - 1, 0));
     if (error && failed) {
-      if (completed === 0 || isLost(error)) for (const { reject } of [failed, ...skipped]) reject(error);
+      const isOwn = error instanceof ResponseTooLarge;
+      if (completed === 0 || (isLost(error) && !isOwn))
+        for (const { reject } of [failed, ...skipped]) reject(error);
       else if (isCancelled(error)) takeOut(failed, group, skipped);
       else {
         failed.reject(error);
@@ -220,6 +227,7 @@ export function createBatches({ pool, prepare }: BatchesOptions): Batches {
         if (fault) return reject(fault);
         if (isForgotten) return client!.release();
         running = client!;
+        charge(running, createBudget(maxBytes));
         readTexts(client!, parts, (error, [, text]) => {
           if (running) giveBack(running, error);
           running = undefined;

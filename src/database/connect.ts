@@ -1,6 +1,7 @@
 // One place that knows which database this process works on, and says in a sentence why it cannot.
 import pg from "pg";
 import type { Config } from "../config.ts";
+import { BYTES_PER_MB, meter } from "./budget.ts";
 import { ANSWER_MS, openEmbedded, type CloseOptions } from "../embedded/embedded.ts";
 
 export interface Database {
@@ -41,9 +42,14 @@ export function destroy(client: pg.PoolClient): void {
  * Connections for GraphQL operations. A pooler that hands out a connection per transaction knows neither session
  * options nor, in general, prepared statements; every operation sets its time zone itself.
  */
-export function createOperationPool({ POOLED_DATABASE_URL: pooled }: Config, database: Database) {
+export function createOperationPool(
+  { POOLED_DATABASE_URL: pooled, MAX_RESPONSE_MB }: Config,
+  database: Database,
+) {
   const connection = pooled ? { connectionString: pooled, options: undefined } : database.connection;
-  return { pool: createPool(connection, { pipeline: true }), prepare: !pooled };
+  const pool = createPool(connection, { pipeline: true });
+  meter(pool);
+  return { pool, prepare: !pooled, maxBytes: MAX_RESPONSE_MB * BYTES_PER_MB };
 }
 
 export async function openDatabase(config: Config): Promise<Database> {

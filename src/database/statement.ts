@@ -2,6 +2,7 @@
 // everything up to the Sync, so a statement can never run outside the transaction and role meant for it.
 import pg from "pg";
 import { serialize } from "pg-protocol";
+import { startAnew } from "./budget.ts";
 
 export interface Part {
   text: string;
@@ -163,7 +164,8 @@ class Texts extends internals.Query {
     this.row = fields;
   }
 
-  override handleCommandComplete(): void {
+  override handleCommandComplete(_message: unknown, connection: Connection): void {
+    startAnew(connection);
     this.texts.push(this.row?.[0] ?? undefined);
     this.row = undefined;
   }

@@ -3,6 +3,7 @@ import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from "fastify";
 import { isSafeError, SafeError } from "grafast";
 import { GraphQLError } from "grafast/graphql";
 import { explainDataError } from "../../plugins/support/errors.ts";
+import { ResponseTooLarge } from "../database/budget.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import { RETRY_AFTER_S } from "../http/health.ts";
 
@@ -58,6 +59,8 @@ const DATABASE: [prefix: string, code: string, message?: string][] = [
 ];
 
 function explainDatabaseError(error: unknown): Explanation | undefined {
+  if (error instanceof ResponseTooLarge)
+    return { code: "RESPONSE_TOO_LARGE", message: error.message, limit: error.megabytes };
   if (isUnavailable(error)) return UNAVAILABLE;
   const explained = explainDataError(error as Error);
   if (explained) return { ...explained };

@@ -27,6 +27,7 @@ import { createObservationPlugin, type ObserveOptions } from "../http/observe.ts
 import { createPersisted } from "./persisted.ts";
 import { watchSchema } from "./schema-watch.ts";
 import { createPlansPlugin } from "./plans.ts";
+import { createResponseSizePlugin } from "./response-size.ts";
 import { createTransactionsPlugin } from "./transactions.ts";
 import { addReads } from "./reads.ts";
 import { createSocketHandler } from "./websocket.ts";
@@ -115,6 +116,7 @@ export function createGraphql(options: GraphqlOptions) {
       createPlansPlugin(),
       guard.plugin,
       createAnswersPlugin(),
+      createResponseSizePlugin(operations.maxBytes),
       createGraphiqlPlugin(config),
     ],
     grafserv: {

@@ -12,6 +12,7 @@ import {
 import type pg from "pg";
 import type { Config } from "../config.ts";
 import { isCancelled } from "../database/adaptor.ts";
+import { ResponseTooLarge } from "../database/budget.ts";
 import { createBatches, TookLong, type Reading, type ReadRequest } from "../database/batches.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import { compileRead, type Read } from "./reads/compile.ts";
@@ -29,7 +30,7 @@ export interface ReadsOptions {
   getSchema: () => GraphQLSchema | PromiseLike<GraphQLSchema>;
   textOf: Persisted["textOf"];
   guard: Guard;
-  operations: { pool: pg.Pool; prepare: boolean };
+  operations: { pool: pg.Pool; prepare: boolean; maxBytes: number };
   settings: (claims: Claims) => Record<string, string>;
   observation: ObserveOptions | undefined;
 }
@@ -192,6 +193,11 @@ export function addReads(app: FastifyInstance, options: ReadsOptions): void {
         const refused = presentError(toGraphqlError(error), request);
         finish(String(refused.extensions.code));
         return send(request, reply, { errors: [refused] });
+      }
+      if (error instanceof ResponseTooLarge) {
+        const refused = presentError(new GraphQLError("", { originalError: error }), request);
+        finish(String(refused.extensions.code));
+        return send(request, reply, { data: null, errors: [refused] });
       }
       // The planner says what is wrong with a statement, but would wait as long again.
       if (!isUnavailable(error) && !isCancelled(error)) return;

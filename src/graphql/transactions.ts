@@ -19,9 +19,10 @@ declare global {
 interface TransactionsOptions {
   pool: pg.Pool;
   prepare: boolean;
+  maxBytes: number;
 }
 
-export function createTransactionsPlugin({ pool, prepare }: TransactionsOptions): GraphileConfig.Plugin {
+export function createTransactionsPlugin(options: TransactionsOptions): GraphileConfig.Plugin {
   return {
     name: "TransactionsPlugin",
     version: "1.0.0",
@@ -30,7 +31,7 @@ export function createTransactionsPlugin({ pool, prepare }: TransactionsOptions)
         async prepareArgs(next, { args }) {
           const prepared = await next();
           const context = args.contextValue;
-          context.operation = createOperation({ pool, prepare, signal: context.abortSignal });
+          context.operation = createOperation({ ...options, signal: context.abortSignal });
           context.withPgClient = context.operation.withPgClient as typeof context.withPgClient;
           return prepared;
         },

@@ -70,7 +70,7 @@ it("a read alone takes one connection, and takes it once", async () => {
   const pool = createPool(database.connection, { pipeline: true });
   let taken = 0;
   pool.on("acquire", () => taken++);
-  const from = createBatches({ pool, prepare: true });
+  const from = createBatches({ pool, prepare: true, maxBytes: 1e9 });
   for (let i = 0; i < 20; i++) await ask("select 'a'", { from }).answer;
   expect([taken, pool.totalCount]).toEqual([20, 1]);
   await pool.end();
@@ -129,7 +129,7 @@ it("what gives no text is nobody's answer", async () => {
 
 it("statements that are prepared stay bounded, also when some fail", async () => {
   const pool = createPool(database.connection, { pipeline: true, max: 1 });
-  const from = createBatches({ pool, prepare: true });
+  const from = createBatches({ pool, prepare: true, maxBytes: 1e9 });
   for (let round = 0; round < 5; round++) {
     const readings = Array.from({ length: 100 }, (_, i) => ask(`select '${round} ${i}'`, { from }));
     await outcomes(...readings, ask(`select (${round} / length(''))::text`, { from }));
@@ -141,7 +141,7 @@ it("statements that are prepared stay bounded, also when some fail", async () =>
 
 it("a time limit of the connection's own ends with the read", async () => {
   const pool = createPool(database.connection, { pipeline: true, max: 1, query_timeout: 200 });
-  const from = createBatches({ pool, prepare: true });
+  const from = createBatches({ pool, prepare: true, maxBytes: 1e9 });
   expect(await ask("select 'a'", { from }).answer).toBe("a");
   await sleep(400);
   expect(await ask("select 'b'", { from, cost: 1000 }).answer).toBe("b");
@@ -175,7 +175,7 @@ it("nothing is read without a role", () => {
 
 it("nothing is prepared where a pooler may give another connection each time", async () => {
   const pool = createPool(database.connection, { pipeline: true, max: 1 });
-  const from = createBatches({ pool, prepare: false });
+  const from = createBatches({ pool, prepare: false, maxBytes: 1e9 });
   expect(await answers(ask("select 'a'", { from }), ask("select 'b'", { from, cost: 1000 }))).toEqual([
     "a",
     "b",
@@ -187,7 +187,7 @@ it("nothing is prepared where a pooler may give another connection each time", a
 
 it("all fail if there is no connection", async () => {
   const pool = createPool({ host: "/nowhere" }, { pipeline: true });
-  const from = createBatches({ pool, prepare: true });
+  const from = createBatches({ pool, prepare: true, maxBytes: 1e9 });
   const readings = [2, 2, 1000].map((cost) => ask("select 'a'", { from, cost }));
   expect(await outcomes(...readings)).toEqual(["ENOENT", "ENOENT", "ENOENT"]);
   await pool.end();
@@ -283,7 +283,7 @@ describe.runIf(isServer)("on a server", () => {
     url.hostname = "127.0.0.1";
     url.port = String((proxy.address() as AddressInfo).port);
     const pool = createPool({ connectionString: url.href }, { pipeline: true, max: 1 });
-    const from = createBatches({ pool, prepare: true });
+    const from = createBatches({ pool, prepare: true, maxBytes: 1e9 });
     expect(await answers(ask("select 'a'", { from }), ask("select 'b'", { from }))).toEqual(["a", "b"]);
     isCutting = true;
     expect(await answers(ask("select 'a'", { from }), ask("select 'b'", { from }))).toEqual(["a", "b"]);

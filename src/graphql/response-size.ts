@@ -1,0 +1,125 @@
+// Bounds the length of the planner's responses while they are written: rows that PostgreSQL sent once can occur in
+// them any number of times, under several aliases or in several parents.
+import { isAsyncIterable, type OperationPlan } from "grafast";
+import { GraphQLError, OperationTypeNode, type ExecutionResult } from "grafast/graphql";
+import { ResponseTooLarge } from "../database/budget.ts";
+
+/** The part of Grafast's output plans that writes a response, beyond its published types. */
+interface Output {
+  type: { mode: string };
+  keys: Record<string, { outputPlan?: Output }>;
+  child: Output | null;
+  childByTypeName: Record<string, Output> | undefined;
+  deferredOutputPlans: Output[];
+  executeString: Write;
+}
+interface Root {
+  errorBehavior: string;
+  /** Characters of the parts that are complete. */
+  written?: number;
+}
+type Write = (this: Output, root: Root, ...rest: unknown[]) => string;
+
+/** Of these, a list or a choice of types adds nothing but brackets. */
+const COUNTED = new Set(["root", "object", "leaf"]);
+
+function boundOutput(output: Output, maxLength: number, tooLarge: () => Error, done: Set<Output>): void {
+  if (done.has(output)) return;
+  done.add(output);
+  if (COUNTED.has(output.type.mode)) {
+    const write = output.executeString;
+    output.executeString = function (root, ...rest) {
+      const before = root.written ?? 0;
+      const text = write.call(this, root, ...rest);
+      // The parts of an object have been counted, too; from here on it counts as a whole.
+      root.written = before + text.length;
+      if (root.written > maxLength) {
+        root.errorBehavior = "HALT";
+        throw tooLarge();
+      }
+      return text;
+    };
+  }
+  const children = [
+    ...Object.values(output.keys).map(({ outputPlan }) => outputPlan),
+    ...Object.values(output.childByTypeName ?? {}),
+    ...output.deferredOutputPlans,
+    output.child,
+  ];
+  for (const child of children) if (child) boundOutput(child, maxLength, tooLarge, done);
+}
+
+/** Whether a value would be longer than that as JSON, about; what escaping adds is not counted. */
+function isLonger(value: unknown, maxLength: number): boolean {
+  let length = 0;
+  const add = (part: unknown): void => {
+    if (length > maxLength) return;
+    length += typeof part === "string" ? part.length + 3 : 5;
+    if (typeof part !== "object" || part === null) return;
+    if (Array.isArray(part)) for (const item of part) add(item);
+    else
+      for (const key in part) {
+        length += key.length + 4;
+        add((part as Record<string, unknown>)[key]);
+      }
+  };
+  add(value);
+  return length > maxLength;
+}
+
+const failed = (error: Error): ExecutionResult => ({
+  data: null,
+  errors: [new GraphQLError("", { originalError: error })],
+});
+
+type Result = ExecutionResult | AsyncGenerator<ExecutionResult>;
+
+export function createResponseSizePlugin(maxBytes: number): GraphileConfig.Plugin {
+  const bounded = new WeakSet<OperationPlan>();
+  // A mutation has committed by the time that its response is written.
+  const tooLarge = (isMutation: boolean): Error =>
+    new ResponseTooLarge(maxBytes, isMutation ? "; the mutation was carried out" : "");
+
+  /** Text has been bounded while it was written; objects, over WebSocket, become text later. */
+  const bound = (result: Result, isText: boolean | undefined, isMutation = false): Result => {
+    if (isAsyncIterable(result)) {
+      const next = result.next.bind(result);
+      result.next = async () => {
+        const item = await next();
+        return item.done ? item : { ...item, value: bound(item.value, isText) as ExecutionResult };
+      };
+      return result;
+    }
+    return !isText && isLonger(result.data, maxBytes) ? failed(tooLarge(isMutation)) : result;
+  };
+
+  return {
+    name: "ResponseSizePlugin",
+    version: "1.0.0",
+    grafast: {
+      middleware: {
+        establishOperationPlan(next) {
+          const plan = next();
+          if (!bounded.has(plan)) {
+            bounded.add(plan);
+            const { rootOutputPlan } = plan as unknown as { rootOutputPlan: Output };
+            const isMutation = plan.operation.operation === OperationTypeNode.MUTATION;
+            boundOutput(rootOutputPlan, maxBytes, () => tooLarge(isMutation), new Set());
+          }
+          return plan;
+        },
+        async execute(next, { args }) {
+          const result = (await next()) as Result;
+          const { operation } = args.contextValue as Grafast.Context;
+          // One error instead of one for each row that could not be read.
+          if (operation.kind === "query" && operation.isTooLarge) return failed(tooLarge(false));
+          const isMutation = operation.kind === "mutation";
+          return bound(result, args.outputDataAsString, isMutation) as ExecutionResult;
+        },
+        async subscribe(next) {
+          return bound((await next()) as Result, false) as ExecutionResult;
+        },
+      },
+    },
+  };
+}
