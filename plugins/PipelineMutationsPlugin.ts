@@ -54,12 +54,13 @@ const MUTATIONS: Record<string, MutationSpec> = {
   },
   cleanupOldData: {
     step: "cleanup",
-    description: "Deletes staging rows older than the retention that the transform has already taken.",
+    description:
+      "Deletes staging rows older than the retention that the transform has already taken, and old runs and rejected rows.",
     inputFields: `
       "Rows that arrived within this many days are kept; 0 to 36500. The server's RETENTION_DAYS if left out."
       daysToKeep: Int`,
     payloadFields: `
-      "How many staging rows were deleted; 0 for a run in the background, which has only been queued."
+      "How many rows were deleted: of staging, and old runs and rejected rows; 0 for a run in the background, which has only been queued."
       rowsDeleted: Int`,
   },
 };
@@ -85,7 +86,7 @@ const typeDefs = Object.entries(MUTATIONS).map(
     }
     "Result of ${field}."
     type ${typeName(field)}Payload {
-      "The run. It is shared with those who asked for the step before it began; a step that is running is waited for."
+      "The run. Requests made while it is queued share it; if the step is already running, this run starts afterwards."
       run: PipelineRun
       ${payloadFields}
       "The string given in the input."

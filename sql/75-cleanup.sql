@@ -45,6 +45,37 @@ $$;
 
 comment on function strata.cleanup_batch(bigint, integer, integer) is 'Deletes a batch of old raw rows and returns how many; zero means that none are left.';
 
+-- Finished runs and rejected rows that nobody has touched for long. The last run of each step stays.
+create or replace function strata.prune_batch(run_id bigint, run_days integer, quarantine_days integer, batch_size integer default 20000)
+returns integer
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  runs integer;
+  entries integer;
+begin
+  perform strata.check_days_to_keep(run_days), strata.check_days_to_keep(quarantine_days);
+  perform strata.enter_batch(prune_batch.run_id);
+  delete from strata.runs r where r.run_id in (
+    select o.run_id from strata.runs o
+    where o.finished_at < current_timestamp - make_interval(days => run_days)
+      and exists (select from strata.runs l where l.step = o.step and l.run_id > o.run_id and l.finished_at is not null)
+    order by o.run_id limit batch_size
+  );
+  get diagnostics runs = row_count;
+  delete from staging.quarantine q where q.quarantine_id in (
+    select o.quarantine_id from staging.quarantine o
+    where o.retried_at is null and o.last_attempt_at < current_timestamp - make_interval(days => quarantine_days)
+    order by o.quarantine_id limit batch_size
+  );
+  get diagnostics entries = row_count;
+  perform strata.count_batch(prune_batch.run_id, runs, 0, 0, runs, null, 'pipeline_runs');
+  perform strata.count_batch(prune_batch.run_id, entries, 0, 0, entries, null, 'quarantine');
+  return runs + entries;
+end
+$$;
+
+comment on function strata.prune_batch(bigint, integer, integer, integer) is 'Deletes a batch of old runs and old rejected rows and returns how many; zero means that none are left.';
+
 create or replace function staging.cleanup_old_data(days_to_keep integer default 30)
 returns integer
 language sql volatile set search_path = pg_catalog, pg_temp

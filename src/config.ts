@@ -149,6 +149,8 @@ const schema = z.object({
   REFRESH_CRON: cron("15 2 * * *"),
   CLEANUP_CRON: cron("45 3 * * *"),
   RETENTION_DAYS: integer(0, 36_500, 30),
+  RUN_RETENTION_DAYS: integer(1, 36_500, 90),
+  QUARANTINE_RETENTION_DAYS: integer(1, 36_500, 365),
   SLOW_OPERATION_MS: integer(1, 86_400_000, 1_000),
   METRICS_TOKEN: z.string().min(16, "expected at least 16 characters").optional(),
   SHUTDOWN_TIMEOUT_MS: integer(100, 3_600_000, 25_000),

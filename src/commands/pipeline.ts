@@ -1,19 +1,21 @@
 // Behind transform, refresh, cleanup and run: executes one step and prints its run.
 import { userInfo } from "node:os";
+import { retentionOf } from "../pipeline/cleanup.ts";
 import { runStep, type Run, type RunRequest } from "../pipeline/runs.ts";
 import { clearProgress } from "./progress.ts";
 import { stoppable } from "./stop-signal.ts";
 import { withDatabase } from "./with-database.ts";
 
 export async function printStep(
-  request: Pick<RunRequest, "step" | "full" | "daysToKeep">,
+  request: Pick<RunRequest, "step" | "full"> & { daysToKeep?: number | undefined },
   options: { json?: boolean },
 ): Promise<void> {
   const run = stoppable("run", (signal) =>
     withDatabase(({ pool }, config) =>
       runStep(pool, {
-        ...request,
-        ...(request.step === "cleanup" && { daysToKeep: request.daysToKeep ?? config.RETENTION_DAYS }),
+        step: request.step,
+        full: request.full,
+        retention: request.step === "cleanup" ? retentionOf(config, request.daysToKeep) : undefined,
         trigger: "cli",
         actor: userInfo().username,
         onProgress: showProgress,

@@ -14,6 +14,7 @@ import { createOperationPool, createPool, type Database } from "../database/conn
 import { createNotifications } from "../database/notifications.ts";
 import { isBadInput } from "../ingest/format.ts";
 import { ingest } from "../ingest/ingest.ts";
+import { retentionOf } from "../pipeline/cleanup.ts";
 import { queueStep, runStep } from "../pipeline/runs.ts";
 import { answerType, checkEncoding } from "../http/accept.ts";
 import { addAnswers, createAnswersPlugin } from "./response-cache.ts";
@@ -58,7 +59,7 @@ function stepRunner({ config, database, hurry }: GraphqlOptions, { role, subject
   return async ({ background, ...step }: PipelineStepRequest) => {
     const request = {
       ...step,
-      daysToKeep: step.step === "cleanup" ? (step.daysToKeep ?? config.RETENTION_DAYS) : undefined,
+      retention: step.step === "cleanup" ? retentionOf(config, step.daysToKeep) : undefined,
       trigger: "api" as const,
       actor: subject,
       role,

@@ -3,7 +3,7 @@
 import type { Pool, PoolClient } from "pg";
 import { setTimeout as sleep } from "node:timers/promises";
 import { patiently } from "./batch.ts";
-import { cleanup } from "./cleanup.ts";
+import { cleanup, type Retention } from "./cleanup.ts";
 import { refresh } from "./refresh.ts";
 import { transform } from "./transform.ts";
 
@@ -31,7 +31,8 @@ export interface RunRequest {
   /** Role under which strata.start_run is called: the database refuses those who may not. */
   role?: string;
   full?: boolean;
-  daysToKeep?: number;
+  /** Days that rows, runs and rejected rows are kept: arguments of a cleanup. */
+  retention?: Partial<Retention> | undefined;
   onProgress?: (run: Run) => void;
   signal?: AbortSignal;
 }
@@ -45,7 +46,7 @@ export interface RunOptions {
 export interface Work {
   pool: Pool;
   runId: string;
-  arguments: { full?: boolean; daysToKeep?: number };
+  arguments: { full?: boolean } & Partial<Retention>;
   /** Between batches: throws if the run was stopped, and reports progress. */
   afterBatch: () => Promise<void>;
 }
@@ -174,14 +175,14 @@ async function pipeline({ pool, runId }: Work, options: RunOptions): Promise<voi
 }
 
 async function startRun(client: PoolClient, request: RunRequest): Promise<{ id: string; status: string }> {
-  const { step, trigger, actor, full, daysToKeep, role } = request;
+  const { step, trigger, actor, full, retention, role } = request;
   await client.query("select set_config('role', $1, true), set_config('strata.sub', $2, true)", [
     role ?? "none",
     actor ?? "",
   ]);
   const { rows } = await client.query<{ id: string; status: string }>(
     "select run_id as id, status from strata.start_run($1, $2, $3, $4)",
-    [step, trigger, actor ?? null, JSON.stringify({ full, daysToKeep })],
+    [step, trigger, actor ?? null, JSON.stringify({ full, ...retention })],
   );
   await client.query("select set_config('role', 'none', true)");
   return rows[0]!;

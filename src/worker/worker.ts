@@ -2,6 +2,7 @@
 import { Logger, parseCronItems, run, runMigrations, type Runner } from "graphile-worker";
 import type { Pool } from "pg";
 import type { Config } from "../config.ts";
+import { retentionOf } from "../pipeline/cleanup.ts";
 import { executeRun, runStep, type Step } from "../pipeline/runs.ts";
 
 export interface WorkerOptions {
@@ -59,10 +60,10 @@ export function startWorker({ config, pool, log }: WorkerOptions): Promise<Runne
       },
       scheduled_step: async (payload, helpers) => {
         const { step } = payload as { step: Step };
-        const daysToKeep = step === "cleanup" ? config.RETENTION_DAYS : undefined;
+        const retention = step === "cleanup" ? retentionOf(config) : undefined;
         const done = await runStep(pool, {
           step,
-          daysToKeep,
+          retention,
           trigger: "schedule",
           signal: helpers.abortSignal,
         });

@@ -17,7 +17,10 @@ test("deletes old rows that the transform has taken, from all raw tables, and no
   expect(await sql("select staging.cleanup_old_data(7)")).toEqual([{ cleanup_old_data: 0 }]);
   await run("transform");
   await rawUsers({ user_id: 3, ...old });
-  expect(await run("cleanup", { daysToKeep: 7 })).toMatchObject({ status: "succeeded", rowsDeleted: 3 });
+  expect(await run("cleanup", { retention: { daysToKeep: 7 } })).toMatchObject({
+    status: "succeeded",
+    rowsDeleted: 3,
+  });
   expect(await left()).toEqual([{ users: 2, transactions: 0, events: 0 }]);
   expect(await sql("select user_id from staging.raw_users order by 1")).toEqual([
     { user_id: 2 },
@@ -55,9 +58,29 @@ test("works in batches", async () => {
   expect(await run("cleanup")).toMatchObject({ status: "succeeded", rowsDeleted: 20_500 });
 }, 60_000);
 
+test("forgets old runs and rejected rows, but not the last run of a step", async () => {
+  await rawUsers({ user_id: 1, email: "bad" }, { user_id: 2, email: "bad" });
+  await run("transform");
+  await run("transform");
+  await run("refresh");
+  await sql(
+    "update strata.runs set finished_at = now() - interval '100 days', started_at = now() - interval '100 days'",
+  );
+  await sql(
+    "update staging.quarantine set last_attempt_at = now() - interval '400 days' where payload ->> 'user_id' = '1'",
+  );
+  expect(await run("cleanup", { retention: { runDaysToKeep: 90 } })).toMatchObject({ rowsDeleted: 2 });
+  expect(await sql("select step, count(*)::integer as runs from strata.runs group by 1 order by 1")).toEqual([
+    { step: "cleanup", runs: 1 },
+    { step: "refresh", runs: 1 },
+    { step: "transform", runs: 1 },
+  ]);
+  expect(await sql("select payload ->> 'user_id' as id from staging.quarantine")).toEqual([{ id: "2" }]);
+});
+
 test.each([-1, 36_501])("refuses to keep %i days", async (daysToKeep) => {
   const message = `days_to_keep must be from 0 to 36500, not ${daysToKeep}.`;
-  await expect(run("cleanup", { daysToKeep })).rejects.toThrow(message);
+  await expect(run("cleanup", { retention: { daysToKeep } })).rejects.toThrow(message);
   await expect(sql("select staging.cleanup_old_data($1)", [daysToKeep])).rejects.toThrow(message);
   expect(await sql("select from strata.runs")).toEqual([]);
 });
