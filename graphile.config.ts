@@ -6,6 +6,7 @@ import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connecti
 import { AggregatesPlugin } from "./plugins/AggregatesPlugin.ts";
 import { CataloguePlugin } from "./plugins/CataloguePlugin.ts";
 import { DescriptionsPlugin } from "./plugins/DescriptionsPlugin.ts";
+import { GrafastFixesPlugin } from "./plugins/GrafastFixesPlugin.ts";
 import { JsonFilterPreset } from "./plugins/JsonFilterPlugin.ts";
 import { IngestMutationsPlugin } from "./plugins/IngestMutationsPlugin.ts";
 import { NamesPlugin } from "./plugins/NamesPlugin.ts";
@@ -71,6 +72,7 @@ export function createPreset({ pgServices, datasetsDir, ...limits }: PresetOptio
       CataloguePlugin,
       RightsPlugin,
       RelationsPlugin,
+      GrafastFixesPlugin,
       NamesPlugin,
       DescriptionsPlugin,
       NullableKeysPlugin,

@@ -8,7 +8,7 @@ import {
   type PgSelectQueryBuilder,
   type PgSelectStep,
 } from "@dataplan/pg";
-import { constant, type ConnectionStep } from "grafast";
+import { constant, lambda, type ConnectionStep } from "grafast";
 import type { GraphQLEnumValueConfigMap } from "grafast/graphql";
 import { sql, type SQL } from "pg-sql2";
 import type {} from "postgraphile";
@@ -160,12 +160,14 @@ export const NullOrderPlugin: GraphileConfig.Plugin = {
         const resource = pgFieldResource as PgResource | undefined;
         const { applyPlan } = arg;
         if (argName !== "orderBy" || !applyPlan || !resource || !hasNullableKey(resource)) return arg;
+        const complete = () => (rows: Rows) => completeOrder(rows, resource);
         return {
           ...arg,
           applyPlan: (($parent, $connection: ConnectionStep<never>, given, info) => {
             applyPlan($parent, $connection, given, info);
             const $rows = $connection.getSubplan() as unknown as PgSelectStep;
-            $rows.apply(constant((rows: Rows) => completeOrder(rows, resource)));
+            // Applied when it runs, after an order that is a variable: a constant would be applied now, before it.
+            if (!ordered.has($rows)) $rows.apply(lambda(constant(null), complete));
           }) as typeof applyPlan,
         };
       },
