@@ -3,6 +3,7 @@ import type {} from "@graphile/pg-aggregates";
 import type { GraphQLEnumValueConfigMap } from "grafast/graphql";
 import { sql } from "pg-sql2";
 import type {} from "postgraphile";
+import { timeText } from "./support/times.ts";
 
 const offered = new Set(["sum", "distinctCount", "min", "max", "average"]);
 const times: unknown[] = [TYPES.timestamp, TYPES.timestamptz, TYPES.date];
@@ -12,7 +13,7 @@ const units = ["hour", "day", "week", "month", "quarter", "year"];
 /** A group's key is text: a time that says it is UTC. */
 const groupTime: typeof TYPES.timestamp = {
   ...TYPES.timestamp,
-  castFromPg: (time) => sql`to_char(${time}, 'YYYY-MM-DD"T"HH24:MI:SS"Z"')`,
+  castFromPg: (time) => timeText(time, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
 };
 
 const groupDay: typeof TYPES.timestamp = {

@@ -67,7 +67,7 @@ function orderByDistance($rows: PgSelectStep, column: string, $from: Step): void
     order by ${nearest}
   )`;
   // What has no distance is left out: an order of its own for it would be one that no index tells.
-  $rows.where(sql`${$rows.alias}.${sql.identifier(column)} is not null or ${from} is null`);
+  $rows.where(sql`not public.st_isempty(${$rows.alias}.${sql.identifier(column)}) or ${from} is null`);
   $rows.orderBy({
     fragment: sql`${$rows.alias}.${nearest}`,
     codec: TYPES.float,

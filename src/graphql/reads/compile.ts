@@ -5,7 +5,6 @@ import {
   getArgumentValues,
   getNamedType,
   getVariableValues,
-  isNonNullType,
   isObjectType,
   Kind,
   OperationTypeNode,
@@ -167,8 +166,7 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
       if (!row) return leaveToPlanner("a value of no row");
       if (source.kind === "column") {
         const value = columnOf(row, source.column);
-        const isNullable = !isNonNullType(field.type);
-        const json = jsonOf(source.codec, value, isNullable) ?? leaveToPlanner(source.codec.name);
+        const json = jsonOf(source.codec, value) ?? leaveToPlanner(source.codec.name);
         return () => [json];
       }
       const { remoteResource, localAttributes, remoteAttributes } = source.relation;

@@ -10,7 +10,7 @@ const digestOf = (orders: readonly Order[]): string =>
     .digest("hex")
     .slice(0, 10);
 
-const TIMES: readonly PgCodec[] = [TYPES.timestamp, TYPES.timestamptz];
+const TIMES: readonly PgCodec[] = [TYPES.timestamp, TYPES.timestamptz, TYPES.date];
 
 function valueOf(codec: PgCodec, value: SQL): SQL | undefined {
   // Not as the API's scalar writes it, but as the codec reads it.

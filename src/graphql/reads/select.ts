@@ -18,6 +18,7 @@ import {
 } from "grafast/graphql";
 import { $$toSQL, sql, type SQL } from "pg-sql2";
 import { completeOrder, NULLS, type NullsOrder } from "../../../plugins/NullOrderPlugin.ts";
+import { hasPlainYear } from "../../../plugins/support/times.ts";
 
 /** A row in reach of an expression, and the columns that it takes of it. */
 export interface Row {
@@ -49,35 +50,37 @@ export const conjunction = (conditions: readonly SQL[]): SQL =>
 const escaped = (value: SQL): SQL => sql`to_json(${value}::text)::text`;
 const quoted = (value: SQL): SQL => sql`'"' || ${value}::text || '"'`;
 const bare = (value: SQL): SQL => sql`${value}::text`;
-const time = (value: SQL): SQL => sql`'"' || ${TYPES.timestamp.castFromPg!(value)} || 'Z"'`;
-// Not as the database's settings say.
-const day = (value: SQL): SQL => sql`'"' || ${TYPES.date.castFromPg!(value)} || '"'`;
 
-// What is no number in JSON is for the planner to refuse: it fails here.
-const finite = (value: SQL): SQL =>
-  sql`case when ${value}::float8 between '-1e308' and '1e308' then ${value}::text else ('no JSON: ' || ${value})::int::text end`;
+/** The text where the condition holds. A statement with any other value fails, and the planner answers. */
+const only = (condition: SQL, value: SQL, text: SQL): SQL =>
+  sql`case when ${condition} then ${text} when ${value} is not null then ('not written here: ' || ${value}::text)::int::text end`;
+const number = (value: SQL): SQL =>
+  only(sql`${value}::float8 between '-1e308' and '1e308'`, value, bare(value));
+const list = (value: SQL): SQL =>
+  only(sql`coalesce(array_ndims(${value}), 1) = 1`, value, sql`to_json(${value})::text`);
+// Not as the database's settings say.
+const timeAs = (format: string) => (value: SQL) =>
+  only(hasPlainYear(value), value, sql`'"' || to_char(${value}, ${sql.literal(format)}) || '"'`);
+const day = timeAs("YYYY-MM-DD");
+const time = timeAs('YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
 
 /** As the scalars of the schema write them. */
 const JSON_OF = new Map<unknown, (value: SQL) => SQL>([
   ...[TYPES.text, TYPES.varchar, TYPES.bpchar].map((codec) => [codec, escaped] as const),
   ...[TYPES.int, TYPES.int2, TYPES.boolean].map((codec) => [codec, bare] as const),
   ...[TYPES.bigint, TYPES.numeric, TYPES.uuid].map((codec) => [codec, quoted] as const),
-  ...[TYPES.float, TYPES.float4].map((codec) => [codec, finite] as const),
+  ...[TYPES.float, TYPES.float4].map((codec) => [codec, number] as const),
   [TYPES.jsonb, bare],
-  [LIST_TYPES.text, (value) => sql`to_json(${value})::text`],
+  [LIST_TYPES.text, list],
   [TYPES.date, day],
   [TYPES.timestamp, time],
   [TYPES.timestamptz, (value) => time(sql`(${value} at time zone 'UTC')`)],
 ]);
 
-/** Of these also what is no NULL can be null: times without end, and the null of JSON. */
-const OTHER_NULLS: readonly PgCodec[] = [TYPES.timestamp, TYPES.timestamptz, TYPES.date, TYPES.jsonb];
-
 /** JSON text of a column, `null` included; undefined for types that are not written here. */
-export function jsonOf(codec: PgCodec, value: SQL, isNullable = true): SQL | undefined {
+export function jsonOf(codec: PgCodec, value: SQL): SQL | undefined {
   const json = JSON_OF.get(codec)?.(value);
-  if (!json || isNullable || !OTHER_NULLS.includes(codec)) return json && sql`coalesce(${json}, 'null')`;
-  return sql`coalesce(nullif(${json}, 'null'), concat('no value: ', ${value})::int::text)`;
+  return json && sql`coalesce(${json}, 'null')`;
 }
 
 interface Selection {
