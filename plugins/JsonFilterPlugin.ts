@@ -1,4 +1,4 @@
-import { sqlValueWithCodec, TYPES } from "@dataplan/pg";
+import { LIST_TYPES, sqlValueWithCodec, TYPES } from "@dataplan/pg";
 import { SafeError } from "grafast";
 import { sql, type SQL } from "pg-sql2";
 import type {} from "postgraphile";
@@ -25,20 +25,25 @@ const comparisons = {
 
 const invalid = (message: string) => new SafeError(message, { code: "BAD_USER_INPUT" });
 
+/** Keys of one path: deeper documents cannot be asked for, and JavaScript would run out of stack. */
+const MAX_KEYS = 50;
+
 /** Equality as containment and the rest as jsonpath: both are served by a GIN index, `->>` is not. */
 function matchesPath(column: SQL, input: PathInput): SQL {
   const { path } = input;
   if (path.length === 0) throw invalid("`path` must name at least one key.");
-  const holds = (value: unknown) => {
-    const document = path.reduceRight((inner, key) => ({ [key]: inner }), value);
-    return sql`${column} @> ${sqlValueWithCodec(document, TYPES.jsonb)}`;
-  };
+  if (path.length > MAX_KEYS)
+    throw invalid(`\`path\` has ${path.length} keys; at most ${MAX_KEYS} are allowed.`);
+  const document = (value: unknown) => path.reduceRight((inner, key) => ({ [key]: inner }), value);
   const accessor = `$${path.map((key) => `.${JSON.stringify(key)}`).join("")}`;
   const finds = (jsonpath: string) => sql`${column} @? ${sqlValueWithCodec(jsonpath, TYPES.text)}::jsonpath`;
 
   const conditions: SQL[] = [];
-  if (input.equalTo !== undefined) conditions.push(holds(input.equalTo));
-  if (input.in) conditions.push(input.in.length > 0 ? sql.join(input.in.map(holds), " or ") : sql.false);
+  if (input.equalTo !== undefined)
+    conditions.push(sql`${column} @> ${sqlValueWithCodec(document(input.equalTo), TYPES.jsonb)}`);
+  // One parameter for all values, and one search of the index for each.
+  if (input.in)
+    conditions.push(sql`${column} @> any(${sqlValueWithCodec(input.in.map(document), LIST_TYPES.jsonb)})`);
   for (const [name, operator] of Object.entries(comparisons)) {
     const value = input[name as keyof typeof comparisons];
     if (value == null) continue;

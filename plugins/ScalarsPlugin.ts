@@ -1,18 +1,31 @@
+import { TYPES, type PgCodec } from "@dataplan/pg";
 import { SafeError } from "grafast";
-import { Kind, type ValueNode } from "grafast/graphql";
+import { getNullableType, Kind, type ValueNode } from "grafast/graphql";
 import type {} from "postgraphile";
+import { geoPoint } from "./support/geometry.ts";
+import "./support/json.ts";
+import { isoTime } from "./support/times.ts";
 
 const form = /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?))?\s*(Z|[+-]\d\d(?::?\d\d)?)?$/i;
 const example = "2026-01-31T12:30:00Z";
 
 const badInput = (value: unknown, wanted: string): SafeError =>
-  new SafeError(`${JSON.stringify(value)} is not ${wanted}.`, { code: "BAD_USER_INPUT" });
+  new SafeError(`${shortened(JSON.stringify(value) ?? "This")} is not ${wanted}.`, {
+    code: "BAD_USER_INPUT",
+  });
+
+const MAX_QUOTED = 100;
+const shortened = (text: string): string =>
+  text.length > MAX_QUOTED ? `${text.slice(0, MAX_QUOTED)}…` : text;
+
+/** Of most values this is known without computing with them, which takes ten times as long. */
+const plain = /^(\d{4}-\d\d-\d\d)T((?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?)Z$/;
 
 /** A day that there is: JavaScript takes 30 February for 1 March, and PostgreSQL knows no year 0. */
 function isDay(date: unknown): date is string {
-  if (typeof date !== "string" || !/^(?!0000)\d{4}-\d\d-\d\d$/.test(date)) return false;
-  const day = new Date(`${date}T00:00Z`);
-  return !Number.isNaN(day.getTime()) && day.toISOString().startsWith(date);
+  if (typeof date !== "string" || !/^(?!0000)\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$/.test(date))
+    return false;
+  return date.slice(8) < "29" || new Date(`${date}T00:00Z`).toISOString().startsWith(date);
 }
 
 /** PostgreSQL takes more, such as "today", which is another day in an answer that is kept. */
@@ -23,6 +36,8 @@ function toDay(value: unknown): string {
 
 /** An instant as UTC: PostgreSQL would cut the offset off a value for a `timestamp` column. */
 function toUtc(value: unknown): string {
+  const [, day, clockTime] = (typeof value === "string" && plain.exec(value)) || [];
+  if (isDay(day)) return `${day}T${clockTime}Z`;
   const [, date = "", time = "00:00", offset = "Z"] = (typeof value === "string" && form.exec(value)) || [];
   const [clock = "", fraction] = time.split(".");
   const zone = offset.replace(
@@ -37,7 +52,10 @@ function toUtc(value: unknown): string {
 }
 
 /** Times are UTC and say so, whether their column has a time zone or not. */
-const toClient = (value: unknown): string => String(value).replace(/(?:Z|[+-]00(?::?00)?)?$/, "Z");
+function toClient(value: unknown): string {
+  const text = String(value);
+  return text.endsWith("infinity") ? text : isoTime(text.replace(/(?:Z|[+-]00(?::?00)?)?( BC)?$/, "Z$1"));
+}
 
 /** Digits as text, because a JavaScript number would round them; a number is taken as well. */
 function toNumberText(wanted: string, pattern: RegExp, fits = (_digits: string) => true) {
@@ -97,8 +115,28 @@ const parsers: Record<string, (value: unknown) => string> = {
     /^[+-]?\d{1,19}$/,
     (digits) => BigInt.asIntN(64, BigInt(digits)) === BigInt(digits),
   ),
-  BigFloat: toNumberText("a number", /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,4})?$/i),
+  BigFloat: toNumberText("a number", /^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,4})?$/i),
 };
+
+const endless = "A year beyond four digits has a sign and six; `infinity` and `-infinity` are answers, too.";
+const answers: Record<string, { description: string; serialize: (value: unknown) => unknown }> = {
+  Date: {
+    description: `A calendar date (ISO 8601), such as \`2026-01-31\`. ${endless}`,
+    serialize: (value) => isoTime(String(value)),
+  },
+  Datetime: {
+    description: `A point in time (ISO 8601), such as \`${example}\`. Answers are in UTC; a value with another offset is converted, one without is UTC. ${endless}`,
+    serialize: toClient,
+  },
+};
+
+/** Values that NOT NULL lets in are answered as null: JSON's own, and a point without a position. */
+function hasOtherNull({ domainOfCodec, ...codec }: PgCodec): boolean {
+  return domainOfCodec
+    ? hasOtherNull(domainOfCodec as PgCodec)
+    : [TYPES.json, TYPES.jsonb, geoPoint].some(({ name }) => name === codec.name);
+}
+
 const literals: string[] = [Kind.STRING, Kind.INT, Kind.FLOAT];
 
 /** Scalars say at once what is wrong with a value, and lose nothing of it. */
@@ -121,18 +159,19 @@ export const ScalarsPlugin: GraphileConfig.Plugin = {
         }
         const parse = parsers[config.name];
         if (!parse) return config;
-        const isDatetime = config.name === "Datetime";
         return {
           ...config,
-          ...(isDatetime && {
-            description: `A point in time (ISO 8601), such as \`${example}\`. Answers are in UTC; a value with another offset is converted, one without is UTC.`,
-            serialize: toClient,
-          }),
+          ...answers[config.name],
           parseValue: parse,
           parseLiteral(node) {
             return parse("value" in node && literals.includes(node.kind) ? node.value : undefined);
           },
         };
+      },
+
+      GraphQLObjectType_fields_field(field, _build, { scope: { pgFieldAttribute } }) {
+        if (!pgFieldAttribute || !hasOtherNull(pgFieldAttribute.codec)) return field;
+        return { ...field, type: getNullableType(field.type) };
       },
     },
   },

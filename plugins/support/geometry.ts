@@ -21,11 +21,31 @@ function checkPosition({ longitude, latitude }: Position): Position {
   return { longitude, latitude };
 }
 
-/** Do the segments ab and cd cross, ends aside? */
-function cross(a: Ring[0], b: Ring[0], c: Ring[0], d: Ring[0]): boolean {
-  const side = (p: Ring[0], q: Ring[0], r: Ring[0]) =>
-    Math.sign((q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0]));
-  return side(a, b, c) * side(a, b, d) < 0 && side(c, d, a) * side(c, d, b) < 0;
+/** Two segments that cross, ends aside: each has one end on either side of the other's line. */
+function findCrossing(ring: Ring): [number, number] | undefined {
+  const xs = Float64Array.from(ring, ([x]) => x);
+  const ys = Float64Array.from(ring, ([, y]) => y);
+  const start = (i: number): number => Math.min(xs[i]!, xs[i + 1]!);
+  const end = (i: number): number => Math.max(xs[i]!, xs[i + 1]!);
+  const isAbove = (i: number, j: number): boolean =>
+    Math.min(ys[i]!, ys[i + 1]!) > Math.max(ys[j]!, ys[j + 1]!);
+  const isBetween = (i: number, j: number): boolean => {
+    const dx = xs[i + 1]! - xs[i]!;
+    const dy = ys[i + 1]! - ys[i]!;
+    const one = dx * (ys[j]! - ys[i]!) - dy * (xs[j]! - xs[i]!);
+    const other = dx * (ys[j + 1]! - ys[i]!) - dy * (xs[j + 1]! - xs[i]!);
+    return (one > 0 && other < 0) || (one < 0 && other > 0);
+  };
+  // From west to east, each with those alone that begin before it ends.
+  const order = Array.from({ length: ring.length - 1 }, (_, i) => i).sort((i, j) => start(i) - start(j));
+  for (const [place, i] of order.entries())
+    for (let next = place + 1; next < order.length; next++) {
+      const j = order[next]!;
+      if (start(j) > end(i)) break;
+      if (isAbove(i, j) || isAbove(j, i)) continue;
+      if (isBetween(i, j) && isBetween(j, i)) return [Math.min(i, j) + 1, Math.max(i, j) + 1];
+    }
+  return undefined;
 }
 
 function checkRing(ring: Ring): void {
@@ -42,13 +62,9 @@ function checkRing(ring: Ring): void {
   if (first[0] !== last[0] || first[1] !== last[1]) {
     throw invalid("A polygon's ring must end where it starts.");
   }
-  for (let i = 0; i < ring.length - 1; i++) {
-    for (let j = i + 2; j < ring.length - 1; j++) {
-      if (cross(ring[i]!, ring[i + 1]!, ring[j]!, ring[j + 1]!)) {
-        throw invalid(`A polygon's ring must not cross itself (segments ${i + 1} and ${j + 1} do).`);
-      }
-    }
-  }
+  const crossing = findCrossing(ring);
+  if (crossing)
+    throw invalid(`A polygon's ring must not cross itself (segments ${crossing.join(" and ")} do).`);
 }
 
 const number = (value: number) => sqlValueWithCodec(value, TYPES.float);
@@ -86,15 +102,35 @@ export function withinBox(column: SQL, { west, south, east, north }: Box): SQL {
   return west <= east ? inside(west, east) : sql`(${inside(west, 180)} or ${inside(-180, east)})`;
 }
 
-export function withinPolygon(
-  column: SQL,
-  { type, coordinates }: { type: string; coordinates: Ring[] },
-): SQL {
+interface Polygon {
+  type: string;
+  coordinates: Ring[];
+}
+
+/** A variable may be used many times in an operation: it is checked and written once. */
+const checked = new WeakMap<Polygon, string>();
+
+function toGeojson(polygon: Polygon): string {
+  const known = checked.get(polygon);
+  if (known !== undefined) return known;
+  const { type, coordinates } = polygon;
   if (type !== "Polygon") throw invalid(`A GeoJSON "Polygon" is needed here, not ${JSON.stringify(type)}.`);
   if (coordinates.length === 0) throw invalid("A polygon must have at least one ring.");
   coordinates.forEach(checkRing);
-  const geojson = sqlValueWithCodec(JSON.stringify({ type, coordinates }), TYPES.text);
+  const geojson = JSON.stringify({ type, coordinates });
+  checked.set(polygon, geojson);
+  return geojson;
+}
+
+export function withinPolygon(column: SQL, polygon: Polygon): SQL {
+  const geojson = sqlValueWithCodec(toGeojson(polygon), TYPES.text);
   return sql`public.st_intersects(${column}, public.st_setsrid(public.st_geomfromgeojson(${geojson}), 4326))`;
+}
+
+/** An empty point, and one beyond all numbers, is no position. */
+function toPosition(geojson: string): unknown {
+  const isPosition = /\[-?\d[^\],]*,-?\d/.test(geojson);
+  return isPosition ? JSON.parse(geojson) : null;
 }
 
 /** A geometry(Point) column: GeoJSON on its way out, longitude and latitude on its way in. */
@@ -102,7 +138,7 @@ export const geoPoint: PgCodec = {
   name: "geoPoint",
   sqlType: sql`public.geometry`,
   castFromPg: (column) => sql`public.st_asgeojson(${column})::text`,
-  fromPg: (value) => JSON.parse(value),
+  fromPg: toPosition,
   toPg: (value) => {
     const { longitude, latitude } = checkPosition(value);
     return `SRID=4326;POINT(${longitude} ${latitude})`;

@@ -150,7 +150,7 @@ export function addAnswers(
     const known = request.headers["if-none-match"];
     if (
       known !== undefined &&
-      (known === "*" || known.split(/\s*,\s*/).some((tag) => tag.replace(/^W\//, "") === answer.etag))
+      (known === "*" || known.split(",").some((tag) => tag.trim().replace(/^W\//, "") === answer.etag))
     ) {
       record("not_modified");
       return reply.status(304).send();

@@ -32,6 +32,9 @@ const isConditions = /^(filter|having)$/;
 const MAX_TERMS = 10;
 /** Objects in all filters of an operation: each becomes a part of a statement, and that takes time here. */
 const MAX_CONDITIONS = 1_000;
+/** Values in all filters of an operation, a variable counted each time it is used: most cost some microseconds here. */
+const MAX_VALUES = 10_000;
+const VALUES_PER_COST = 10;
 
 export interface PageSizes {
   defaultPageSize: number;
@@ -58,8 +61,9 @@ export function costOf(
   const fragments = new Map<string, FragmentDefinitionNode>();
   for (const definition of document.definitions)
     if (definition.kind === Kind.FRAGMENT_DEFINITION) fragments.set(definition.name.value, definition);
-  const known = new Map<string, { cost: number; conditions: number }>();
+  const known = new Map<string, { cost: number; conditions: number; values: number }>();
   let conditions = 0;
+  let values = 0;
   let given = variables;
   for (const { variable, defaultValue } of operation.variableDefinitions ?? []) {
     const name = variable.name.value;
@@ -92,6 +96,12 @@ export function costOf(
   };
 
   const ofConditions = (value: unknown): number => {
+    if (++values > MAX_VALUES)
+      throw refusal(
+        "BAD_USER_INPUT",
+        `The operation's filters have more than ${MAX_VALUES} values; a variable counts each time it is used`,
+        { limit: MAX_VALUES },
+      );
     if (typeof value !== "object" || value === null) return 0;
     let cost = 0;
     if (Array.isArray(value)) for (const item of value) cost += ofConditions(item);
@@ -133,12 +143,17 @@ export function costOf(
     const fragment = fragments.get(name);
     const key = `${name} ${page}`;
     let result = known.get(key);
-    if (result) conditions += result.conditions;
-    else if (fragment) {
-      const before = conditions;
+    if (result) {
+      conditions += result.conditions;
+      values += result.values;
+    } else if (fragment) {
+      const before = { conditions, values };
       const type = schema.getType(fragment.typeCondition.name.value);
       const cost = type ? ofSelections(fragment.selectionSet, type, page) : 0;
-      known.set(key, (result = { cost, conditions: conditions - before }));
+      known.set(
+        key,
+        (result = { cost, conditions: conditions - before.conditions, values: values - before.values }),
+      );
     }
     return result?.cost ?? 0;
   };
@@ -169,7 +184,8 @@ export function costOf(
     operation.operation === OperationTypeNode.MUTATION
       ? COMPUTATION * operation.selectionSet.selections.length
       : 0;
-  const cost = 1 + writes + ofSelections(operation.selectionSet, root, undefined);
+  const objects = ofSelections(operation.selectionSet, root, undefined);
+  const cost = 1 + writes + objects + Math.floor(values / VALUES_PER_COST);
   if (conditions > MAX_CONDITIONS)
     throw refusal(
       "BAD_USER_INPUT",
