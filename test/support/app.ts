@@ -10,6 +10,8 @@ export interface Answer {
   data: any;
   errors: { message: string; path?: unknown; extensions: Record<string, any> }[];
   headers: LightMyRequestResponse["headers"];
+  /** The whole answer as it was sent. */
+  text: string;
 }
 
 export interface TestApp {
@@ -56,6 +58,7 @@ export async function createTestApp(
         data: body.data,
         errors: body.errors ?? [],
         headers: response.headers,
+        text: response.body,
       };
     },
     close: async () => {
