@@ -20,11 +20,20 @@ export interface OperationOptions {
   signal?: AbortSignal | undefined;
 }
 
+/** A statement that reads one value. */
+export interface Reading {
+  /** The value, as PostgreSQL writes it. */
+  answer: Promise<string>;
+  cancel(this: void): void;
+}
+
 /** The SQL side of one GraphQL operation. */
 export interface Operation {
   withPgClient: WithPgClient;
   /** Says what the operation is before its first statement, and how many there are, if that is known. */
   describe(kind: Kind, statements: number): void;
+  /** Waits for a read that has a transaction of its own, and cancels it if the operation ends before. */
+  waitFor(start: () => Reading): Promise<string>;
   /** Ends the transaction; what still runs is cancelled. */
   end: () => void;
   /** Milliseconds in which at least one statement was waited for, and their number. */
@@ -82,7 +91,7 @@ export function createOperation({ pool, prepare, maxBytes, signal }: OperationOp
   let expected = Infinity;
   let ended = false;
   let reading: Transaction | undefined;
-  const open = new Set<Transaction>();
+  const open = new Set<Pick<Transaction, "abandon">>();
   const sql = { milliseconds: 0, statements: 0 };
   let waiting = 0;
   let since = 0;
@@ -102,7 +111,7 @@ export function createOperation({ pool, prepare, maxBytes, signal }: OperationOp
     return created;
   };
 
-  async function measured(query: () => Promise<StatementResult>): Promise<StatementResult> {
+  async function measured<T>(query: () => Promise<T>): Promise<T> {
     sql.statements++;
     if (waiting++ === 0) since = performance.now();
     try {
@@ -151,6 +160,20 @@ export function createOperation({ pool, prepare, maxBytes, signal }: OperationOp
     }
   };
 
+  async function waitFor(start: () => Reading): Promise<string> {
+    if (ended) throw cancelled();
+    return measured(async () => {
+      const { answer, cancel } = start();
+      const reading = { abandon: cancel };
+      open.add(reading);
+      try {
+        return await answer;
+      } finally {
+        open.delete(reading);
+      }
+    });
+  }
+
   function closeIdle(current: Transaction): void {
     if (current.pending > 0) return;
     if (reading === current) reading = undefined;
@@ -171,6 +194,7 @@ export function createOperation({ pool, prepare, maxBytes, signal }: OperationOp
       kind = given;
       expected = statements;
     },
+    waitFor,
     end,
     sql,
     get kind() {

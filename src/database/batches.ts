@@ -2,7 +2,7 @@
 // transaction and a round trip. Each stays a statement of its own, with a snapshot of its own. One that takes long is
 // taken out, so that the others are not kept waiting, and is read alone.
 import pg from "pg";
-import { applyReadOnly, cancelled, isCancelled, type Settings } from "./adaptor.ts";
+import { applyReadOnly, cancelled, isCancelled, type Reading, type Settings } from "./adaptor.ts";
 import { charge, createBudget, ResponseTooLarge } from "./budget.ts";
 import { cancel } from "./cancel.ts";
 import { destroy } from "./connect.ts";
@@ -25,13 +25,6 @@ export interface ReadRequest {
   statement: Part;
   /** Of the operation, in rows. */
   cost: number;
-}
-
-export interface Reading {
-  /** The value, as PostgreSQL writes it. */
-  answer: Promise<string>;
-  /** Nobody waits for it any more. */
-  forget(this: void): void;
 }
 
 export interface Batches {
@@ -135,7 +128,7 @@ export function createBatches({ pool, prepare, maxBytes }: BatchesOptions): Batc
     queue(group, [...group.entries, entry]);
     return {
       answer,
-      forget() {
+      cancel() {
         entry.isForgotten = true;
         entry.reject(cancelled());
       },
@@ -242,7 +235,7 @@ export function createBatches({ pool, prepare, maxBytes }: BatchesOptions): Batc
         if (client) void cancel(client).then(() => destroy(client));
       };
     });
-    return { answer, forget };
+    return { answer, cancel: forget };
   }
 
   return { isSmall, readShared, readAlone };

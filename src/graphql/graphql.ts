@@ -22,7 +22,7 @@ import type { Authenticator, Claims } from "../http/auth.ts";
 import { createDataVersion } from "./data-version.ts";
 import { finishGraphqlAnswer, refusal } from "./errors.ts";
 import { createGraphiqlPlugin, GRAPHIQL_PATH } from "./graphiql.ts";
-import { abortControllerOf, createGuard, requestOf } from "../guard/guard.ts";
+import { abortControllerOf, createGuardPlugin, requestOf } from "../guard/guard.ts";
 import { MAX_BODY_BYTES } from "../guard/limits.ts";
 import { createObservationPlugin, type ObserveOptions } from "../http/observe.ts";
 import { createPersisted } from "./persisted.ts";
@@ -30,7 +30,7 @@ import { watchSchema } from "./schema-watch.ts";
 import { createPlansPlugin } from "./plans.ts";
 import { createResponseSizePlugin } from "./response-size.ts";
 import { createTransactionsPlugin } from "./transactions.ts";
-import { addReads } from "./reads.ts";
+import { createReadsPlugin } from "./reads.ts";
 import { createSocketHandler } from "./websocket.ts";
 
 export const GRAPHQL_PATH = "/graphql";
@@ -93,8 +93,14 @@ export function createGraphql(options: GraphqlOptions) {
   const notifications = createNotifications(database.connection);
   // A connection that no other work can take.
   const versions = createPool(database.connection, { max: 1, query_timeout: 5_000 });
-  const guard = createGuard(config, operations.pool.options.max);
   const persisted = createPersisted(config, requestOf);
+  // The same object for the same claims: what a statement needs of it is made once.
+  const settingsByClaims = new WeakMap<Claims, Record<string, string>>();
+  const settingsOf = (claims: Claims): Record<string, string> => {
+    let made = settingsByClaims.get(claims);
+    if (!made) settingsByClaims.set(claims, (made = settings(config, claims)));
+    return made;
+  };
   const preset: GraphileConfig.Preset = {
     extends: [
       createPreset({
@@ -109,14 +115,19 @@ export function createGraphql(options: GraphqlOptions) {
         defaultPageSize: config.DEFAULT_PAGE_SIZE,
         maxPageSize: config.MAX_PAGE_SIZE,
       }),
-      persisted.preset,
+      persisted,
     ],
     plugins: [
       ...(options.observation ? [createObservationPlugin(options.observation)] : []),
       createTransactionsPlugin(operations),
       createPlansPlugin(),
-      guard.plugin,
+      createGuardPlugin(config, operations.pool.options.max),
       createAnswersPlugin(),
+      createReadsPlugin({
+        config,
+        operations,
+        record: (path) => options.observation?.metrics.recordRead(path),
+      }),
       createResponseSizePlugin(operations.maxBytes),
       createGraphiqlPlugin(config),
     ],
@@ -137,7 +148,7 @@ export function createGraphql(options: GraphqlOptions) {
         const runPipelineStep = stepRunner(options, claims);
         const ingestRows = rowIngester(options, claims);
         return {
-          pgSettings: settings(config, claims),
+          pgSettings: settingsOf(claims),
           claims,
           abortSignal: controller.signal,
           abort: () => controller.abort(),
@@ -196,15 +207,6 @@ export function createGraphql(options: GraphqlOptions) {
           record: (outcome) => options.observation?.metrics.recordCache(outcome),
           watch: (bytes) => options.observation?.metrics.watchCache(bytes),
         });
-      addReads(app, {
-        config,
-        getSchema: () => instance.current() ?? instance.getSchema(),
-        textOf: persisted.textOf,
-        guard,
-        operations,
-        settings: (claims) => settings(config, claims),
-        observation: options.observation,
-      });
       app.setReplySerializer((payload) => stringifyPayload(payload as never, true));
       app.addHook("preSerialization", async (request, reply, payload) =>
         finishGraphqlAnswer(request, reply, payload),

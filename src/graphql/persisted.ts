@@ -36,35 +36,18 @@ export function readOperations(folder: string): Map<string, string> {
 const idOf = ({ id, documentId, extensions }: Body): unknown =>
   (extensions?.persistedQuery as { sha256Hash?: unknown } | undefined)?.sha256Hash ?? documentId ?? id;
 
-export interface Persisted {
-  preset: GraphileConfig.Preset;
-  /** The document that a request asks for, where nothing has to be said about how it asks. */
-  textOf(this: void, body: Body): string | undefined;
-}
-
 export function createPersisted(
   config: Config,
   requestOf: (context: Partial<Grafast.RequestContext>) => FastifyRequest,
-): Persisted {
-  if (config.PERSISTED_OPERATIONS_DIR === undefined)
-    return {
-      preset: {},
-      textOf: (body) => (idOf(body) == null && typeof body.query === "string" ? body.query : undefined),
-    };
+): GraphileConfig.Preset {
+  if (config.PERSISTED_OPERATIONS_DIR === undefined) return {};
   const operations = readOperations(config.PERSISTED_OPERATIONS_DIR);
-
-  const textOf = (body: Body): string | undefined => {
-    const id = idOf(body);
-    if (typeof id === "string") return operations.get(id);
-    const mayAsk = id == null && !config.PERSISTED_OPERATIONS_ONLY;
-    return mayAsk && typeof body.query === "string" ? body.query : undefined;
-  };
 
   // Apollo Client sends the whole text after this very answer. A rejection: what is thrown at once is swallowed.
   const find = (id: string): string | Promise<string> =>
     operations.get(id) ?? Promise.reject(refusal("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound"));
 
-  const preset: GraphileConfig.Preset = {
+  return {
     plugins: [PersistedPlugin],
     grafserv: {
       persistedOperationsGetter: find,
@@ -88,5 +71,4 @@ export function createPersisted(
       },
     },
   };
-  return { preset, textOf };
 }

@@ -1,221 +1,134 @@
-// Most reads: one statement, sent as soon as they are let in, and its result passed on as it is. The planner behind
-// gets what is left, also what turns out unusual on the way, and says what there is to say about it.
-import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+// Most reads are one SQL statement whose result is the response's text: it takes the place of planning and output in
+// Grafast's `execute`. The planner gets what is not compiled, and what fails for a reason that it can explain.
+import type { FastifyBaseLogger } from "fastify";
 import { isSafeError } from "grafast";
 import {
   getOperationAST,
   GraphQLError,
+  OperationTypeNode,
   type DocumentNode,
-  type GraphQLSchema,
-  type OperationDefinitionNode,
+  type ExecutionResult,
 } from "grafast/graphql";
-import type pg from "pg";
 import type { Config } from "../config.ts";
-import { isCancelled } from "../database/adaptor.ts";
+import { isCancelled, type Settings } from "../database/adaptor.ts";
+import { createBatches, TookLong, type BatchesOptions } from "../database/batches.ts";
 import { ResponseTooLarge } from "../database/budget.ts";
-import { createBatches, TookLong, type Reading, type ReadRequest } from "../database/batches.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import { compileRead, type Read } from "./reads/compile.ts";
-import { isCacheable } from "./response-cache.ts";
-import type { Claims } from "../http/auth.ts";
-import { presentError } from "./errors.ts";
-import { abortControllerOf, toGraphqlError, type Guard } from "../guard/guard.ts";
-import type { OperationRecord } from "../http/metrics.ts";
-import { recordOperation, type ObserveOptions } from "../http/observe.ts";
-import type { Persisted } from "./persisted.ts";
-import { identityOf } from "../guard/rate-limit.ts";
+import type { Statement } from "./reads/shapes.ts";
 
-export interface ReadsOptions {
+/** How a query was answered; a fallback is one that should have been compiled, and was planned. */
+export type ReadPath = "compiled" | "planned" | "fallback";
+
+interface ReadsOptions {
   config: Config;
-  getSchema: () => GraphQLSchema | PromiseLike<GraphQLSchema>;
-  textOf: Persisted["textOf"];
-  guard: Guard;
-  operations: { pool: pg.Pool; prepare: boolean; maxBytes: number };
-  settings: (claims: Claims) => Record<string, string>;
-  observation: ObserveOptions | undefined;
+  operations: BatchesOptions;
+  record: (path: ReadPath) => void;
 }
 
-interface Compiled {
-  operation: OperationDefinitionNode;
-  read: Read;
-}
+type Args = Grafast.ExecutionArgs;
+type Context = Grafast.Context & { pgSettings: Settings };
 
-interface Exchange {
-  request: FastifyRequest;
-  reply: FastifyReply;
-}
-
-/** When the last of its statements was sent, and how many there were. */
-interface Sql {
-  startedAt: number;
-  statements: number;
-}
-
-interface Asked {
-  query: string;
-  variables: Record<string, unknown>;
-  operationName: string | undefined;
-}
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
-
-/** What a request asks for; undefined if there may be something wrong with it. */
-function askedBy({ method, body: text }: FastifyRequest, textOf: Persisted["textOf"]): Asked | undefined {
-  if (method !== "POST" || typeof text !== "string") return undefined;
-  let body: unknown;
-  try {
-    body = JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-  if (!isObject(body) || !isObject(body.extensions ?? {}) || body.onError != null) return undefined;
-  const query = textOf(body);
-  const variables = body.variables ?? {};
-  const operationName = body.operationName ?? undefined;
-  if (query === undefined || !isObject(variables)) return undefined;
-  if (operationName !== undefined && typeof operationName !== "string") return undefined;
-  return { query, variables, operationName };
-}
-
-export function addReads(app: FastifyInstance, options: ReadsOptions): void {
-  const { config, getSchema, textOf, guard, operations, settings, observation } = options;
+export function createReadsPlugin({ config, operations, record }: ReadsOptions): GraphileConfig.Plugin {
   const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
   const batches = createBatches(operations);
-  const known = new Map<string, Compiled | undefined>();
-  let knownCharacters = 0;
-  let schema: GraphQLSchema;
+  /** By document and operation; they last as long as the document is cached. */
+  const compiled = new WeakMap<DocumentNode, Map<string, Read | undefined>>();
+  /** Each is logged once, however often it is asked for. */
+  const logged = new WeakSet<DocumentNode>();
 
-  function compiledOf(document: DocumentNode, { query, operationName }: Asked): Compiled | undefined {
-    const operation = getOperationAST(document, operationName || undefined);
+  function readOf({ schema, document, operationName }: Args): Read | undefined {
+    const operation = getOperationAST(document, operationName);
     if (!operation) return undefined;
-    // By a name that it has: any other text might go on into the query, and be the key of another one.
-    const key = `${operation.name?.value ?? ""} ${query}`;
-    if (known.has(key)) {
-      const compiled = known.get(key);
-      known.delete(key);
-      known.set(key, compiled);
-      return compiled;
+    let reads = compiled.get(document);
+    if (!reads) compiled.set(document, (reads = new Map()));
+    const name = operation.name?.value ?? "";
+    if (!reads.has(name)) {
+      // Entered before it is made: what cannot be compiled because of a fault is not tried again.
+      reads.set(name, undefined);
+      reads.set(name, compileRead(schema, document, operation, sizes));
     }
-    if (key.length > MAX_LENGTH) return undefined;
-    const made = compileRead(schema, document, operation, sizes);
-    const compiled = made && { operation, read: made };
-    known.set(key, compiled);
-    knownCharacters += sizeOf(key);
-    for (const oldest of known.keys()) {
-      if (knownCharacters <= MAX_KNOWN_CHARACTERS) break;
-      known.delete(oldest);
-      knownCharacters -= sizeOf(oldest);
-    }
-    return compiled;
+    return reads.get(name);
   }
 
-  const settingsByClaims = new WeakMap<Claims, Record<string, string>>();
-  const settingsOf = (claims: Claims): Record<string, string> => {
-    let made = settingsByClaims.get(claims);
-    if (!made) settingsByClaims.set(claims, (made = settings(claims)));
-    return made;
-  };
+  function fallBack(error: unknown, document: DocumentNode, log: FastifyBaseLogger): void {
+    record("fallback");
+    if (logged.has(document)) return;
+    logged.add(document);
+    // Rights and values are the caller's affair, which the planner explains to it; the rest may be a fault here. The
+    // document itself may hold personal data.
+    const isExpected = /^(22|42501)/.test(String((error as { code?: unknown }).code));
+    log[isExpected ? "debug" : "warn"]({ error }, "a compiled read failed; the planner answers it");
+  }
 
-  /** Small reads go together; the others, and those that turn out to take long, each have a place in a lane. */
-  async function read(asks: ReadRequest, { request, reply }: Exchange, sql: Sql): Promise<string> {
-    const wait = async (start: (asks: ReadRequest) => Reading): Promise<string> => {
-      sql.startedAt = performance.now();
-      sql.statements++;
-      const { answer, forget } = start(asks);
-      reply.raw.once("close", forget);
-      if (reply.raw.destroyed) forget();
-      try {
-        return await answer;
-      } finally {
-        reply.raw.off("close", forget);
-      }
-    };
+  /** Small reads go together; the others, and those that turn out to take long, each take their turn. */
+  async function run({ operation, pgSettings, turn }: Context, statement: Statement): Promise<string> {
+    const { caller, cost } = turn;
+    const request = { caller, settings: pgSettings, statement, cost };
     try {
-      if (batches.isSmall(asks)) return await wait(batches.readShared);
+      if (batches.isSmall(request)) return await operation.waitFor(() => batches.readShared(request));
     } catch (error) {
       if (!(error instanceof TookLong)) throw error;
     }
-    const { signal } = abortControllerOf({ fastifyv5: { request, reply } });
-    const leave = await guard.enterLane(request, asks.cost, signal);
+    const leave = await turn.take();
     try {
-      return await wait(batches.readAlone);
+      return await operation.waitFor(() => batches.readAlone(request));
     } finally {
       leave();
     }
   }
 
-  app.addHook("preHandler", async (request, reply) => {
-    const asked = askedBy(request, textOf);
-    if (!asked) return;
-    const current = await getSchema();
-    if (current !== schema) {
-      schema = current;
-      known.clear();
-      knownCharacters = 0;
-    }
-    const { variables } = asked;
-    const { document } = guard.checkDocument(schema, asked.query, request);
-    const compiled = document && compiledOf(document, asked);
-    if (!compiled) return;
-    const { operation } = compiled;
-    const startedAt = performance.now();
-    const sql: Sql = { startedAt, statements: 0 };
-    const finish = (outcome: string): void => {
-      const now = performance.now();
-      const record: OperationRecord = {
-        type: "query",
-        name: operation.name?.value ?? "anonymous",
-        outcome,
-        seconds: (now - startedAt) / 1000,
-        sqlSeconds: sql.statements > 0 ? (now - sql.startedAt) / 1000 : 0,
-        statements: sql.statements,
-      };
-      if (observation) recordOperation(observation, record, request, true);
-    };
+  /** Undefined where the planner is needed. */
+  async function answer(args: Args): Promise<ExecutionResult | undefined> {
+    const { document, contextValue, requestContext } = args;
+    const { log } = requestContext!.fastifyv5!.request;
+    let read: Read | undefined;
     try {
-      const cost = await guard.admit({ schema, document, operation, variables }, request);
-      const statement = compiled.read.statementFor(variables);
-      if (!statement) return;
-      const asks = {
-        caller: identityOf(request),
-        settings: settingsOf(request.claims),
-        statement,
-        cost,
-      };
-      const data = await read(asks, { request, reply }, sql);
-      finish("ok");
-      request.cacheable = isCacheable({ schema, document });
-      return send(request, reply, `{"data":${data}}`);
-    } catch (thrown) {
-      const error = thrown as Error;
-      if (isSafeError(error) || error instanceof GraphQLError) {
-        const refused = presentError(toGraphqlError(error), request);
-        finish(String(refused.extensions.code));
-        return send(request, reply, { errors: [refused] });
+      read = readOf(args);
+      const statement = read?.statementFor(args.variableValues ?? {});
+      if (!statement) return void record("planned");
+      const data = await run(contextValue as Context, statement);
+      record("compiled");
+      return { data: data as never };
+    } catch (error) {
+      if (error instanceof ResponseTooLarge)
+        return { data: null, errors: [new GraphQLError("", { originalError: error })] };
+      // The planner would wait as long again.
+      if (read && (isUnavailable(error) || isCancelled(error))) {
+        record("compiled");
+        const errors = read.keys.map(
+          (key) => new GraphQLError("", { path: [key], originalError: error as Error }),
+        );
+        return { data: JSON.stringify(read.nothing) as never, errors };
       }
-      if (error instanceof ResponseTooLarge) {
-        const refused = presentError(new GraphQLError("", { originalError: error }), request);
-        finish(String(refused.extensions.code));
-        return send(request, reply, { data: null, errors: [refused] });
-      }
-      // The planner says what is wrong with a statement, but would wait as long again.
-      if (!isUnavailable(error) && !isCancelled(error)) return;
-      const errors = compiled.read.keys.map((key) =>
-        presentError(new GraphQLError("", { path: [key], originalError: error }), request),
-      );
-      finish(String(errors[0]!.extensions.code));
-      return send(request, reply, { data: compiled.read.nothing, errors });
+      if (isSafeError(error as Error) || error instanceof GraphQLError) record("planned");
+      else fallBack(error, document, log);
+      return undefined;
     }
-  });
+  }
+
+  return {
+    name: "ReadsPlugin",
+    version: "1.0.0",
+    grafast: {
+      middleware: {
+        async execute(next, { args }) {
+          const operation = getOperationAST(args.document, args.operationName);
+          // Over WebSocket results are objects; an error behaviour of one's own is the planner's to follow.
+          const isRead =
+            operation?.operation === OperationTypeNode.QUERY &&
+            args.requestContext?.fastifyv5 &&
+            args.onError == null;
+          const result = isRead && (await answer(args as Args));
+          if (result) return result;
+          const leave = await (args.contextValue as Context).turn.take();
+          try {
+            return await next();
+          } finally {
+            leave();
+          }
+        },
+      },
+    },
+  };
 }
-
-/** Of the operations whose statements are kept, the most recently asked ones: what is kept of one is many times as long. */
-const MAX_KNOWN_CHARACTERS = 500_000;
-/** The shortest one has statements of its own, too. */
-const sizeOf = (key: string): number => Math.max(key.length, 500);
-/** Of their text: planning a longer one takes no larger part of its time. */
-const MAX_LENGTH = 20_000;
-
-const send = ({ headers }: FastifyRequest, reply: FastifyReply, answer: unknown): FastifyReply =>
-  reply.type(`${headers.accept};charset=utf-8`).send(answer);

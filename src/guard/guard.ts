@@ -1,6 +1,6 @@
 // What every operation passes, over HTTP and WebSocket, before it is planned; and its errors afterwards.
 import type { FastifyRequest } from "fastify";
-import { isAsyncIterable, type SafeError } from "grafast";
+import { isAsyncIterable, isSafeError, type SafeError } from "grafast";
 import {
   GraphQLError,
   OperationTypeNode,
@@ -20,10 +20,17 @@ import { checkVariables, createDocumentCheck, type CheckedDocument } from "./lim
 import { createRateLimit, identityOf } from "./rate-limit.ts";
 import { endAfter } from "../graphql/transactions.ts";
 
-declare module "fastify" {
-  interface FastifyRequest {
-    /** Its operation is counted in its caller's budget. */
-    isPaid?: boolean;
+declare global {
+  namespace Grafast {
+    interface Context {
+      /** The operation's turn beside the other operations of its caller; what takes connections takes it. */
+      turn: {
+        caller: string;
+        cost: number;
+        /** Resolves when there is room, with what to call at the end. */
+        take: () => Promise<() => void>;
+      };
+    }
   }
 }
 
@@ -67,16 +74,7 @@ interface Asked {
   variables: Record<string, unknown>;
 }
 
-export interface Guard {
-  plugin: GraphileConfig.Plugin;
-  checkDocument(schema: GraphQLSchema, query: string, request: FastifyRequest): CheckedDocument;
-  /** The operation's cost; rejects if it may not run. */
-  admit(asked: Asked, request: FastifyRequest): Promise<number>;
-  /** Resolves when there is room beside the caller's other operations, with what to call at the end. */
-  enterLane(request: FastifyRequest, cost: number, signal: AbortSignal | undefined): Promise<() => void>;
-}
-
-export function createGuard(config: Config, connections: number): Guard {
+export function createGuardPlugin(config: Config, connections: number): GraphileConfig.Plugin {
   const limits = { maxDepth: config.MAX_QUERY_DEPTH };
   const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
   const spend = createRateLimit(config.RATE_LIMIT_COST);
@@ -117,14 +115,9 @@ export function createGuard(config: Config, connections: number): Guard {
           `at most ${config.MAX_QUERY_COST} is allowed: ask for smaller pages or fewer levels`,
         { limit: config.MAX_QUERY_COST, given: cost },
       );
-    // Asked a second time when one way of answering leaves it to the other.
-    if (!request.isPaid) await spend(request, cost);
-    request.isPaid = request.ws !== true;
+    await spend(request, cost);
     return cost;
   };
-
-  const enterLane: Guard["enterLane"] = (request, cost, signal) =>
-    enter(identityOf(request), cost, { signal, place: request.place });
 
   const subscriptions = new Map<string, Set<object>>();
 
@@ -172,7 +165,6 @@ export function createGuard(config: Config, connections: number): Guard {
 
   const guard = async (next: Next, { args }: ExecuteEvent): Promise<Result> => {
     const request = requestOf(args.requestContext!);
-    let leave: (() => void) | undefined;
     try {
       const { schema, document, operationName, contextValue } = args;
       const operation = findOperation(document, operationName);
@@ -185,18 +177,24 @@ export function createGuard(config: Config, connections: number): Guard {
       const variables = args.variableValues ?? {};
       const cost = operation ? await admit({ schema, document, operation, variables }, request) : 0;
       if (isSubscription) return await subscribe(next, contextValue, request, cost);
-      if (operation) leave = await enterLane(request, cost, contextValue.abortSignal);
+      const caller = identityOf(request);
+      contextValue.turn = {
+        caller,
+        cost,
+        take: () => enter(caller, cost, { signal: contextValue.abortSignal, place: request.place }),
+      };
     } catch (error) {
       return { errors: [presentError(toGraphqlError(error), request)] };
     }
     try {
       return withErrorsPresented(await next(), request);
-    } finally {
-      leave?.();
+    } catch (error) {
+      if (isSafeError(error as Error)) return { errors: [presentError(toGraphqlError(error), request)] };
+      throw error;
     }
   };
 
-  const plugin: GraphileConfig.Plugin = {
+  return {
     name: "GuardPlugin",
     version: "1.0.0",
     grafserv: {
@@ -215,7 +213,6 @@ export function createGuard(config: Config, connections: number): Guard {
     },
     grafast: { middleware: { execute: guard as never, subscribe: guard as never } },
   };
-  return { plugin, checkDocument, admit, enterLane };
 }
 
 export function toGraphqlError(error: unknown): GraphQLError {

@@ -65,7 +65,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   addSlowRequests(app);
 
   // Known from the start, they cost requests no change of shape.
-  for (const name of ["claims", "place", "isPaid", "answerKey", "lookup", "cacheable", "operation"])
+  for (const name of ["claims", "place", "answerKey", "lookup", "cacheable", "operation"])
     app.decorateRequest(name);
   app.setErrorHandler(handleError);
   const methods = new Map<string, string[]>();

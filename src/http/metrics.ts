@@ -4,6 +4,7 @@ import type { FastifyInstance } from "fastify";
 import type pg from "pg";
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Config } from "../config.ts";
+import type { ReadPath } from "../graphql/reads.ts";
 
 export interface OperationRecord {
   type: string;
@@ -21,6 +22,8 @@ export interface Metrics {
   registry: Registry;
   recordOperation(record: OperationRecord): void;
   recordRequest(labels: { method: string; route: string; status: number }, seconds: number): void;
+  /** Counts queries by the way that they are answered. */
+  recordRead(path: ReadPath): void;
   /** What became of an operation whose answer may be kept. */
   recordCache(outcome: CacheOutcome): void;
   /** Asked for the size of all that are, when it is read. */
@@ -86,6 +89,12 @@ export function createMetrics(): Metrics {
     },
   });
 
+  const reads = new Counter({
+    name: "strata_reads_total",
+    help: "Queries by how they were answered: by one compiled statement, planned, or planned because that one failed.",
+    labelNames: ["path"],
+    registers,
+  });
   const cacheRequests = new Counter({
     name: "strata_cache_requests_total",
     help: "Operations on refreshed data: answered from memory, computed, or not changed since the client asked last.",
@@ -130,6 +139,7 @@ export function createMetrics(): Metrics {
   const ofRequest = remembered((method: string, route: string, status: string) =>
     requests.labels({ method, route, status }),
   );
+  const ofRead = remembered((path: string) => reads.labels({ path }));
   const ofCache = remembered((outcome: string) => cacheRequests.labels({ outcome }));
   return {
     registry,
@@ -142,6 +152,7 @@ export function createMetrics(): Metrics {
     },
     recordRequest: ({ method, route, status }, seconds) =>
       ofRequest(method, route, String(status)).observe(seconds),
+    recordRead: (path) => ofRead(path).inc(),
     recordCache: (outcome) => ofCache(outcome).inc(),
     watchCache: (bytes) => void (cacheBytes = bytes),
     watchSchema: (ask) => void (isOutdated = ask),

@@ -2,13 +2,8 @@
 import { connect, createServer, type AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import {
-  createBatches,
-  TookLong,
-  type Batches,
-  type Reading,
-  type ReadRequest,
-} from "../../src/database/batches.ts";
+import type { Reading } from "../../src/database/adaptor.ts";
+import { createBatches, TookLong, type Batches, type ReadRequest } from "../../src/database/batches.ts";
 import { createOperationPool, createPool } from "../../src/database/connect.ts";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 import { until } from "../support/process.ts";
@@ -160,10 +155,10 @@ it("few transactions of one caller run at once, and more reads share them", asyn
 
 it("what nobody waits for any more is not asked", async () => {
   const readings = [ask("select 'a'"), ask("select nothing"), ask("select 'c'")];
-  readings[1]!.forget();
+  readings[1]!.cancel();
   expect(await outcomes(...readings)).toEqual(["a", "57014", "c"]);
   const gone = ask("select nothing");
-  gone.forget();
+  gone.cancel();
   expect(await outcomes(gone)).toEqual(["57014"]);
   await idle();
 });
@@ -244,7 +239,7 @@ describe.runIf(isServer)("on a server", () => {
     const patient = { ...reader, statement_timeout: "120000" };
     const long = ask("select pg_sleep(120)::text", { cost: 1000, settings: patient });
     await until(running);
-    long.forget();
+    long.cancel();
     expect(await outcomes(long)).toEqual(["57014"]);
     await until(async () => !(await running()), 30);
     const settings = { ...reader, statement_timeout: "200" };

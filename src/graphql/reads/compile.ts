@@ -77,9 +77,9 @@ export function compileRead(
   const build = (variables: Variables): Statement | undefined => {
     try {
       return sql.compile(statementOf(json(variables)));
-    } catch {
-      // Also what the arguments' own code refuses: the planner meets it again, and says it properly.
-      return undefined;
+    } catch (error) {
+      if (error instanceof NotCompiled) return undefined;
+      throw error;
     }
   };
   const definitions = operation.variableDefinitions ?? [];

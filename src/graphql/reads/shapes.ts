@@ -81,12 +81,21 @@ export function createShapes(operation: OperationDefinitionNode, build: Build): 
     return key;
   };
 
+  /** A trial's values may be rejected where real ones are not. */
+  const attempt: Build = (variables) => {
+    try {
+      return build(variables);
+    } catch {
+      return undefined;
+    }
+  };
+
   function shapeOf(variables: Variables): Shape | undefined {
     const names = Object.keys(variables).filter((name) => free.has(name) && variables[name] !== null);
     const tried = [0, 1].map((round) => {
       const values = new Map(names.map((name, i) => [free.get(name)!(2 * i + round), name]));
       const trial = Object.fromEntries([...values].map(([value, name]) => [name, value]));
-      return { values, statement: build({ ...variables, ...trial }) };
+      return { values, statement: attempt({ ...variables, ...trial }) };
     });
     const [one, other] = tried;
     const text = one!.statement?.text;
