@@ -113,7 +113,7 @@ test("an event of a subscription that is too large is an error, and the next one
   const query = 'subscription { pipelineRunUpdated(since: "2020-01-01T00:00:00Z") { run { error } } }';
   const insert = (size: number) =>
     server.database.pool.query(
-      `insert into analytics.pipeline_runs (step, status, trigger, queued_at, started_at, finished_at, error)
+      `insert into strata.runs (step, status, trigger, queued_at, started_at, finished_at, error)
        values ('cleanup', 'failed', 'cli', now(), now(), now(), repeat('x', $1::integer))`,
       [size],
     );
@@ -133,9 +133,9 @@ test("an event of a subscription that is too large is an error, and the next one
 
 test.runIf(isServer)("the process survives values of hundreds of megabytes", async () => {
   const { pool } = server.database;
-  await pool.query("alter table analytics.pipeline_runs alter column error set storage external");
+  await pool.query("alter table strata.runs alter column error set storage external");
   await pool.query(
-    `insert into analytics.pipeline_runs (run_id, step, status, trigger, queued_at, started_at, finished_at, error)
+    `insert into strata.runs (run_id, step, status, trigger, queued_at, started_at, finished_at, error)
      overriding system value values (1000, 'cleanup', 'failed', 'cli', now(), now(), now(), repeat('x', 550000000))`,
   );
   const query = "{ pipelineRuns(filter: { runId: { equalTo: 1000 } }) { nodes { error } } }";
