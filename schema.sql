@@ -161,6 +161,7 @@ end;
 $$;
 
 comment on function public.update_updated_at_column() is 'Sets updated_at whenever a row is changed.';
+revoke execute on function public.update_updated_at_column() from public;
 
 create or replace trigger update_users_updated_at
 before update on production.users
@@ -188,6 +189,8 @@ select
   ingest_xid,
   ingest_seq
 from staging.raw_users;
+
+comment on view staging.users is 'How a raw user becomes a row of production.users, and the rules that are no constraints.';
 
 grant select (user_id, username, email_verified, created_at, updated_at, country, source_seq) on production.users to strata_reader;
 -- E-mail addresses are for operators.
@@ -284,6 +287,8 @@ select
   ingest_seq
 from staging.raw_transactions;
 
+comment on view staging.transactions is 'How a raw transaction becomes a row of production.transactions, and the rules that are no constraints.';
+
 grant select on production.transactions to strata_reader;
 grant insert (transaction_id, user_id, amount, status, transaction_date), update (user_id, amount, status, transaction_date), delete
   on production.transactions to strata_operator;
@@ -376,6 +381,8 @@ select
   ingest_xid,
   ingest_seq
 from staging.raw_events;
+
+comment on view staging.events is 'How a raw event becomes a row of production.events, and the rules that are no constraints.';
 
 grant select on production.events to strata_reader;
 grant insert (event_id, user_id, event_type, event_data, event_time, position), update (user_id, event_type, event_data, event_time, position), delete

@@ -83,10 +83,14 @@ revoke execute on all functions in schema staging, production, analytics, strata
 grant usage on schema production to strata_reader;
 grant usage on schema analytics to strata_reader, strata_ingestor;
 -- The names of the functions below are found there; tables of the machinery are nobody's.
-grant usage on schema strata to strata_ingestor, strata_operator;
+grant usage on schema strata to strata_reader, strata_ingestor, strata_operator;
+
+-- What a subscriber to refreshes has missed.
+grant select (data_version, refreshed_at, run_id) on strata.refresh_state to strata_reader;
 
 grant select on analytics.freshness, analytics.datasets, analytics.lineage to strata_reader;
-grant select (run_id, step, status, trigger, actor, dataset, arguments, parent_run_id, queued_at, started_at, finished_at,
+-- Who asked for a run may be an e-mail address, and its arguments name files: these are not for every reader.
+grant select (run_id, step, status, trigger, dataset, parent_run_id, queued_at, started_at, finished_at,
               heartbeat_at, duration_ms, rows_read, rows_written, rows_rejected, rows_deleted, progress)
   on analytics.pipeline_runs to strata_reader;
 grant select on analytics.run_datasets to strata_reader, strata_ingestor;
