@@ -43,26 +43,17 @@ declare module "graphile-build-pg" {
 
 /** Changes when one of the relations is defined in another way or has policies; the argument is an array of oids. */
 export const shapeOf = (relations: string): string => `(
-  select coalesce(md5(string_agg(concat_ws('.', c.oid, c.relrowsecurity, w.xmin), ' ' order by c.oid)), '')
+  select coalesce(md5(string_agg(concat_ws('.', c.oid, c.relrowsecurity, c.reloptions, w.xmin), ' ' order by c.oid)), '')
   from pg_catalog.pg_class c left join pg_catalog.pg_rewrite w on w.ev_class = c.oid
   where c.oid = any (${relations}))`;
 
-// A view that reads who asks, the clock, or a function that may, is not the same for everybody until the next refresh;
-// neither is a table with policies.
+// With policies, or the rights of the reader, a relation is not the same for everybody.
 const CATALOGUE = `
   with refreshed as (
     select array(
       select c.oid
       from strata.refreshed_relations r join pg_catalog.pg_class c on c.oid = r.relation
-      where not c.relrowsecurity and (c.relkind <> 'v' or not (
-        pg_catalog.pg_get_viewdef(c.oid) ~* '\\m(current_setting|current_user|session_user|current_role|current_date|current_time|current_timestamp|localtime|localtimestamp|now|clock_timestamp|statement_timestamp|transaction_timestamp|random)\\M'
-        or exists (
-          select from pg_catalog.pg_rewrite w
-            join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = w.oid
-            join pg_catalog.pg_proc p on d.refclassid = 'pg_catalog.pg_proc'::regclass and p.oid = d.refobjid
-          where w.ev_class = c.oid and p.provolatile <> 'i'
-        )
-      ))
+      where not c.relrowsecurity and coalesce(c.reloptions::text !~ 'security_invoker', true)
     ) as relations
   )
   select

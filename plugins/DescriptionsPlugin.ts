@@ -52,6 +52,7 @@ const fields: Rule[] = [
     "All records rejected for this reason, such as `invalid_email`.",
   ],
   [/^(?:Retry|Discard)QuarantinedInput\.everything$/, "All records in quarantine."],
+  [/^(?:Retry|Discard)QuarantinedInput\.dataset$/, "Only records of this dataset."],
   [
     /^RetryQuarantinedInput\.patch$/,
     "Fields to correct first: an object of column names and values; null empties one, numbers beyond 2^53 are strings.",
@@ -80,6 +81,7 @@ const fields: Rule[] = [
   [/^Mutation\.\w+\.input$/, "What to do."],
   [/^Query\.\w+\.(\w+)$/, "`$1` of the row."],
   [/^(?:Update|Delete)\w+Input\.(\w+)$/, "`$1` of the row."],
+  [/^\w+(?:Input|Patch)\.(\w+)$/, "Value for `$1`."],
 ];
 
 function describe(rules: Rule[], name: string): string | undefined {

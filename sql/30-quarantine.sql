@@ -58,7 +58,7 @@ comment on column staging.quarantine.quarantined_at is 'When the record was reje
 comment on column staging.quarantine.last_attempt_at is 'When the record was tried last.';
 comment on column staging.quarantine.retried_at is 'When the record was given back to the transform, which has not decided yet.';
 
-comment on column staging.quarantine.source_format is 'How raw_text is written: csv or ndjson; empty if the fields of the payload have their types already.';
+comment on column staging.quarantine.source_format is 'How the raw text is written: csv or ndjson; empty if the fields of the payload have their types already.';
 comment on column staging.quarantine.waiting_for is 'Rows it waits for: by foreign key, the columns and values that the parent row will have.';
 
 -- For payloads whose fields have the right types.

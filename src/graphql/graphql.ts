@@ -46,16 +46,17 @@ export interface GraphqlOptions {
 }
 
 /** Settings of the transaction that every statement of a request runs in. */
-const settings = (config: Config, { role, subject }: Claims): Record<string, string> => ({
-  role: role ?? "none",
+const settings = (config: Config, { role, databaseRole, json, subject }: Claims): Record<string, string> => ({
+  role: databaseRole ?? "none",
   "strata.sub": subject,
+  "request.jwt.claims": json,
   timezone: "UTC",
   // A compilation cannot be interrupted: that of a long statement outlasts its time-out.
   jit: "off",
   statement_timeout: String(role === undefined ? 1 : config.STATEMENT_TIMEOUT_MS[role]),
 });
 
-function stepRunner({ config, database, hurry }: GraphqlOptions, { role, subject }: Claims) {
+function stepRunner({ config, database, hurry }: GraphqlOptions, { databaseRole: role, subject }: Claims) {
   return async ({ background, ...step }: PipelineStepRequest) => {
     const request = {
       ...step,
@@ -70,7 +71,7 @@ function stepRunner({ config, database, hurry }: GraphqlOptions, { role, subject
 }
 
 /** Rows of a mutation take the same way as those of a file. */
-function rowIngester({ database }: GraphqlOptions, { role, subject }: Claims) {
+function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject }: Claims) {
   return ({ dataset, rows, sourceSystem, background }: IngestRowsRequest) =>
     new Promise<{ id: string }>((resolve, reject) => {
       const lines = Readable.from(rows.map((row) => `${JSON.stringify(row)}\n`));

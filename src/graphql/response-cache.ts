@@ -174,7 +174,9 @@ function keyOf(request: FastifyRequest): string | null {
   if (request.answerKey === undefined) {
     const { method, body, headers, claims } = request;
     const isKept = method === "POST" && typeof body === "string" && body.length <= MAX_KEY;
-    request.answerKey = isKept ? `${claims.role} ${headers["content-type"]} ${headers.accept} ${body}` : null;
+    request.answerKey = isKept
+      ? `${claims.databaseRole} ${headers["content-type"]} ${headers.accept} ${body}`
+      : null;
   }
   return request.answerKey;
 }

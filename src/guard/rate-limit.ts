@@ -6,7 +6,7 @@ import { refusal } from "../graphql/errors.ts";
 
 /** A token's subject, or the address of a caller without one (an IPv6 network counts as one caller). */
 export function identityOf({ claims, ip }: FastifyRequest): string {
-  if (!claims.isAnonymous) return `${claims.role} ${claims.subject}`;
+  if (!claims.isAnonymous) return `${claims.databaseRole} ${claims.subject}`;
   return ip.includes(":") && !ip.startsWith("::ffff:") ? ip.split(":").slice(0, 4).join(":") : ip;
 }
 

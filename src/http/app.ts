@@ -7,6 +7,7 @@ import type { Lifecycle } from "../lifecycle.ts";
 import type { Tracing } from "../tracing.ts";
 import { addAdmission } from "../guard/admission.ts";
 import { createAuthenticator, requireRole, type Claims } from "./auth.ts";
+import { createFindRole } from "./database-roles.ts";
 import { addDrain } from "./drain.ts";
 import { handleError, refusal } from "../graphql/errors.ts";
 import { addPageRules, GRAPHIQL_PATH, isPage } from "../graphql/graphiql.ts";
@@ -34,8 +35,8 @@ export interface AppOptions {
 
 export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   const { config, database, logger, parts, lifecycle, tracing } = options;
-  const authenticator = createAuthenticator(config);
   const probes = createProbePool(database);
+  const authenticator = createAuthenticator(config, createFindRole(probes));
   const metrics = createMetrics();
   metrics.watchPool("main", database.pool);
   addPipelineMetrics(metrics.registry, probes);

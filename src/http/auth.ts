@@ -6,7 +6,12 @@ import { refusal } from "../graphql/errors.ts";
 import { signingSecret } from "./token.ts";
 
 export interface Claims {
+  /** Decides on limits and pages; what the database allows, `databaseRole` decides. */
   role: Role | undefined;
+  /** The same, or a role of one's own that is a member of it. */
+  databaseRole: string | undefined;
+  /** All claims of the token, for policies: `current_setting('request.jwt.claims', true)::jsonb`. */
+  json: string;
   /** Whose runs are whose; "anonymous" without a token, so that they are not the login's. */
   subject: string;
   /** Came without a token. */
@@ -31,11 +36,21 @@ export interface Authenticator {
   recall(authorization: string | undefined): Claims | undefined;
 }
 
-export function createAuthenticator(config: Config): Authenticator {
+/** Which of Strata's roles the database role of this name is a member of, if requests may have it. */
+export type FindRole = (name: string) => Promise<Role | undefined>;
+
+export function createAuthenticator(config: Config, findRole?: FindRole): Authenticator {
   const verify = createVerifier(config);
   const known = new Map<string, { claims: Claims; until: number }>();
   const role = config.ANONYMOUS_ROLE === "none" ? undefined : config.ANONYMOUS_ROLE;
-  const anonymous: Claims = { role, subject: "anonymous", isAnonymous: true, expiresAt: undefined };
+  const anonymous: Claims = {
+    role,
+    databaseRole: role,
+    json: JSON.stringify({ role }),
+    subject: "anonymous",
+    isAnonymous: true,
+    expiresAt: undefined,
+  };
 
   const recall: Authenticator["recall"] = (authorization) => {
     if (!authorization) return anonymous;
@@ -52,7 +67,7 @@ export function createAuthenticator(config: Config): Authenticator {
         throw unauthenticated("The Authorization header is not of the form: Bearer <JSON Web Token>");
       const cached = recall(authorization);
       if (cached) return cached;
-      const claims = toClaims(await verify(token).catch(explain));
+      const claims = await toClaims(await verify(token).catch(explain), findRole);
       if (known.size >= MAX_KNOWN) known.clear();
       known.set(authorization, { claims, until: Math.min(claims.expiresAt! * 1000, Date.now() + KNOWN_MS) });
       return claims;
@@ -84,12 +99,24 @@ function createVerifier(config: Config): (token: string) => Promise<JWTPayload> 
   return async (token) => (await jwtVerify(token, key, options)).payload;
 }
 
-function toClaims({ role: given, sub, exp }: JWTPayload): Claims {
-  const role = typeof given === "string" ? toRole(given) : given;
-  if (!isRole(role)) throw unauthenticated('The token\'s claim "role" must be reader, ingestor or operator');
+async function toClaims(payload: JWTPayload, findRole?: FindRole): Promise<Claims> {
+  const { role: given, sub, exp } = payload;
+  const known = typeof given === "string" ? toRole(given) : given;
+  const role = isRole(known) ? known : typeof given === "string" ? await findRole?.(given) : undefined;
+  if (role === undefined)
+    throw unauthenticated(
+      'The token\'s claim "role" must be reader, ingestor or operator, or a database role that is a member of one of them',
+    );
   if (typeof sub !== "string" || sub.trim() === "")
     throw unauthenticated('The token\'s claim "sub" must say who it is for, in a string that is not empty');
-  return { role, subject: sub, isAnonymous: false, expiresAt: exp };
+  return {
+    role,
+    databaseRole: isRole(known) ? known : (given as string),
+    json: JSON.stringify(payload),
+    subject: sub,
+    isAnonymous: false,
+    expiresAt: exp,
+  };
 }
 
 function explain(error: unknown): never {

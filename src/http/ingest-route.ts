@@ -72,7 +72,7 @@ export function addIngest(
     try {
       const format = formatOf(request);
       const { source, name, map } = checkQuery(request.query as Record<string, unknown>);
-      const { role, subject } = request.claims;
+      const { databaseRole: role, subject } = request.claims;
       const { run, failedBy } = await receive(pool, dataset, bodyOf(request), {
         format,
         sourceSystem: source,

@@ -27,8 +27,11 @@ export interface TestApp {
 export async function createTestApp(
   environment: Record<string, string> = {},
   options: Partial<AppOptions> = {},
+  /** SQL of the user's own, applied before the server starts. */
+  ownSql = "",
 ): Promise<TestApp> {
   const database = await createDatabase(environment);
+  await database.pool.query(ownSql);
   const app = await createApp({ config: database.config, database, ...options });
   await app.ready();
   const headerFor = async (role: Role) => ({
