@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { DatabaseError, Pool, PoolClient } from "pg";
-import { currentVersion, LOCK_SCHEMA } from "./migrate.ts";
+import { BEGIN_SCHEMA, currentVersion } from "./migrate.ts";
 import { faultAt, indexOfPosition, lineAt, splitStatements, type Statement } from "./sql-text.ts";
 
 export interface AppliedFile {
@@ -79,7 +79,7 @@ export async function applyDatasetFiles(
 async function reconcile(pool: Pool): Promise<void> {
   const client = await pool.connect();
   try {
-    await client.query(`begin; ${LOCK_SCHEMA}; select strata.reconcile(); commit`);
+    await client.query(`${BEGIN_SCHEMA}; select strata.reconcile(); commit`);
     client.release();
   } catch (error) {
     client.release(true);
@@ -92,7 +92,7 @@ async function applyFile(pool: Pool, file: SqlFile, version: number): Promise<vo
   const client = await pool.connect();
   try {
     const settings = await readSettings(client);
-    await client.query(`begin; ${LOCK_SCHEMA}; set local lock_timeout = ${LOCK_TIMEOUT_MS}`);
+    await client.query(`${BEGIN_SCHEMA}; set local lock_timeout = ${LOCK_TIMEOUT_MS}`);
     for (const statement of statements)
       await client.query(statement.text).catch((error: unknown) => {
         throw explain(error as DatabaseError, file, statement);
