@@ -6,7 +6,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createCluster, canStartCluster, type Cluster } from "../support/cluster.ts";
-import { runStrata } from "../support/process.ts";
+import { createPlace } from "../support/database.ts";
+import { runStrata, startStrata } from "../support/process.ts";
 import { createPool } from "../../src/database/connect.ts";
 
 const JWT_SECRET = "a secret of the tests, long enough for HS256";
@@ -183,4 +184,37 @@ describe.runIf(canStartCluster)("on a server", () => {
     expect(newer.stderr).toMatch(/schema version 9999, newer than this Strata's \d+; update Strata/);
     expect((await runStrata(["migrate"], { DATABASE_URL: url })).stderr).toMatch(/nothing was changed/);
   });
+});
+
+// Both were said, and then the process stayed: what it had opened by then held it.
+test.each([
+  [
+    "PERSISTED_OPERATIONS_DIR",
+    "/no/such/folder",
+    /PERSISTED_OPERATIONS_DIR "\/no\/such\/folder" is not a folder/,
+  ],
+  ["TRUSTED_PROXIES", "nonsense", /TRUSTED_PROXIES: expected addresses, networks .*given "nonsense"/],
+])("a wrong %s ends the process", async (name, value, message) => {
+  const place = await createPlace();
+  try {
+    const { code, stderr } = await runStrata(["serve"], { ...place.environment, [name]: value });
+    expect([code, stderr]).toEqual([1, expect.stringMatching(message)]);
+    isClean(stderr);
+  } finally {
+    await place.remove();
+  }
+});
+
+test("a command loads what it needs: neither GraphQL nor the worker for --help and token", async () => {
+  const loaded = async (args: string[]) => {
+    const strata = startStrata(args, {
+      JWT_SECRET,
+      DATABASE_URL: "postgres://x@localhost/x",
+      NODE_DEBUG: "esm",
+    });
+    expect(await strata.exit).toBe(0);
+    return strata.output.stderr;
+  };
+  for (const args of [["--help"], ["token", "--role", "reader"]])
+    expect(await loaded(args)).not.toMatch(/node_modules\/(graphile-worker|graphql|grafast|pg)\//);
 });
