@@ -15,6 +15,7 @@ LABEL org.opencontainers.image.title="Strata" \
 WORKDIR /app
 COPY --from=packages /app/node_modules ./node_modules
 COPY package.json graphile.config.ts schema.sql init.sql ./
+COPY sql ./sql
 COPY plugins ./plugins
 COPY src ./src
 
