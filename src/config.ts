@@ -159,6 +159,8 @@ const schema = z.object({
   MAX_CONCURRENT_OPERATIONS: integer(1, 100_000, 24),
   // Memory for answers that only a refresh changes; 0 keeps none.
   RESPONSE_CACHE_MB: integer(0, 100_000, 64),
+  // Memory for documents, compiled reads and plans of operations that may come again.
+  OPERATION_CACHE_MB: integer(1, 100_000, 100),
   RATE_LIMIT_COST: perCaller({ anonymous: 5_000_000, ...forRoles(200_000_000) }, 100_000_000_000),
   INTROSPECTION_ROLES: callers,
   GRAPHIQL_ROLES: callers,

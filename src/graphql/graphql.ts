@@ -10,6 +10,7 @@ import { createPreset } from "../../graphile.config.ts";
 import type { PipelineStepRequest } from "../../plugins/PipelineMutationsPlugin.ts";
 import type { IngestRowsRequest } from "../../plugins/IngestMutationsPlugin.ts";
 import type { Config } from "../config.ts";
+import { BYTES_PER_MB } from "../database/budget.ts";
 import { createOperationPool, createPool, type Database } from "../database/connect.ts";
 import { createNotifications } from "../database/notifications.ts";
 import { isBadInput } from "../ingest/format.ts";
@@ -23,8 +24,9 @@ import { createDataVersion } from "./data-version.ts";
 import { finishGraphqlAnswer, refusal } from "./errors.ts";
 import { createGraphiqlPlugin, GRAPHIQL_PATH } from "./graphiql.ts";
 import { abortControllerOf, createGuardPlugin, requestOf } from "../guard/guard.ts";
-import { MAX_BODY_BYTES } from "../guard/limits.ts";
+import { MAX_BODY_BYTES } from "../guard/document.ts";
 import { createObservationPlugin, type ObserveOptions } from "../http/observe.ts";
+import { createOperationCache } from "./operation-cache.ts";
 import { createPersisted } from "./persisted.ts";
 import { watchSchema } from "./schema-watch.ts";
 import { createPlansPlugin } from "./plans.ts";
@@ -94,6 +96,7 @@ export function createGraphql(options: GraphqlOptions) {
   const notifications = createNotifications(database.connection);
   // A connection that no other work can take.
   const versions = createPool(database.connection, { max: 1, query_timeout: 5_000 });
+  const operationCache = createOperationCache(config.OPERATION_CACHE_MB * BYTES_PER_MB);
   const persisted = createPersisted(config, requestOf);
   // The same object for the same claims: what a statement needs of it is made once.
   const settingsByClaims = new WeakMap<Claims, Record<string, string>>();
@@ -121,12 +124,13 @@ export function createGraphql(options: GraphqlOptions) {
     plugins: [
       ...(options.observation ? [createObservationPlugin(options.observation)] : []),
       createTransactionsPlugin(operations),
-      createPlansPlugin(),
-      createGuardPlugin(config, operations.pool.options.max),
+      createPlansPlugin(operationCache),
+      createGuardPlugin(config, operations.pool.options.max, operationCache),
       createAnswersPlugin(),
       createReadsPlugin({
         config,
         operations,
+        operationCache,
         record: (path) => options.observation?.metrics.recordRead(path),
       }),
       createResponseSizePlugin(operations.maxBytes),
@@ -203,7 +207,7 @@ export function createGraphql(options: GraphqlOptions) {
       );
       if (config.RESPONSE_CACHE_MB > 0)
         addAnswers(app, {
-          maxBytes: config.RESPONSE_CACHE_MB * 1024 * 1024,
+          maxBytes: config.RESPONSE_CACHE_MB * BYTES_PER_MB,
           dataVersion: createDataVersion(versions, () => instance.current()!),
           record: (outcome) => options.observation?.metrics.recordCache(outcome),
           watch: (bytes) => options.observation?.metrics.watchCache(bytes),

@@ -1,44 +1,58 @@
-// Plans are kept, so that an operation that comes again is not planned again; Grafast counts them, whatever their size.
+// An operation that comes again is not planned again. Grafast counts plans, whatever their size; here they last as long
+// as their documents are cached, and count in the same budget of memory.
 import type { OperationPlan } from "grafast";
+import type { GraphQLSchema, OperationDefinitionNode } from "grafast/graphql";
+import type { OperationCache } from "./operation-cache.ts";
 
-/** Of the heap. Beyond it all plans are forgotten: those in use are soon made again. */
-const MAX_KEPT_BYTES = 100_000_000;
 // Measured, rounded up.
 const BYTES_PER_STEP = 5_000;
 const BYTES_PER_CHARACTER = 150;
 
-export function createPlansPlugin(): GraphileConfig.Plugin {
+export function createPlansPlugin({ grow }: Pick<OperationCache, "grow">): GraphileConfig.Plugin {
   const known = new WeakSet<object>();
-  let kept = 0;
   return {
     name: "PlansPlugin",
     version: "1.0.0",
     grafast: {
       middleware: {
-        establishOperationPlan(next, { schema, operation }) {
-          const keep = (made: object, steps: number): void => {
+        establishOperationPlan(next, { schema, operation, args }) {
+          const count = (made: object, steps: number): void => {
             if (known.has(made)) return;
             known.add(made);
-            kept += steps * BYTES_PER_STEP + (operation.loc?.source.body.length ?? 0) * BYTES_PER_CHARACTER;
-            if (kept <= MAX_KEPT_BYTES) return;
-            kept = 0;
-            // They are under a symbol.
-            const grafast = Object.fromEntries(Object.entries(schema.extensions.grafast ?? {}));
-            Object.assign(schema.extensions, { grafast });
+            keepWithDocument(schema, operation);
+            const length = operation.loc?.source.body.length ?? 0;
+            grow(schema, args.document, steps * BYTES_PER_STEP + length * BYTES_PER_CHARACTER);
           };
           try {
             const plan = next();
-            keep(plan, stepsOf(plan));
+            count(plan, stepsOf(plan));
             return plan;
           } catch (error) {
-            // Kept, too, and its document with it.
-            keep(error as object, 0);
+            // Grafast keeps it, too.
+            count(error as object, 0);
             throw error;
           }
         },
       },
     },
   };
+}
+
+/** Grafast's own cache, of which nothing can be evicted, under a symbol that it does not export. */
+function keepWithDocument(schema: GraphQLSchema, operation: OperationDefinitionNode): void {
+  const grafast = (schema.extensions.grafast ?? {}) as Record<symbol, PlanCache | undefined>;
+  for (const key of Object.getOwnPropertySymbols(grafast)) {
+    const cache = grafast[key];
+    if (key.description !== "cacheByOperation" || !cache || cache instanceof WeakMap) continue;
+    const byOperation: PlanCache = new WeakMap<object, unknown>();
+    byOperation.set(operation, cache.get(operation));
+    grafast[key] = byOperation;
+  }
+}
+
+interface PlanCache {
+  get(operation: object): unknown;
+  set(operation: object, plans: unknown): unknown;
 }
 
 const stepsOf = (plan: OperationPlan): number =>

@@ -14,6 +14,7 @@ import { isCancelled, type Settings } from "../database/adaptor.ts";
 import { createBatches, TookLong, type BatchesOptions } from "../database/batches.ts";
 import { ResponseTooLarge } from "../database/budget.ts";
 import { isUnavailable } from "../database/unavailable.ts";
+import type { OperationCache } from "./operation-cache.ts";
 import { compileRead, type Read } from "./reads/compile.ts";
 import type { Statement } from "./reads/shapes.ts";
 
@@ -23,13 +24,22 @@ export type ReadPath = "compiled" | "planned" | "fallback";
 interface ReadsOptions {
   config: Config;
   operations: BatchesOptions;
+  operationCache: Pick<OperationCache, "grow">;
   record: (path: ReadPath) => void;
 }
+
+/** A compiled read with the statements that it keeps: measured, rounded up. */
+const BYTES_PER_READ = 100_000;
 
 type Args = Grafast.ExecutionArgs;
 type Context = Grafast.Context & { pgSettings: Settings };
 
-export function createReadsPlugin({ config, operations, record }: ReadsOptions): GraphileConfig.Plugin {
+export function createReadsPlugin({
+  config,
+  operations,
+  operationCache,
+  record,
+}: ReadsOptions): GraphileConfig.Plugin {
   const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
   const batches = createBatches(operations);
   /** By document and operation; they last as long as the document is cached. */
@@ -46,7 +56,9 @@ export function createReadsPlugin({ config, operations, record }: ReadsOptions):
     if (!reads.has(name)) {
       // Entered before it is made: what cannot be compiled because of a fault is not tried again.
       reads.set(name, undefined);
-      reads.set(name, compileRead(schema, document, operation, sizes));
+      const read = compileRead(schema, document, operation, sizes);
+      reads.set(name, read);
+      if (read) operationCache.grow(schema, document, BYTES_PER_READ);
     }
     return reads.get(name);
   }

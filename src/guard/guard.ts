@@ -4,7 +4,6 @@ import { isAsyncIterable, isSafeError, type SafeError } from "grafast";
 import {
   GraphQLError,
   OperationTypeNode,
-  type DocumentNode,
   type ExecutionResult,
   type GraphQLSchema,
   type OperationDefinitionNode,
@@ -13,10 +12,16 @@ import type {} from "grafserv";
 import type { Source } from "../../plugins/SubscriptionsPlugin.ts";
 import type { Config } from "../config.ts";
 import { SHARED_CONNECTIONS } from "../database/batches.ts";
-import { costOf, findOperation } from "./cost.ts";
 import { presentError, refusal } from "../graphql/errors.ts";
+import type { OperationCache } from "../graphql/operation-cache.ts";
 import { createLanes } from "./lanes.ts";
-import { checkVariables, createDocumentCheck, type CheckedDocument } from "./limits.ts";
+import {
+  checkVariables,
+  costOf,
+  createDocumentCheck,
+  findOperation,
+  type CheckedDocument,
+} from "./document.ts";
 import { createRateLimit, identityOf } from "./rate-limit.ts";
 import { endAfter } from "../graphql/transactions.ts";
 
@@ -66,17 +71,21 @@ const MAX_WAITING = 40;
 /** Of one caller, on all of its sockets together. */
 const MAX_SUBSCRIPTIONS = 100;
 
-/** An operation that somebody asks for. */
-interface Asked {
-  schema: GraphQLSchema;
-  document: DocumentNode;
-  operation: OperationDefinitionNode;
-  variables: Record<string, unknown>;
-}
+/** For a document that is not in the cache: parsing and validating a character takes about a microsecond. */
+const COST_PER_CHARACTER = 1;
 
-export function createGuardPlugin(config: Config, connections: number): GraphileConfig.Plugin {
-  const limits = { maxDepth: config.MAX_QUERY_DEPTH };
-  const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
+type Variables = Record<string, unknown>;
+
+export function createGuardPlugin(
+  config: Config,
+  connections: number,
+  operationCache: OperationCache,
+): GraphileConfig.Plugin {
+  const limits = {
+    maxDepth: config.MAX_QUERY_DEPTH,
+    defaultPageSize: config.DEFAULT_PAGE_SIZE,
+    maxPageSize: config.MAX_PAGE_SIZE,
+  };
   const spend = createRateLimit(config.RATE_LIMIT_COST);
   const maxRunning = Math.max(connections - SHARED_CONNECTIONS - SPARED_CONNECTIONS, 1);
   const enter = createLanes({
@@ -84,30 +93,33 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
     maxCost: config.MAX_QUERY_COST,
     maxWaiting: MAX_WAITING,
   });
-  const checks = new WeakMap<GraphQLSchema, (query: string) => CheckedDocument>();
+  const checks = new WeakMap<GraphQLSchema, ReturnType<typeof createDocumentCheck>>();
 
-  const checkDocument = (schema: GraphQLSchema, query: string, request: FastifyRequest): CheckedDocument => {
+  function checkDocument(schema: GraphQLSchema, query: string, request: FastifyRequest): CheckedDocument {
     let check = checks.get(schema);
-    if (!check) checks.set(schema, (check = createDocumentCheck(schema, limits)));
-    const checked = check(query);
+    if (!check) checks.set(schema, (check = createDocumentCheck(schema, limits, operationCache.of(schema))));
+    let checked: CheckedDocument;
+    try {
+      // Parsing and validation are work whether the document passes or not.
+      checked = check(query, () => spend(request, query.length * COST_PER_CHARACTER));
+    } catch (error) {
+      return { errors: [toGraphqlError(error)] };
+    }
     if (mayIntrospect(config, request)) return checked;
     if (checked.introspects)
       return {
         errors: [toGraphqlError(refusal("FORBIDDEN", "Your role may not read the schema (introspection)"))],
       };
     return checked.errors ? { errors: checked.errors.map(withoutSuggestion) } : checked;
-  };
+  }
 
-  const admit = async (
-    { schema, document, operation, variables }: Asked,
-    request: FastifyRequest,
-  ): Promise<number> => {
+  function admit(operation: OperationDefinitionNode, variables: Variables, request: FastifyRequest): number {
     // A socket outlives the check of its token.
     if (request.claims.expiresAt !== undefined && request.claims.expiresAt * 1000 <= Date.now())
       throw refusal("UNAUTHENTICATED", "The token has expired");
     const tooDeep = checkVariables(variables);
     if (tooDeep) throw tooDeep;
-    const cost = costOf(schema, document, operation, variables, sizes);
+    const cost = costOf(operation, variables);
     if (cost > config.MAX_QUERY_COST)
       throw refusal(
         "QUERY_TOO_EXPENSIVE",
@@ -115,9 +127,9 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
           `at most ${config.MAX_QUERY_COST} is allowed: ask for smaller pages or fewer levels`,
         { limit: config.MAX_QUERY_COST, given: cost },
       );
-    await spend(request, cost);
+    spend(request, cost);
     return cost;
-  };
+  }
 
   const subscriptions = new Map<string, Set<object>>();
 
@@ -134,6 +146,11 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
     };
   }
 
+  const present =
+    (request: FastifyRequest) =>
+    (error: GraphQLError): GraphQLError =>
+      presentError(mayIntrospect(config, request) ? error : withoutSuggestion(error), request);
+
   /** Each of its events waits until the client has the one before, is paid, and waits for its turn. */
   async function subscribe(
     next: Next,
@@ -148,7 +165,7 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
       if (work === "event") {
         await asked.promise;
         asked = Promise.withResolvers();
-        await spend(request, cost);
+        spend(request, cost);
       }
       return enter(caller, work === "event" ? cost : 1, { signal: context.abortSignal, isPatient: true });
     };
@@ -160,13 +177,13 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
         return take();
       };
     }
-    return withErrorsPresented(result, request);
+    return withErrorsPresented(result, present(request));
   }
 
   const guard = async (next: Next, { args }: ExecuteEvent): Promise<Result> => {
     const request = requestOf(args.requestContext!);
     try {
-      const { schema, document, operationName, contextValue } = args;
+      const { document, operationName, contextValue } = args;
       const operation = findOperation(document, operationName);
       const isSubscription = operation?.operation === OperationTypeNode.SUBSCRIPTION;
       if (isSubscription && !args.requestContext!.ws)
@@ -174,8 +191,7 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
           "BAD_REQUEST",
           "Subscriptions are answered over WebSocket (graphql-transport-ws) alone",
         );
-      const variables = args.variableValues ?? {};
-      const cost = operation ? await admit({ schema, document, operation, variables }, request) : 0;
+      const cost = operation ? admit(operation, args.variableValues ?? {}, request) : 0;
       if (isSubscription) return await subscribe(next, contextValue, request, cost);
       const caller = identityOf(request);
       contextValue.turn = {
@@ -187,7 +203,7 @@ export function createGuardPlugin(config: Config, connections: number): Graphile
       return { errors: [presentError(toGraphqlError(error), request)] };
     }
     try {
-      return withErrorsPresented(await next(), request);
+      return withErrorsPresented(await next(), present(request));
     } catch (error) {
       if (isSafeError(error as Error)) return { errors: [presentError(toGraphqlError(error), request)] };
       throw error;
@@ -221,20 +237,24 @@ export function toGraphqlError(error: unknown): GraphQLError {
   return new GraphQLError(message, { originalError: error as Error, extensions });
 }
 
-/** "Did you mean …?" names fields of a schema that the caller may not read. */
-const withoutSuggestion = ({ message, source, positions, extensions }: GraphQLError): GraphQLError =>
-  new GraphQLError(message.replace(/ Did you mean [^]*$/, ""), { source, positions, extensions });
+/** "Did you mean …?" names fields and values of a schema that the caller may not read. */
+function withoutSuggestion(error: GraphQLError): GraphQLError {
+  const message = error.message.replace(/ Did you mean [^]*$/, "");
+  if (message === error.message) return error;
+  const { nodes, source, positions, path, extensions } = error;
+  return new GraphQLError(message, { nodes, source, positions, path, extensions });
+}
 
-function withErrorsPresented(result: Result, request: FastifyRequest): Result {
-  const present = <T extends { errors?: readonly GraphQLError[] }>(answer: T): T => {
-    if (answer.errors) answer.errors = answer.errors.map((error) => presentError(error, request));
+function withErrorsPresented(result: Result, present: (error: GraphQLError) => GraphQLError): Result {
+  const finish = <T extends { errors?: readonly GraphQLError[] }>(answer: T): T => {
+    if (answer.errors) answer.errors = answer.errors.map(present);
     return answer;
   };
-  if (!isAsyncIterable(result)) return present(result);
+  if (!isAsyncIterable(result)) return finish(result);
   const next = result.next.bind(result);
   result.next = async () => {
     const item = await next();
-    if (!item.done) present(item.value);
+    if (!item.done) finish(item.value);
     return item;
   };
   return result;

@@ -1,6 +1,6 @@
-// How much one caller may use up: a budget of cost that fills up again every minute.
-import { RateLimiterMemory, type RateLimiterRes } from "rate-limiter-flexible";
+// How much one caller may use up: a budget of cost that is full again every minute.
 import type { FastifyRequest } from "fastify";
+import { createBoundedMap } from "../bounded-map.ts";
 import type { Caller } from "../config.ts";
 import { refusal } from "../graphql/errors.ts";
 
@@ -10,28 +10,29 @@ export function identityOf({ claims, ip }: FastifyRequest): string {
   return ip.includes(":") && !ip.startsWith("::ffff:") ? ip.split(":").slice(0, 4).join(":") : ip;
 }
 
-export type RateLimit = (request: FastifyRequest, cost: number) => Promise<void>;
+/** Throws RATE_LIMITED if the caller's budget does not cover the cost. */
+export type Spend = (request: FastifyRequest, cost: number) => void;
 
-export function createRateLimit(costPerMinute: Record<Caller, number>): RateLimit {
-  const limiters = Object.fromEntries(
-    Object.entries(costPerMinute).map(([caller, points]) => [
-      caller,
-      points > 0 ? new RateLimiterMemory({ points, duration: 60 }) : undefined,
-    ]),
-  );
-  return async (request, cost) => {
-    const caller = request.claims.isAnonymous ? "anonymous" : request.claims.role!;
-    try {
-      await limiters[caller]?.consume(identityOf(request), Math.ceil(cost));
-    } catch (error) {
-      const { msBeforeNext } = error as RateLimiterRes;
-      const retryAfter = Math.ceil(msBeforeNext / 1000);
-      const limit = costPerMinute[caller];
-      throw refusal(
-        "RATE_LIMITED",
-        `You have used up the ${limit} cost units of this minute; try again in ${retryAfter} s`,
-        { retryAfter, limit },
-      );
-    }
+const WINDOW_MS = 60_000;
+/** Callers whose budgets are known, some 200 bytes each; of more, the least active ones begin with full budgets. */
+const MAX_CALLERS = 100_000;
+
+export function createRateLimit(costPerMinute: Record<Caller, number>): Spend {
+  const budgets = createBoundedMap<string, { spent: number; until: number }>(MAX_CALLERS);
+  return (request, cost) => {
+    const limit = costPerMinute[request.claims.isAnonymous ? "anonymous" : request.claims.role!];
+    if (limit === 0) return;
+    const caller = identityOf(request);
+    const now = performance.now();
+    let budget = budgets.get(caller);
+    if (!budget || budget.until <= now) budgets.set(caller, (budget = { spent: 0, until: now + WINDOW_MS }));
+    budget.spent += Math.ceil(cost);
+    if (budget.spent <= limit) return;
+    const retryAfter = Math.ceil((budget.until - now) / 1000);
+    throw refusal(
+      "RATE_LIMITED",
+      `You have used up the ${limit} cost units of this minute; try again in ${retryAfter} s`,
+      { retryAfter, limit },
+    );
   };
 }

@@ -16,7 +16,7 @@ import { mayIntrospect } from "../guard/guard.ts";
 import { addHeaders } from "./headers.ts";
 import { addHealth, type Check } from "./health.ts";
 import { addIngest } from "./ingest-route.ts";
-import { MAX_BODY_BYTES } from "../guard/limits.ts";
+import { MAX_BODY_BYTES } from "../guard/document.ts";
 import { addMetrics, createMetrics } from "./metrics.ts";
 import { addRequestLog, requestId } from "./observe.ts";
 import { addPipelineMetrics } from "./pipeline-metrics.ts";

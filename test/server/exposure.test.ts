@@ -40,6 +40,25 @@ describe("offered to operators only", () => {
     expect((await server.ask("reader", "{ __typename }")).data).toEqual({ __typename: "Query" });
   });
 
+  test.each([
+    [
+      "an enum's values",
+      "query ($o: [UserOrderBy!]) { users(orderBy: $o) { totalCount } }",
+      { o: ["USERNAME_AS"] },
+    ],
+    [
+      "an input's fields",
+      "query ($f: UserFilter) { users(filter: $f) { totalCount } }",
+      { f: { usernam: {} } },
+    ],
+  ])("nor by suggestions about variables: %s", async (_name, query, variables) => {
+    const messages = async (who: "reader" | "operator") =>
+      (await server.ask(who, query, variables)).errors.map(({ message }) => message).join();
+    expect(await messages("operator")).toContain("Did you mean");
+    expect(await messages("reader")).toMatch(/^Variable "\$/);
+    expect(await messages("reader")).not.toContain("Did you mean");
+  });
+
   test("GraphiQL and its assets", async () => {
     for (const url of ["/graphiql", "/%67raphiql", "/ruru-static/ruru.js"]) {
       expect((await get(server, url)).statusCode, url).toBe(403);

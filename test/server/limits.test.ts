@@ -67,6 +67,16 @@ describe("documents", () => {
     ["one field 600 times", `{ users { nodes { ${times(600, () => "username")} } } }`, "TOO_MANY_FIELDS"],
     ["101 objects", `{ ${times(101, () => "users { totalCount }")} }`, "TOO_MANY_FIELDS"],
     ["5001 tokens", `{ ${times(5000, () => "a")} }`, "QUERY_TOO_LARGE"],
+    [
+      "fragments that nothing uses",
+      `{ users { totalCount } } ${times(20, (i) => `fragment f${i} on User { ${times(100, () => "username")} }`)}`,
+      "GRAPHQL_VALIDATION_FAILED",
+    ],
+    [
+      "operations that are not asked for",
+      `query a { users { totalCount } } ${times(5, (i) => `query q${i} { users { nodes { ${times(300, () => "username")} } } }`)}`,
+      "TOO_MANY_FIELDS",
+    ],
     ["brackets", `{ users(filter: ${"[".repeat(20_000)}`, "QUERY_TOO_DEEP"],
     [
       "introspection in circles",
@@ -258,6 +268,26 @@ describe("cost", () => {
     ] as const) {
       const { errors } = await server.ask("reader", query, variables);
       expect(errors[0]!.message).toMatch(/must be between 0 and 1000, but is 2000000000/);
+    }
+  });
+
+  test("documents that are rejected use up the budget, by their length", async () => {
+    const small = await createTestApp({ RATE_LIMIT_COST: "3000", MAX_QUERY_COST: "3000" });
+    try {
+      const invalid = (i: number) => `{ users { nodes { nothing${i} ${times(100, () => "username")} } } }`;
+      const codes = [];
+      for (let i = 0; i < 5; i++)
+        codes.push((await small.ask("reader", invalid(i))).errors[0]!.extensions.code);
+      expect(codes).toEqual([
+        ...Array<string>(3).fill("GRAPHQL_VALIDATION_FAILED"),
+        "RATE_LIMITED",
+        "RATE_LIMITED",
+      ]);
+      const { status, headers } = await small.ask("reader", invalid(9), {}, { accept: "application/json" });
+      expect([status, Number(headers["retry-after"]) > 0]).toEqual([429, true]);
+      expect((await small.ask("operator", "{ users { totalCount } }")).status).toBe(200);
+    } finally {
+      await small.close();
     }
   });
 

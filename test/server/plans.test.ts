@@ -1,8 +1,10 @@
 // Plans are kept for the next time, but not more of them than the heap has room for.
 import { execute, lambda, makeGrafastSchema } from "grafast";
-import { parse, type DocumentNode } from "grafast/graphql";
+import { parse } from "grafast/graphql";
 import { resolvePreset } from "graphile-config";
 import { expect, test } from "vitest";
+import { createBoundedMap } from "../../src/bounded-map.ts";
+import { createOperationCache } from "../../src/graphql/operation-cache.ts";
 import { createPlansPlugin } from "../../src/graphql/plans.ts";
 
 const schema = makeGrafastSchema({
@@ -27,18 +29,22 @@ function createPlanner() {
       },
     },
   };
-  const resolvedPreset = resolvePreset({ plugins: [watch, createPlansPlugin()] });
-  return async (document: DocumentNode): Promise<object> => {
+  const cache = createOperationCache(50_000_000);
+  const resolvedPreset = resolvePreset({ plugins: [watch, createPlansPlugin(cache)] });
+  /** As a request has it: the same text is the same document while it is cached. */
+  return async (text: string): Promise<object> => {
+    const documents = cache.of(schema);
+    const document = documents.get(text)?.document ?? parse(text);
+    if (!documents.has(text)) documents.set(text, { document }, text.length);
     const result = await execute({ schema, document, resolvedPreset, contextValue: {} });
     expect(result).not.toHaveProperty("errors");
     return plans.at(-1)!;
   };
 }
 
-const large = (fields: number, variables = ""): DocumentNode =>
-  parse(
-    `query ${variables} { ${Array.from({ length: fields }, (_, i) => `a${i}: twice(of: ${i})`).join(" ")} }`,
-  );
+let made = 0;
+const large = (fields: number): string =>
+  `query Large${made++} { ${Array.from({ length: fields }, (_, i) => `a${i}: twice(of: ${i})`).join(" ")} }`;
 
 test("an operation is planned once, until there are too large plans", async () => {
   const planOf = createPlanner();
@@ -47,4 +53,17 @@ test("an operation is planned once, until there are too large plans", async () =
   expect(await planOf(document)).toBe(plan);
   for (let i = 0; i < 12; i++) await planOf(large(1_000));
   expect(await planOf(document)).not.toBe(plan);
+});
+
+test("the entries of a bounded map weigh no more than they may, and those in use stay", () => {
+  const map = createBoundedMap<string, number>(10);
+  map.set("a", 1, 4);
+  map.set("b", 2, 4);
+  map.get("a");
+  map.set("c", 3, 4);
+  expect([map.get("a"), map.get("b"), map.get("c"), map.weight]).toEqual([1, undefined, 3, 8]);
+  map.grow("c", 3);
+  expect([map.has("a"), map.has("c"), map.weight]).toEqual([false, true, 7]);
+  map.set("d", 4, 11);
+  expect([map.has("c"), map.has("d"), map.weight]).toEqual([true, false, 7]);
 });
