@@ -90,6 +90,9 @@ function rejectRounded(value: unknown): unknown {
 const digitsOf = (text: string): string =>
   text.replace(/e.*$/i, "").replaceAll(/[-.]/g, "").replace(/^0+/, "").replace(/0+$/, "");
 
+/** Characters of a number that JavaScript can keep; taking the zeros off a longer one would take too long. */
+const MAX_NUMBER_LENGTH = 400;
+
 /** A literal still has its text, so that lost digits of a fraction show as well. */
 function rejectRoundedLiteral(node: ValueNode): void {
   const found = [node];
@@ -98,7 +101,10 @@ function rejectRoundedLiteral(node: ValueNode): void {
     if (part.kind === Kind.LIST) for (const item of part.values) found.push(item);
     if (part.kind === Kind.OBJECT) for (const field of part.fields) found.push(field.value);
     if (part.kind !== Kind.INT && part.kind !== Kind.FLOAT) continue;
-    if (digitsOf(part.value) !== digitsOf(String(Number(part.value))))
+    if (
+      part.value.length > MAX_NUMBER_LENGTH ||
+      digitsOf(part.value) !== digitsOf(String(Number(part.value)))
+    )
       throw new SafeError(
         `The number ${part.value.slice(0, 40)} has more digits than a number in JSON keeps here; ` +
           "give it as a string, or send the rows to POST /ingest, which keeps every digit.",

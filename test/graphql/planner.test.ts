@@ -14,7 +14,7 @@ beforeAll(async () => {
     select n, 'user' || n, 'user' || n || '@example.org', (array['DE', 'SE', null])[1 + n % 3] from generate_series(1, 9) n;
     insert into production.transactions (user_id, amount, transaction_date)
     select 1 + n % 7, n, timestamp '2025-01-01' + n * interval '5 hours' from generate_series(1, 30) n;
-    select analytics.refresh(false)`);
+    select strata.refresh(false)`);
 });
 afterAll(() => api.close());
 

@@ -221,12 +221,12 @@ const ODD = `
     (900001, '0044-03-15 BC', 1, 1, 1, 1, 1), (900002, '12000-01-01', 1, 1, 1, 1, 1), (900003, 'infinity', 1, 1, 1, 1, 1);
   insert into staging.quarantine (dataset, stage, reasons, payload) values
     ('users', 'transform', '{{a,b},{c,d}}', 'null'), ('events', 'transform', '[5:6]={a,b}', '1e400'), ('users', 'ingest', '{NULL}', '{}');
-  select analytics.refresh(false)`;
+  select strata.refresh(false)`;
 const NOT_ODD = `
   delete from production.users where user_id > 900; delete from production.transactions where transaction_id > 900;
   delete from production.events where event_id > 900; delete from production.dim_date where date_id > 900000;
   delete from staging.quarantine;
-  select analytics.refresh(false)`;
+  select strata.refresh(false)`;
 
 const told = ({ status, text, data, errors, headers }: Answer) => ({
   status,

@@ -132,6 +132,24 @@ test.each(Object.entries(bodies))("%s", { timeout: 120_000 }, async (_, [type, s
   expect(time / unit).toBeLessThan(MAX_UNITS);
 });
 
+test.each([
+  "1".repeat(400_000),
+  `1${"0".repeat(400_000)}1`,
+  `0.${"0".repeat(400_000)}1`,
+  `-${"9".repeat(400_000)}e99`,
+])("a number of 400,000 characters in the document (%.12s…)", async (number) => {
+  for (const filter of [
+    `users(filter: { userId: { equalTo: ${number} } })`,
+    `events(filter: { eventId: { equalTo: ${number} } })`,
+    `transactions(filter: { amount: { equalTo: ${number} } })`,
+    `events(filter: { eventData: { contains: { a: [${number}] } } })`,
+    `events(nearestTo: { longitude: ${number}, latitude: 1 })`,
+  ]) {
+    const time = await leastOf(2, () => server.ask("operator", `{ ${filter} { totalCount } }`));
+    expect(time / unit, filter.slice(0, 60)).toBeLessThan(MAX_UNITS);
+  }
+});
+
 test("a header of 15,000 spaces", async () => {
   const query = "{ quarterlyRevenues { nodes { year } } }";
   await server.ask("reader", query);
