@@ -404,12 +404,12 @@ select r.date, r.country, r.active_users, r.total_revenue, r.avg_transaction fro
 union all
 select null::date, n.country::varchar(100), n.users, null::numeric, null::numeric from strata.idle_users_now() n;
 
-comment on view analytics.daily_user_metrics_live is 'Users and revenue by day and country, as of now; one row per day and country.';
+comment on view analytics.daily_user_metrics_live is 'Users and revenue by day and country, as of now, from transactions of any status; one row per day and country.';
 comment on column analytics.daily_user_metrics_live.date is 'Day; empty for users without transactions.';
 comment on column analytics.daily_user_metrics_live.country is 'Country of the users.';
-comment on column analytics.daily_user_metrics_live.active_users is 'Users with at least one transaction on that day.';
-comment on column analytics.daily_user_metrics_live.total_revenue is 'Sum of all amounts.';
-comment on column analytics.daily_user_metrics_live.avg_transaction is 'Mean amount.';
+comment on column analytics.daily_user_metrics_live.active_users is 'Users with at least one transaction on that day, whatever its status.';
+comment on column analytics.daily_user_metrics_live.total_revenue is 'Sum of the amounts of all transactions, also of pending, failed and refunded ones.';
+comment on column analytics.daily_user_metrics_live.avg_transaction is 'Mean amount of all transactions, whatever their status.';
 
 -- REFRESH … CONCURRENTLY looks for duplicates by sorting all rows as binary images, which takes longer than
 -- everything else unless they are in that order already: bytes of text, and days before 2000 (negative) last.
@@ -425,12 +425,12 @@ create index if not exists idx_daily_user_metrics_pages on analytics.daily_user_
   ((date is null), date, (country is null), country);
 create index if not exists idx_daily_user_metrics_country on analytics.daily_user_metrics (country, date);
 
-comment on materialized view analytics.daily_user_metrics is E'@notNull active_users\nUsers and revenue by day and country, as of the last refresh; one row per day and country.';
+comment on materialized view analytics.daily_user_metrics is E'@notNull active_users\nUsers and revenue by day and country, as of the last refresh, from transactions of any status; one row per day and country.';
 comment on column analytics.daily_user_metrics.date is 'Day; empty for users without transactions.';
 comment on column analytics.daily_user_metrics.country is 'Country of the users.';
-comment on column analytics.daily_user_metrics.active_users is 'Users with at least one transaction on that day.';
-comment on column analytics.daily_user_metrics.total_revenue is 'Sum of all amounts.';
-comment on column analytics.daily_user_metrics.avg_transaction is 'Mean amount.';
+comment on column analytics.daily_user_metrics.active_users is 'Users with at least one transaction on that day, whatever its status.';
+comment on column analytics.daily_user_metrics.total_revenue is 'Sum of the amounts of all transactions, also of pending, failed and refunded ones.';
+comment on column analytics.daily_user_metrics.avg_transaction is 'Mean amount of all transactions, whatever their status.';
 
 create or replace view analytics.quarterly_revenue as
 select
@@ -443,12 +443,12 @@ from analytics.daily_user_metrics m
 join production.dim_date d on m.date = d.full_date
 group by d.year, d.quarter;
 
-comment on view analytics.quarterly_revenue is E'@primaryKey year,quarter\n@notNull total_revenue,weekend_revenue,active_days\nRevenue by quarter, as of the last refresh; one row per quarter.';
+comment on view analytics.quarterly_revenue is E'@primaryKey year,quarter\n@notNull total_revenue,weekend_revenue,active_days\nRevenue by quarter, as of the last refresh, from transactions of any status; one row per quarter.';
 comment on column analytics.quarterly_revenue.year is 'Calendar year.';
 comment on column analytics.quarterly_revenue.quarter is 'Quarter of the year, 1 to 4.';
-comment on column analytics.quarterly_revenue.total_revenue is 'Sum of all amounts.';
-comment on column analytics.quarterly_revenue.weekend_revenue is 'Part of it made on Saturdays and Sundays.';
-comment on column analytics.quarterly_revenue.active_days is 'Days with at least one transaction.';
+comment on column analytics.quarterly_revenue.total_revenue is 'Sum of the amounts of all transactions, also of pending, failed and refunded ones.';
+comment on column analytics.quarterly_revenue.weekend_revenue is 'Part of total_revenue made on Saturdays and Sundays, whatever the status.';
+comment on column analytics.quarterly_revenue.active_days is 'Days with at least one transaction, whatever its status.';
 
 grant select on production.dim_date, analytics.daily_user_metrics, analytics.daily_user_metrics_live, analytics.quarterly_revenue to strata_reader;
 grant update (is_holiday) on production.dim_date to strata_operator;
