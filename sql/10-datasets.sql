@@ -51,6 +51,16 @@ return to_regclass(format('production.%I', dataset));
 
 comment on function strata.production_table(text) is 'Table that a dataset is.';
 
+-- Only a view: another dataset's raw table may have the name.
+create or replace function strata.mapping_view(dataset text)
+returns regclass
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select c.oid::regclass from pg_class c where c.oid = to_regclass(format('staging.%I', dataset)) and c.relkind = 'v';
+end;
+
+comment on function strata.mapping_view(text) is 'View that says how raw records become rows of a dataset, if there is one.';
+
 -- The uuid that identifies a record: `id`, unless the dataset has a column of that name.
 create or replace function strata.raw_id_column(dataset text)
 returns text
@@ -76,6 +86,21 @@ end;
 
 comment on function strata.key_columns(regclass) is 'Columns of the primary key of a table, in its order.';
 
+-- Domains may be made of domains: each adds constraints, the innermost says how values are stored.
+create or replace function strata.base_type(type_id oid, typmod integer, out base oid, out base_typmod integer, out not_null boolean)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  with recursive chain (base, typmod, not_null, depth) as (
+    select base_type.type_id, base_type.typmod, false, 0
+    union all
+    select t.typbasetype, t.typtypmod, c.not_null or t.typnotnull, c.depth + 1
+    from chain c join pg_type t on t.oid = c.base where t.typtype = 'd'
+  )
+  select c.base, c.typmod, c.not_null from chain c order by c.depth desc limit 1;
+end;
+
+comment on function strata.base_type(oid, integer) is 'How values of a type are stored: for a domain, the type below it, and whether one of its domains is NOT NULL.';
+
 -- A default is constant if the same row always gets the same one: no time, no number drawn, nothing at random.
 create or replace function strata.is_constant(expression pg_node_tree)
 returns boolean
@@ -98,17 +123,18 @@ returns table (
 language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
   select a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod,
-         coalesce(nullif(t.typbasetype, 0), t.oid), a.attnotnull or t.typnotnull,
+         b.base, a.attnotnull or b.not_null,
          a.attname = any (coalesce(strata.key_columns(relation), '{}')),
          a.attgenerated <> '',
          a.attidentity = 'a' and a.attname <> all (coalesce(strata.key_columns(relation), '{}')),
          case when a.attgenerated <> '' then pg_get_expr(d.adbin, d.adrelid) end,
          case when a.attidentity <> '' then format('nextval(%L::regclass)', pg_get_serial_sequence(relation::text, a.attname))
               when a.attgenerated = '' then coalesce(pg_get_expr(d.adbin, d.adrelid), t.typdefault) end,
-         a.attidentity = '' and a.attgenerated = '' and coalesce(strata.is_constant(d.adbin), t.typdefault is not null, false),
+         a.attidentity = '' and a.attgenerated = '' and strata.is_constant(coalesce(d.adbin, t.typdefaultbin)),
          pg_get_serial_sequence(relation::text, a.attname)::regclass
   from pg_attribute a
   join pg_type t on t.oid = a.atttypid
+  cross join lateral strata.base_type(a.atttypid, a.atttypmod) b
   left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
   where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
   order by a.attnum;
@@ -135,6 +161,18 @@ begin atomic
 end;
 
 comment on function strata.fields(text) is 'Fields that an ingest of a dataset takes, the key first; a record without a required one is rejected.';
+
+-- A reference to a partitioned table has a copy for each partition, which holds only together with the others.
+-- From PostgreSQL 18 on, a constraint may be declared without being enforced.
+create or replace function strata.enforced_constraints(relation regclass)
+returns setof oid
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select k.oid from pg_constraint k
+  where k.conrelid = relation and coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)
+    and not exists (select from pg_constraint p where p.oid = k.conparentid and p.conrelid = k.conrelid)
+$$;
+
+comment on function strata.enforced_constraints(regclass) is 'Constraints of a table that every row of it has to satisfy.';
 
 -- Datasets that a dataset refers to, itself excepted.
 create or replace function strata.parents(dataset text)
@@ -177,12 +215,10 @@ create or replace function strata.raw_type(column_type oid, column_typmod intege
 returns text
 language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
-  select case when base.oid in ('varchar'::regtype, 'bpchar'::regtype) then 'text'
-              when base.oid = 'numeric'::regtype then 'numeric'
-              when base.oid <> column_type then format_type(base.oid, nullif(t.typtypmod, -1))
-              else format_type(column_type, column_typmod) end
-  from pg_type t join pg_type base on base.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
-  where t.oid = column_type;
+  select case when b.base in ('varchar'::regtype, 'bpchar'::regtype) then 'text'
+              when b.base = 'numeric'::regtype then 'numeric'
+              else format_type(b.base, b.base_typmod) end
+  from strata.base_type(column_type, column_typmod) b;
 end;
 
 comment on function strata.raw_type(oid, integer) is 'Type of the raw column for a column of production.';
@@ -230,22 +266,54 @@ $$;
 
 comment on function strata.guard_updated_at(regclass) is 'Keeps updated_at of a table from changing with the provenance alone.';
 
--- Whether = tells any two values of a type apart. Positions are compared as text: = ignores their reference system.
+-- Whether = tells any two values of a type apart. That of an extension may not (citext ignores case, geometry its
+-- reference system), and is not found without the extension's schema.
 create or replace function strata.has_equality(type_id oid)
 returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 return exists (
-    select from pg_type t join pg_type base on base.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
-    left join pg_type item on item.oid = base.typelem and base.typcategory = 'A'
-    where t.oid = type_id
-      and (coalesce(item.typtype, base.typtype) in ('e', 'r', 'm')
-           or exists (select from pg_opclass o join pg_am m on m.oid = o.opcmethod
-                      where m.amname = 'btree' and o.opcdefault and o.opcintype in (coalesce(item.oid, base.oid), 'text'::regtype)
-                        and (o.opcintype = coalesce(item.oid, base.oid) or coalesce(item.oid, base.oid) = 'varchar'::regtype)))
-      and coalesce(item.typname, base.typname) not in ('geometry', 'geography', 'citext')
+    select from strata.base_type(type_id, -1) b join pg_type base on base.oid = b.base
+    left join pg_type element on element.oid = base.typelem and base.typcategory = 'A'
+    cross join lateral strata.base_type(coalesce(element.oid, base.oid), -1) i join pg_type item on item.oid = i.base
+    where item.typtype in ('e', 'r', 'm')
+       or (item.typnamespace = 'pg_catalog'::regnamespace
+           and exists (select from pg_opclass o join pg_am m on m.oid = o.opcmethod
+                       where m.amname = 'btree' and o.opcdefault
+                         and (o.opcintype = item.oid or (item.oid = 'varchar'::regtype and o.opcintype = 'text'::regtype))))
   );
 
 comment on function strata.has_equality(oid) is 'Whether the equality of a type tells all its values apart.';
+
+-- The search path of these functions has no extensions: citext = citext would be found as text = text.
+create or replace function strata.equality(opclass oid)
+returns text
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select case when n.nspname = 'pg_catalog' then p.oprname::text else format('operator(%I.%s)', n.nspname, p.oprname) end
+  from pg_opclass o
+  join pg_amop a on a.amopfamily = o.opcfamily and a.amoplefttype = o.opcintype and a.amoprighttype = o.opcintype and a.amopstrategy = 3
+  join pg_operator p on p.oid = a.amopopr
+  join pg_namespace n on n.oid = p.oprnamespace
+  where o.oid = opclass;
+end;
+
+comment on function strata.equality(oid) is 'Operator by which an operator class of b-trees finds two values equal.';
+
+create or replace function strata.columns_equal(relation regclass, columns text[], one text, other text, other_columns text[] default null)
+returns text
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select string_agg(format('%s.%I %s %s.%I', one, c.name, coalesce(strata.equality((
+           select o.oid from pg_opclass o join pg_am m on m.oid = o.opcmethod
+           where m.amname = 'btree' and o.opcdefault and o.opcintype = (select b.base from strata.base_type(a.atttypid, -1) b)
+         )), '='), other, o.name), ' and ' order by c.place)
+  from unnest(columns) with ordinality c (name, place)
+  join unnest(coalesce(other_columns, columns)) with ordinality o (name, place) on o.place = c.place
+  join pg_attribute a on a.attrelid = relation and a.attname = c.name;
+end;
+
+comment on function strata.columns_equal(regclass, text[], text, text, text[]) is
+  'Condition that columns of a table, under one alias, equal those of another.';
 
 -- Rights are a person's decision. Where nobody made one, readers read, operators write, ingestors push.
 create or replace function strata.has_grants(relation regclass)
@@ -310,7 +378,7 @@ begin
     from strata.table_columns(production) c
     where not c.is_generated and not c.is_identity_only and c.name <> 'source_seq'
       -- A mapping view says itself which fields it needs.
-      and (to_regclass(format('staging.%I', dataset)) is null or c.name in ('ingested_at', 'source_system'))
+      and (strata.mapping_view(dataset) is null or c.name in ('ingested_at', 'source_system'))
     union all
     values ('ingested_at', 'timestamp', 'When the record arrived.'), ('source_system', 'varchar(50)', 'Where the record came from.'),
            ('ingest_seq', 'bigint', 'Order of arrival; the latest valid record of a key wins.'),
@@ -328,9 +396,6 @@ begin
       execute format('comment on column %s.%I is %L', raw, col.name, col.description);
     end if;
   end loop;
-  if col_description(raw::regclass, 1) is null then
-    null;
-  end if;
   -- Every field has a word, if only its name: comments that are written later win.
   for col in
     select a.attname as name, coalesce(col_description(production, c.attnum), a.attname::text) as description
@@ -350,7 +415,7 @@ create or replace function strata.check_mapping(dataset text)
 returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  view_name regclass := to_regclass(format('staging.%I', dataset));
+  view_name regclass := strata.mapping_view(dataset);
   given text[];
   lacking text[];
 begin
@@ -361,6 +426,13 @@ begin
   if not given @> '{ingest_xid,ingest_seq}' then
     raise exception 'The mapping view staging.% needs the columns ingest_xid and ingest_seq of staging.raw_%.', dataset, dataset
       using errcode = 'invalid_object_definition', hint = 'Add them to its select list.';
+  end if;
+  if exists (
+    select from pg_attribute a where a.attrelid = view_name and a.attname = 'reasons' and a.atttypid <> 'text[]'::regtype
+      and not exists (select from strata.table_columns(strata.production_table(dataset)) c where c.name = 'reasons')
+  ) then
+    raise exception 'The column reasons of the mapping view staging.% has to be of type text[].', dataset
+      using errcode = 'invalid_object_definition', hint = 'For example: array_remove(array[case when … then ''code: words'' end], null) as reasons.';
   end if;
   lacking := array(
     select c.name from strata.table_columns(strata.production_table(dataset)) c
@@ -373,7 +445,8 @@ begin
   lacking := array(
     select g from unnest(given) g
     where g <> all (strata.arrival_columns() || '{reasons}'::text[])
-      and not exists (select from strata.table_columns(strata.production_table(dataset)) c where c.name = g and not c.is_generated)
+      and not exists (select from strata.table_columns(strata.production_table(dataset)) c
+                      where c.name = g and not c.is_generated and not c.is_identity_only)
   );
   if lacking <> '{}' then
     raise exception 'The mapping view staging.% has columns that production.% has not: %.', dataset, dataset, array_to_string(lacking, ', ')
@@ -407,6 +480,11 @@ begin
   if exists (select from strata.table_columns(production) c where c.name in ('ingest_seq', 'ingest_xid', 'raw_id')) then
     raise exception 'production.% has a column ingest_seq, ingest_xid or raw_id; these names are the raw table''s.', quote_ident(dataset)
       using errcode = 'invalid_table_definition';
+  end if;
+
+  if octet_length(dataset) > 45 then
+    raise exception 'The name % is too long for a dataset: % bytes; allowed: 45.', quote_ident(dataset), octet_length(dataset)
+      using errcode = 'name_too_long';
   end if;
 
   gives_rights := coalesce((select d.default_rights from strata.datasets d where d.dataset = add_dataset.dataset),

@@ -146,7 +146,13 @@ begin atomic
              when 'x' then 'The row excludes another one.'
              else format('The rule %s is broken.', k.conname) end) as words,
            array(select a.attname from pg_attribute a where a.attrelid = k.conrelid and a.attnum = any (k.conkey)) as columns
-    from pg_constraint k where k.conrelid = strata.production_table(dataset) and k.contype in ('c', 'f', 'u', 'x')
+    from pg_constraint k where k.oid in (select strata.enforced_constraints(strata.production_table(dataset))) and k.contype in ('c', 'f', 'u', 'x')
+    union all
+    -- A domain's constraint is about every column of the domain.
+    select k.conname::text, coalesce(obj_description(k.oid, 'pg_constraint'), format('The rule %s is broken.', k.conname)),
+           array(select c.name from strata.table_columns(strata.production_table(dataset)) c where c.type_id = k.contypid)
+    from pg_constraint k
+    where k.contype = 'c' and k.contypid in (select c.type_id from strata.table_columns(strata.production_table(dataset)) c where c.type_id <> c.base_type)
     union all
     select c.relname::text, coalesce(obj_description(c.oid, 'pg_class'), 'Another row has the same value.'),
            array(select a.attname from pg_attribute a where a.attrelid = i.indrelid and a.attnum = any (i.indkey::int2[]))
@@ -192,24 +198,33 @@ declare
   ready bigint[];
 begin
   perform strata.enter_batch(run_id);
-  select string_agg(format('(not q.waiting_for ? %L or exists (select from %s p where %s))', k.conname, k.confrelid::regclass, (
-           select string_agg(format('p.%I = (q.waiting_for #>> array[%L, %L])::%s', a.attname, k.conname, a.attname,
-                                    format_type(a.atttypid, a.atttypmod)), ' and ')
-           from unnest(k.confkey) c join pg_attribute a on a.attrelid = k.confrelid and a.attnum = c)), ' and ')
+  -- In the types of the dataset, which took the values.
+  select string_agg(format('(not q.waiting_for ? %L or exists (select from %s p cross join lateral (select %s) v where %s))',
+           k.conname, k.confrelid::regclass,
+           (select string_agg(format('(q.waiting_for #>> array[%L, %L])::%s as %I', k.conname, p.attname, format_type(b.base, b.base_typmod), p.attname), ', ')
+            from unnest(k.conkey, k.confkey) c (own, theirs)
+            join pg_attribute o on o.attrelid = k.conrelid and o.attnum = c.own
+            join pg_attribute p on p.attrelid = k.confrelid and p.attnum = c.theirs
+            cross join lateral strata.base_type(o.atttypid, o.atttypmod) b),
+           strata.columns_equal(k.confrelid, array(select a.attname::text from unnest(k.confkey) c join pg_attribute a on a.attrelid = k.confrelid and a.attnum = c),
+                                'p', 'v')), ' and ')
   into arrived
-  from pg_constraint k where k.contype = 'f' and k.conrelid = strata.production_table(requeue_waiting.dataset);
+  from pg_constraint k
+  where k.contype = 'f' and k.oid in (select strata.enforced_constraints(strata.production_table(requeue_waiting.dataset)));
   if arrived is null then
     return 0;
   end if;
   execute format($sql$
     select array_agg(r.quarantine_id) from (
       select q.quarantine_id from staging.quarantine q
-      where q.waiting and q.retried_at is null and q.dataset = $1 and %s
+      where q.waiting and q.retried_at is null and q.dataset = $1
+        -- One that is rejected although its parents exist is not tried again and again within a run.
+        and (q.attempts < 5 or q.run_id is distinct from $3) and %s
       limit $2
       for update skip locked
     ) r
   $sql$, arrived)
-  into ready using requeue_waiting.dataset, batch_size;
+  into ready using requeue_waiting.dataset, batch_size, requeue_waiting.run_id;
   return strata.requeue(requeue_waiting.dataset, ready);
 end
 $$;

@@ -174,15 +174,17 @@ create or replace function strata.advance_sequence(sequence regclass, id bigint)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  last bigint := coalesce(pg_sequence_last_value(sequence), 0);
+  s pg_sequence := (select q from pg_sequence q where q.seqrelid = sequence);
+  last bigint := coalesce(pg_sequence_last_value(sequence), s.seqstart - s.seqincrement);
+  target bigint := least(id, s.seqmax);
 begin
-  if id is null or id <= last then
+  if target is null or target <= last or s.seqincrement < 0 then
     return;
   end if;
-  if id - last > 10000 then
-    perform setval(sequence, id);
+  if target - last > 10000 then
+    perform setval(sequence, target);
   else
-    perform count(nextval(sequence)) from generate_series(last + 1, id);
+    perform count(nextval(sequence)) from generate_series(last + 1, target, s.seqincrement);
   end if;
 end
 $$;
@@ -221,8 +223,8 @@ do $$
 begin
   if to_regtype('strata.merge_statements') is null then
     create type strata.merge_statements as (
-      lock_parents text[],      -- keep the parents of a window from being deleted
       judge text,               -- makes the temporary table strata_batch: the rows, cast and with their reasons
+      lock_parents text[],      -- keep the parents of valid rows from being deleted
       judge_self text[],        -- adds the reasons of rows whose parent would be of the same dataset
       reject text,              -- puts rows with reasons into quarantine
       contested text,           -- rows that contest a unique value, or null
@@ -245,11 +247,12 @@ declare
   production regclass := strata.production_table(dataset);
   raw regclass := strata.raw_table(dataset);
   raw_id text := strata.raw_id_column(dataset);
-  source regclass := coalesce(to_regclass(format('staging.%I', dataset)), raw);
+  source regclass := coalesce(strata.mapping_view(dataset), raw);
   source_window text;
   has_reasons boolean;
   keys text[];
-  draws_key boolean;
+  key_names text[] := strata.key_columns(production);
+  drawn text[];               -- key columns that PostgreSQL fills when they are absent
   col record;
   fk record;
   uniq record;
@@ -263,7 +266,6 @@ declare
   compared_new text[] := '{}';
   compared_old text[] := '{}';
   spelled text[] := '{}';     -- columns whose JSON would not bring them back
-  cast_of jsonb := '{}';
   fk_names text[] := '{}';
   waiting text[] := '{}';
   parts text[];
@@ -271,18 +273,27 @@ declare
   contested text[] := '{}';
   same text;
 begin
-  has_reasons := exists (select from pg_attribute a where a.attrelid = source and a.attname = 'reasons' and a.attnum > 0 and not a.attisdropped
-                         and source <> raw);
+  has_reasons := source <> raw
+    and exists (select from pg_attribute a where a.attrelid = source and a.attname = 'reasons' and not a.attisdropped)
+    and not exists (select from strata.table_columns(production) c where c.name = 'reasons');
   source_window := format($sql$
     select * from %s w where (w.ingest_xid, w.ingest_seq) > ($1, $2) and (w.ingest_xid, w.ingest_seq) <= ($3, $4)
     order by w.ingest_xid, w.ingest_seq limit $5$sql$, source);
-  keys := array(select quote_ident(k) from unnest(strata.key_columns(production)) k);
-  draws_key := exists (select from strata.table_columns(production) c where c.is_key and c.default_sql is not null);
+  keys := array(select quote_ident(k) from unnest(key_names) k);
+  drawn := array(select quote_ident(c.name) from strata.table_columns(production) c where c.is_key and c.default_sql is not null and not c.is_constant);
 
   for col in
-    select c.*, s.atttypid as source_type, s.atttypmod as source_typmod, s.attname is not null as is_given, quote_ident(c.name) as q
+    select c.*, s.atttypid as source_type, s.atttypmod as source_typmod, s.attname is not null as is_given, quote_ident(c.name) as q,
+           b.base_typmod, format_type(c.base_type, b.base_typmod) as base_name,
+           (select t.typcategory from pg_type t where t.oid = s.atttypid) as source_category,
+           (select t.typcategory from pg_type t where t.oid = c.base_type) as base_category,
+           coalesce((select format(' collate %I.%I', n.nspname, l.collname)
+                     from pg_attribute a join pg_collation l on l.oid = a.attcollation join pg_namespace n on n.oid = l.collnamespace
+                     where a.attrelid = production and a.attnum = c.attnum and l.collname <> 'default'), '') as collation
     from strata.table_columns(production) c
+    cross join lateral strata.base_type(c.type_id, c.typmod) b
     left join pg_attribute s on s.attrelid = source and s.attname = c.name and s.attnum > 0 and not s.attisdropped
+      and not c.is_identity_only
       -- The identity of a raw row is no field of the dataset.
       and not (source = raw and c.name = raw_id)
     where c.name <> 'source_seq'
@@ -293,59 +304,60 @@ begin
       value text;
       fits text;
       broken text;
+      -- As numeric keeps them: eleven bits of scale, with a sign, below the precision.
+      scale integer := ((((col.base_typmod - 4) & 2047) # 1024) - 1024);
+      precision_of integer := ((col.base_typmod - 4) >> 16) & 65535;
     begin
+      -- A domain is judged as the type below it, which cannot fail, and then by its constraints.
+      reasons := reasons || array(
+        with recursive domains (oid) as (
+          select col.type_id
+          union all
+          select t.typbasetype from domains d join pg_type t on t.oid = d.oid where t.typtype = 'd'
+        )
+        select format('case when (select (%s) from (select j.%s) d (value)) is false then %L end', pg_get_expr(k.conbin, 0), col.q, k.conname)
+        from domains d join pg_constraint k on k.contypid = d.oid and k.contype = 'c' order by k.conname
+      );
       if col.is_generated then
-        generated := generated || format('(%s)::%s as %s', col.expression, col.type, col.q);
+        generated := generated || format('(%s)::%s%s as %s', col.expression, col.base_name, col.collation, col.q);
         continue;
       end if;
       if not col.is_given then
-        value := case when col.is_constant then format('(%s)::%s', col.default_sql, col.type) else format('null::%s', col.type) end;
-      elsif col.type_id <> col.base_type then
-        broken := format('strata.cast_fault((%s)::text, %L, %L)', given, col.type, col.name);
-        value := format('(%s)::text::%s', given, col.type);
-      elsif col.base_type in ('varchar'::regtype, 'bpchar'::regtype) and col.typmod > 0 then
-        if (col.source_type, col.source_typmod) is distinct from (col.type_id, col.typmod) then
-          fits := format('char_length(rtrim((%s)::text, '' '')) <= %s', given, col.typmod - 4);
+        -- It may have a default, or a value in production: PostgreSQL judges it.
+        value := format('null::%s', col.base_name);
+      elsif (col.source_type, col.source_typmod) = (col.base_type, col.base_typmod) then
+        value := given;
+      elsif (col.source_category = 'S' and col.base_category <> 'S') or (col.base_typmod <> -1 and col.base_category = 'U')
+            or (col.base_type in ('float4'::regtype, 'float8'::regtype) and col.source_category = 'N') then
+        broken := format('strata.cast_fault((%s)::text, %L, %L)', given, col.base_name, col.name);
+        value := format('(%s)::text::%s', given, col.base_name);
+      else
+        if col.base_type in ('varchar'::regtype, 'bpchar'::regtype) and col.base_typmod > 0 then
+          fits := format('char_length(rtrim((%s)::text, '' '')) <= %s', given, col.base_typmod - 4);
           broken := format('case when not (%s) then %L end', fits, col.name || '_too_long');
-        end if;
-        value := format('(%s)::%s', given, col.type);
-      elsif col.base_type = 'numeric'::regtype and col.typmod > 0 then
-        if (col.source_type, col.source_typmod) is distinct from (col.type_id, col.typmod) then
-          fits := format('abs(round((%s)::numeric, %s)) < 1e%s', given, ((col.typmod - 4) & 2047) - case when (col.typmod - 4) & 1024 > 0 then 2048 else 0 end,
-                         (((col.typmod - 4) >> 16) & 65535) - (((col.typmod - 4) & 2047) - case when (col.typmod - 4) & 1024 > 0 then 2048 else 0 end));
+        elsif col.base_type = 'numeric'::regtype and col.base_typmod > 0 then
+          fits := format('abs(round((%s)::numeric, %s)) < 1e%s', given, scale, precision_of - scale);
+          broken := format('case when not (%s) then %L end', fits, col.name || '_out_of_range');
+        elsif col.base_type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) and col.source_category = 'N' then
+          fits := format('round((%s)::numeric) between %s', given, case col.base_type
+            when 'int2'::regtype then '-32768 and 32767' when 'int4'::regtype then '-2147483648 and 2147483647'
+            else '-9223372036854775808 and 9223372036854775807' end);
           broken := format('case when not (%s) then %L end', fits, col.name || '_out_of_range');
         end if;
-        value := format('(%s)::%s', given, col.type);
-      elsif col.base_type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) and col.source_type <> col.base_type
-            and (select t.typcategory from pg_type t where t.oid = col.source_type) = 'N' then
-        fits := format('round((%s)::numeric) between %s', given, case col.base_type
-          when 'int2'::regtype then '-32768 and 32767' when 'int4'::regtype then '-2147483648 and 2147483647'
-          else '-9223372036854775808 and 9223372036854775807' end);
-        broken := format('case when not (%s) then %L end', fits, col.name || '_out_of_range');
-        value := format('(%s)::%s', given, col.type);
-      elsif (col.source_type <> col.base_type and (select t.typcategory from pg_type t where t.oid = col.source_type) = 'S'
-             and (select t.typcategory from pg_type t where t.oid = col.base_type) <> 'S')
-            or (col.typmod <> -1 and col.source_typmod <> col.typmod and (select t.typcategory from pg_type t where t.oid = col.base_type) = 'U') then
-        broken := format('strata.cast_fault((%s)::text, %L, %L)', given, col.type, col.name);
-        value := format('(%s)::text::%s', given, col.type);
-      elsif (col.source_type, col.source_typmod) is distinct from (col.type_id, col.typmod) then
-        value := format('(%s)::%s', given, col.type);
-      else
-        value := given;
+        value := format('(%s)::%s', given, col.base_name);
       end if;
       if broken is not null then
-        flags := flags || format('%s as %I', broken, 'fault_' || col.attnum);
+        flags := flags || format('%s as strata_fault_%s', broken, col.attnum);
         value := format('case when %s then %s end', coalesce(fits, broken || ' is null'), value);
-        reasons := reasons || format('j.%I', 'fault_' || col.attnum);
+        reasons := reasons || format('j.strata_fault_%s', col.attnum);
       end if;
       if col.is_given and col.is_constant then
-        value := format('case when %s is null then (%s)::%s else %s end', given, col.default_sql, col.type, value);
+        value := format('case when %s is null then (%s)::%s else %s end', given, col.default_sql, col.base_name, value);
       end if;
-      casts := casts || format('%s as %s', value, col.q);
-      cast_of := cast_of || jsonb_build_object(col.name, value);
-      if col.not_null and (col.default_sql is null or col.is_constant) then
+      casts := casts || format('(%s)%s as %s', value, col.collation, col.q);
+      if col.not_null and (col.default_sql is null or (col.is_constant and col.is_given)) then
         reasons := reasons || format('case when j.%1$s is null %2$s then %3$L end', col.q,
-          case when broken is not null then format('and j.%I is null', 'fault_' || col.attnum) else '' end, col.name || '_missing');
+          case when broken is not null then format('and j.strata_fault_%s is null', col.attnum) else '' end, col.name || '_missing');
       end if;
 
       if col.is_given then
@@ -370,7 +382,11 @@ begin
   -- CHECK constraints, in the words of the catalogue, on the row as production would hold it.
   for col in
     select k.conname, pg_get_expr(k.conbin, k.conrelid) as expression
-    from pg_constraint k where k.conrelid = production and k.contype = 'c' order by k.conname
+    from pg_constraint k
+    where k.oid in (select strata.enforced_constraints(production)) and k.contype = 'c'
+      -- Those about the row as a whole, or its table, are PostgreSQL's to judge.
+      and k.conbin::text !~ ':varattno (0|-)'
+    order by k.conname
   loop
     reasons := reasons || format('case when (%s) is false then %L end', col.expression, col.conname);
   end loop;
@@ -378,41 +394,34 @@ begin
   -- Foreign keys: parents are locked, then looked for. Those in the same dataset may come with the same batch.
   for fk in
     select k.conname, k.confrelid::regclass as parent, k.confrelid = production as is_self,
-           array(select quote_ident(a.attname) from unnest(k.conkey) with ordinality c (n, i)
-                 join pg_attribute a on a.attrelid = k.conrelid and a.attnum = c.n order by c.i) as own,
            array(select a.attname::text from unnest(k.conkey) with ordinality c (n, i)
-                 join pg_attribute a on a.attrelid = k.conrelid and a.attnum = c.n order by c.i) as own_names,
+                 join pg_attribute a on a.attrelid = k.conrelid and a.attnum = c.n order by c.i) as own,
            array(select a.attname::text from unnest(k.confkey) with ordinality c (n, i)
                  join pg_attribute a on a.attrelid = k.confrelid and a.attnum = c.n order by c.i) as theirs
-    from pg_constraint k where k.conrelid = production and k.contype = 'f' order by k.conname
+    from pg_constraint k where k.oid in (select strata.enforced_constraints(production)) and k.contype = 'f' order by k.conname
   loop
     fk_names := fk_names || fk.conname::text;
     declare
-      joined text := (select string_agg(format('p.%I = %s.%s', t.name, '%1$s', o.name), ' and ')
-                      from unnest(fk.theirs) with ordinality t (name, i) join unnest(fk.own) with ordinality o (name, i) using (i));
-      given text := (select string_agg(format('%s.%s is not null', '%1$s', o), ' and ') from unnest(fk.own) o);
+      own text := (select string_agg(quote_ident(o), ', ') from unnest(fk.own) o);
       their_columns text := (select string_agg(format('p.%I', t), ', ') from unnest(fk.theirs) t);
+      joined_b text := strata.columns_equal(fk.parent, fk.theirs, 'p', 'b', fk.own);
     begin
-      if not exists (select from unnest(fk.own_names) n where cast_of ->> n is null) then
-        statements.lock_parents := statements.lock_parents || format(
-          'select 1 from %s p where (%s) in (select %s from (%s) w) order by %s for key share',
-          fk.parent, their_columns,
-          (select string_agg('(' || (cast_of ->> n.name) || ')', ', ' order by n.i) from unnest(fk.own_names) with ordinality n (name, i)),
-          source_window, their_columns);
-      end if;
+      statements.lock_parents := statements.lock_parents || format(
+        'select from %s p where exists (select from pg_temp.strata_batch b where b.strata_reasons = ''{}'' and %s) order by %s for key share',
+        fk.parent, joined_b, their_columns);
       if fk.is_self then
         statements.judge_self := statements.judge_self || format($sql$
-          update pg_temp.strata_batch b set reasons = b.reasons || %L::text
-          where %s and not (%L = any (b.reasons))
-            and not exists (select from %s p where %s)
-            and not exists (select from pg_temp.strata_batch p where p.reasons = '{}' and %s)
-        $sql$, fk.conname, format(given, 'b'), fk.conname, fk.parent, format(joined, 'b'), format(joined, 'b'));
+          update pg_temp.strata_batch b set strata_reasons = b.strata_reasons || %1$L::text
+          where num_nulls(%2$s) = 0 and not (%1$L = any (b.strata_reasons))
+            and not exists (select from %3$s p where %4$s)
+            and not exists (select from pg_temp.strata_batch p where p.strata_reasons = '{}' and %4$s)
+        $sql$, fk.conname, own, fk.parent, joined_b);
       else
-        reasons := reasons || format('case when %s and not exists (select from %s p where %s) then %L end',
-                                     format(given, 'j'), fk.parent, format(joined, 'j'), fk.conname);
+        reasons := reasons || format('case when num_nulls(%s) = 0 and not exists (select from %s p where %s) then %L end',
+                                     own, fk.parent, strata.columns_equal(fk.parent, fk.theirs, 'p', 'j', fk.own), fk.conname);
       end if;
-      waiting := waiting || format('case when %L = any (b.reasons) then jsonb_build_object(%L, jsonb_build_object(%s)) end', fk.conname, fk.conname,
-        (select string_agg(format('%L, b.%s::text', t.name, o.name), ', ')
+      waiting := waiting || format('case when %L = any (b.strata_reasons) then jsonb_build_object(%L, jsonb_build_object(%s)) end', fk.conname, fk.conname,
+        (select string_agg(format('%L, b.%I::text', t.name, o.name), ', ')
          from unnest(fk.theirs) with ordinality t (name, i) join unnest(fk.own) with ordinality o (name, i) using (i)));
     end;
   end loop;
@@ -420,7 +429,7 @@ begin
   -- The fence (offset 0) has each cast computed once, whatever asks for it.
   statements.judge := format($sql$
     create temporary table strata_batch on commit drop as
-    select j.*, array_remove(array[%1$s]::text[] %2$s, null) as reasons
+    select j.*, array_remove(array[%1$s]::text[] %2$s, null) as strata_reasons
     from (
       select i.* %3$s from (
         select w.ingest_xid, w.ingest_seq, %4$s
@@ -429,30 +438,31 @@ begin
       ) i offset 0
     ) j
   $sql$, array_to_string(reasons, ', '),
-    case when has_reasons then '|| case when j.notes is null then ''{}''::text[] else array(select split_part(n, '': '', 1) from unnest(j.notes) n) end' else '' end,
+    case when has_reasons then '|| case when j.strata_notes is null then ''{}''::text[] else array(select split_part(n, '': '', 1) from unnest(j.strata_notes) n) end' else '' end,
     coalesce(', ' || nullif(array_to_string(generated, ', '), ''), ''),
-    array_to_string(casts || flags || case when has_reasons then '{w.reasons as notes}'::text[] else '{}'::text[] end, ', '), source_window);
+    array_to_string(casts || flags || case when has_reasons then '{w.reasons as strata_notes}'::text[] else '{}'::text[] end, ', '), source_window);
 
   -- Rejected rows are looked up one by one (offset 0), not by reading all of staging.
   spelled := array(
     select format('%L, r.%I::text', a.attname, a.attname) from pg_attribute a
-    where a.attrelid = raw and a.attnum > 0 and not a.attisdropped and a.atttypid in ('public.geometry'::regtype, 'public.geography'::regtype)
+    where a.attrelid = raw and a.attnum > 0 and not a.attisdropped and (a.atttypid in ('public.geometry'::regtype, 'public.geography'::regtype)
+           or exists (select from pg_cast c where c.castsource = a.atttypid and c.casttarget = 'json'::regtype))
   );
   statements.reject := format($sql$
     insert into staging.quarantine as q (dataset, stage, reasons, detail, waiting, waiting_for, payload, raw_id, ingest_seq, source_system, run_id)
-    select %1$L, 'transform', b.reasons, strata.describe(b.reasons, r.payload, $2, %2$s), b.reasons <@ %3$L::text[],
-           case when b.reasons <@ %3$L::text[] then %4$s end, r.payload, r.raw_id, b.ingest_seq, r.source_system, $1
+    select %1$L, 'transform', b.strata_reasons, strata.describe(b.strata_reasons, r.payload, $2, %2$s), b.strata_reasons <@ %3$L::text[],
+           case when b.strata_reasons <@ %3$L::text[] then %4$s end, r.payload, r.raw_id, b.ingest_seq, r.source_system, $1
     from pg_temp.strata_batch b
     cross join lateral (
       select %5$s as payload, r.%6$I as raw_id, r.source_system
       from %7$s r where (r.ingest_xid, r.ingest_seq) = (b.ingest_xid, b.ingest_seq) offset 0
     ) r
-    where cardinality(b.reasons) > 0 and b.ingest_seq between $3 and $4
+    where cardinality(b.strata_reasons) > 0 and b.ingest_seq between $3 and $4
     on conflict (raw_id) do update
     set stage = excluded.stage, reasons = excluded.reasons, detail = excluded.detail, waiting = excluded.waiting,
         waiting_for = excluded.waiting_for, payload = excluded.payload, source_format = null, ingest_seq = excluded.ingest_seq,
         run_id = excluded.run_id, attempts = q.attempts + 1, last_attempt_at = excluded.last_attempt_at, retried_at = null
-  $sql$, dataset, case when has_reasons then 'coalesce(b.notes, ''{}'')' else '''{}''' end, fk_names,
+  $sql$, dataset, case when has_reasons then 'coalesce(b.strata_notes, ''{}'')' else '''{}''' end, fk_names,
     coalesce(nullif(array_to_string(array(select format('coalesce(%s, ''{}'')', x) from unnest(waiting) x), ' || '), ''), 'null::jsonb'),
     format('to_jsonb(r) - %L::text[]', array(select a from unnest(strata.arrival_columns()) a where a <> 'id' or raw_id = 'id'))
       || case when spelled <> '{}' then format(' || jsonb_build_object(%s)', array_to_string(spelled, ', ')) else '' end,
@@ -463,39 +473,45 @@ begin
   for uniq in
     select c.relname as name,
            array(select pg_get_indexdef(i.indexrelid, n, true) from generate_series(1, i.indnkeyatts) n) as expressions,
+           array(select strata.equality(i.indclass[n - 1]) from generate_series(1, i.indnkeyatts) n) as operators,
            pg_get_expr(i.indpred, i.indrelid) as predicate, i.indnullsnotdistinct as nulls_equal
     from pg_index i join pg_class c on c.oid = i.indexrelid
     where i.indrelid = production and i.indisunique and not i.indisprimary and i.indislive order by c.relname
   loop
     declare
-      values_of text := (select string_agg(format('(%s) as u%s', e, i), ', ') from unnest(uniq.expressions) with ordinality x (e, i));
-      names text := (select string_agg(format('u%s', i), ', ') from unnest(uniq.expressions) with ordinality x (e, i));
-      own text := (select string_agg(format('m.u%s', i), ', ') from unnest(uniq.expressions) with ordinality x (e, i));
-      equal text := (select string_agg(format(case when uniq.nulls_equal then 'o.u%1$s is not distinct from m.u%1$s' else 'o.u%1$s = m.u%1$s' end, i), ' and ')
-                     from unnest(uniq.expressions) with ordinality x (e, i));
-      mine text := format('select b.ingest_seq, %s, %s from pg_temp.strata_batch b where %s %s',
-                          array_to_string(array(select 'b.' || k from unnest(keys) k), ', '), values_of, '%s', coalesce('and (' || uniq.predicate || ')', ''));
-      others text := format('select %s, %s from %s %s', array_to_string(keys, ', '), values_of, production, coalesce('where (' || uniq.predicate || ')', ''));
+      values_of text := (select string_agg(format('(%s) as strata_u%s', e, i), ', ') from unnest(uniq.expressions) with ordinality x (e, i));
+      names text := (select string_agg(format('strata_u%s', i), ', ') from generate_subscripts(uniq.expressions, 1) i);
+      -- Spelled so that an index serves it.
+      equal text := (select string_agg(format(case when uniq.nulls_equal
+                       then '(o.strata_u%1$s %2$s m.strata_u%1$s or (o.strata_u%1$s is null and m.strata_u%1$s is null))'
+                       else 'o.strata_u%1$s %2$s m.strata_u%1$s' end, i, operator), ' and ')
+                     from unnest(uniq.operators) with ordinality x (operator, i));
+      condition text := coalesce(uniq.predicate, 'true');
+      mine text := format('select b.ingest_seq, %s, %s from pg_temp.strata_batch b where (%s)',
+                          array_to_string(array(select 'b.' || k from unnest(keys) k), ', '), values_of, condition);
+      others text := format('select %s, %s from %s where (%s)', array_to_string(keys, ', '), values_of, production, condition);
+      is_same text := strata.columns_equal(production, key_names, 'o', 'm');
       key_o text := array_to_string(array(select 'o.' || k from unnest(keys) k), ', ');
       key_m text := array_to_string(array(select 'm.' || k from unnest(keys) k), ', ');
     begin
-      taken := taken || format('case when exists (select from (%s) m join (%s) o on %s where (%s) is distinct from (%s)) then %L end',
-                               format(mine, 'b.ingest_seq = $1'), others, equal, key_o, key_m, uniq.name);
+      taken := taken || format('case when exists (select from (%s and b.ingest_seq = $1) m join (%s) o on %s where (%s) is not true) then %L end',
+                               mine, others, equal, is_same, uniq.name);
       contested := contested || format($sql$
         select m.ingest_seq, %7$s from (
-          with mine as materialized (%1$s), disputed as (
-            select %2$s from mine group by %2$s having count(*) > 1 and count(distinct (%3$s)) > 1
+          with mine as materialized (%1$s and b.strata_reasons = '{}'), disputed as (
+            select %2$s from mine group by %2$s having count(*) > 1 and count(distinct (%3$s)) %9$s > 1
             union
-            select %4$s from mine m join (%5$s) o on %6$s where (%8$s) is distinct from (%7$s)
+            select %4$s from mine m join (%5$s) o on %6$s where (%8$s) is not true
           )
           select m.* from mine m join disputed o on %6$s
         ) m
         union all
-        select null, %8$s from (
-          with mine as materialized (%1$s)
-          select o.* from mine m join (%5$s) o on %6$s where (%8$s) is distinct from (%7$s)
+        select null, %10$s from (
+          with mine as materialized (%1$s and b.strata_reasons = '{}')
+          select o.* from mine m join (%5$s) o on %6$s where (%8$s) is not true
         ) o
-      $sql$, format(mine, 'b.reasons = ''{}'''), names, array_to_string(keys, ', '), own, others, equal, key_m, key_o);
+      $sql$, mine, names, array_to_string(keys, ', '), replace(names, 'strata_u', 'm.strata_u'), others, equal, key_m, is_same,
+        case when drawn <> '{}' then format('+ count(*) filter (where num_nulls(%s) > 0)', array_to_string(drawn, ', ')) else '' end, key_o);
     end;
   end loop;
   if taken <> '{}' then
@@ -503,12 +519,14 @@ begin
     statements.taken := format($sql$
       select case when exists (select from %s p join pg_temp.strata_batch b on %s where b.ingest_seq = $1 and p.source_seq >= $1) then '{}'
                   else array_remove(array[%s]::text[], null) end
-    $sql$, production, array_to_string(array(select format('p.%1$s = b.%1$s', k) from unnest(keys) k), ' and '), array_to_string(taken, ', '));
+    $sql$, production, strata.columns_equal(production, key_names, 'p', 'b'), array_to_string(taken, ', '));
     -- With a row, every row of the same key: one that gives a value up, too.
     statements.contested := format($sql$
+      with contested (strata_seq, %1$s) as materialized (%2$s)
       select coalesce(array_agg(b.ingest_seq), '{}') from pg_temp.strata_batch b
-      where b.reasons = '{}' and (%1$s) in (select %1$s from (%2$s) c (seq, %1$s))
-    $sql$, array_to_string(keys, ', '), array_to_string(contested, ' union all '));
+      where b.strata_reasons = '{}'
+        and (b.ingest_seq in (select c.strata_seq from contested c) or exists (select from contested c where %3$s))
+    $sql$, array_to_string(keys, ', '), array_to_string(contested, ' union all '), strata.columns_equal(production, key_names, 'c', 'b'));
   end if;
 
   -- The row of production is looked up by its key, whatever the size of the table (offset 0).
@@ -516,41 +534,41 @@ begin
     with latest as (
       select distinct on (%1$s %2$s) b.*
       from pg_temp.strata_batch b
-      where b.reasons = '{}' and b.ingest_seq between $1 and $2 and ($3 = '{}' or not exists (select from unnest($3) c where c = b.ingest_seq))
+      where b.strata_reasons = '{}' and b.ingest_seq between $1 and $2 and b.ingest_seq <> all ($3)
       order by %1$s %2$s, b.ingest_seq desc
     ), compared as materialized (
-      select l.*, t.is_there is null as is_new, %3$s as changed
+      select l.*, t.strata_found is null as strata_is_new, %3$s as strata_changed
       from latest l
-      left join lateral (select true as is_there, p.* from %4$s p where %5$s offset 0) t on true
-      where t.is_there is null or t.source_seq is null or t.source_seq < l.ingest_seq
+      left join lateral (select true as strata_found, p.* from %4$s p where %5$s offset 0) t on true
+      where t.strata_found is null or t.source_seq is null or t.source_seq < l.ingest_seq
     ), inserted as (
       insert into %4$s (%6$s, source_seq) overriding system value
-      select %7$s, c.ingest_seq from compared c where c.is_new
+      select %7$s, c.ingest_seq from compared c where c.strata_is_new
       returning 1
     ), updated as (
       update %4$s t set %8$s source_seq = c.ingest_seq
       from compared c
-      where not c.is_new and %9$s and (t.source_seq is null or t.source_seq < c.ingest_seq)
-      returning c.changed
+      where not c.strata_is_new and %9$s and (t.source_seq is null or t.source_seq < c.ingest_seq)
+      returning c.strata_changed
     )
-    select (select count(*) from inserted) + (select count(*) from updated u where u.changed)
+    select (select count(*) from inserted) + (select count(*) from updated u where u.strata_changed)
   $sql$,
     array_to_string(array(select 'b.' || k from unnest(keys) k), ', '),
     -- A key that is drawn when it is absent: each such record is a row of its own.
-    case when draws_key then format(', case when (%s) is null then b.ingest_seq end', array_to_string(array(select 'b.' || k from unnest(keys) k), ', ')) else '' end,
+    case when drawn <> '{}' then format(', case when num_nulls(%s) > 0 then b.ingest_seq end', array_to_string(array(select 'b.' || d from unnest(drawn) d), ', ')) else '' end,
     case when compared_new = '{}' then 'false' else format('(%s) is distinct from (%s)', array_to_string(compared_old, ', '), array_to_string(compared_new, ', ')) end,
     production,
-    array_to_string(array(select format('p.%1$s = l.%1$s', k) from unnest(keys) k), ' and '),
+    strata.columns_equal(production, key_names, 'p', 'l'),
     array_to_string(written, ', '), array_to_string(inserted, ', '),
     coalesce(nullif(array_to_string(updated, ', '), '') || ',', ''),
-    array_to_string(array(select format('t.%1$s = c.%1$s', k) from unnest(keys) k), ' and '));
+    strata.columns_equal(production, key_names, 't', 'c'));
 
-  select 'select ' || string_agg(format('strata.advance_sequence(%L, (select max(%I) from pg_temp.strata_batch where reasons = ''{}'')::bigint)',
+  select 'select ' || string_agg(format('strata.advance_sequence(%L, (select max(%I) from pg_temp.strata_batch where strata_reasons = ''{}'')::bigint)',
                                         c.sequence, c.name), ', ')
   into statements.sequences
   from strata.table_columns(production) c where c.sequence is not null and quote_ident(c.name) = any (written);
 
-  select format('select strata.cover_dates(min(d), max(d)) from (select unnest(array[%s]) from pg_temp.strata_batch where reasons = ''{}'') x (d) '
+  select format('select strata.cover_dates(min(d), max(d)) from (select unnest(array[%s]) from pg_temp.strata_batch where strata_reasons = ''{}'') x (d) '
                 'where d between ''1900-01-01'' and ''2199-12-31'' having count(*) > 0', string_agg(quote_ident(c.name), ', '))
   into statements.dates
   from strata.table_columns(production) c where c.type_id = 'date'::regtype having count(*) > 0;
@@ -565,20 +583,24 @@ comment on function strata.merge_statements(text) is 'Makes the statements of a 
 -- ------------------------------------------------------------------------------------------------------
 
 -- Errors that say something about a row. All others are about the machine, the connection, or the statement
--- itself: they end the batch, which is tried again.
+-- itself: they end the batch, which is tried again. Types and extensions say 42601 and XX000 of values they cannot
+-- parse, as to_tsquery and PostGIS do.
 create or replace function strata.is_fault_of_row(state text)
 returns boolean
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp
-return state !~ '^(08|0A|25|26|28|3B|3D|40|42|53|55|57|58|F0|XX|ST)';
+return state !~ '^(08|0A|25|26|28|3B|3D|40|42|53|55|57|58|F0|XX|ST)' or state in ('42601', 'XX000');
 
 comment on function strata.is_fault_of_row(text) is 'Whether an error with this SQLSTATE is the fault of a row.';
 
-create or replace function strata.error_reason(state text, constraint_name text)
+create or replace function strata.error_reason(state text, constraint_name text, column_name text default null)
 returns text
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp
-return coalesce(nullif(constraint_name, ''), case when state = 'P0001' then 'rejected_by_trigger' else 'rejected_by_database' end);
+return coalesce(nullif(constraint_name, ''), case
+  when state = '23502' and column_name <> '' then column_name || '_missing'
+  when state in ('P0001', 'P0004') then 'rejected_by_trigger'
+  else 'rejected_by_database' end);
 
-comment on function strata.error_reason(text, text) is 'Reason of a row that the database rejected: the constraint, or who else.';
+comment on function strata.error_reason(text, text, text) is 'Reason of a row that the database rejected: the constraint, or who else.';
 
 -- Writes the rows of strata_batch between two numbers: at once, or else half by half, or else row by row in the
 -- order of arrival. Returns how many rows were written and rejected.
@@ -591,6 +613,8 @@ declare
   state text;
   problem text;
   broken text;
+  broken_column text;
+  reason text;
   middle bigint;
   amount bigint;
   part record;
@@ -599,20 +623,23 @@ begin
   begin
     execute statements.merge into rows_written using from_seq, to_seq, contested;
     return;
-  exception when others then
-    get stacked diagnostics state = returned_sqlstate, problem = message_text, broken = constraint_name;
+  exception when others or assert_failure then
+    get stacked diagnostics state = returned_sqlstate, problem = message_text, broken = constraint_name, broken_column = column_name;
     if not strata.is_fault_of_row(state) then
       raise;
     end if;
   end;
   rows_written := 0;
+  create index if not exists strata_batch_seq on pg_temp.strata_batch (ingest_seq);
   select count(*), percentile_disc(0.5) within group (order by b.ingest_seq) into amount, middle
-  from pg_temp.strata_batch b where b.reasons = '{}' and b.ingest_seq between from_seq and to_seq;
-  if amount <= 1 then
-    update pg_temp.strata_batch b set reasons = array[strata.error_reason(state, broken)]
-    where b.reasons = '{}' and b.ingest_seq between from_seq and to_seq;
+  from pg_temp.strata_batch b
+  where b.strata_reasons = '{}' and b.ingest_seq between from_seq and to_seq and b.ingest_seq <> all (contested);
+  if amount <= 1 or middle = to_seq then
+    reason := strata.error_reason(state, broken, broken_column);
+    update pg_temp.strata_batch b set strata_reasons = array[reason]
+    where b.strata_reasons = '{}' and b.ingest_seq between from_seq and to_seq and b.ingest_seq <> all (contested);
     -- PostgreSQL's own words, after those of the constraint if it has any.
-    execute statements.reject using run_id, words || jsonb_build_object(strata.error_reason(state, broken), jsonb_build_object(
+    execute statements.reject using run_id, words || jsonb_build_object(reason, jsonb_build_object(
       'words', concat_ws(' ', words #>> array[broken, 'words'], problem), 'columns', coalesce(words #> array[broken, 'columns'], '[]'))), from_seq, to_seq;
     rows_rejected := 1;
     return;
@@ -644,11 +671,11 @@ declare
   row_seq bigint;
   row_reasons text[];
 begin
-  foreach statement in array coalesce(statements.lock_parents, '{}') loop
-    execute statement using from_xid, from_seq, to_xid, to_seq, batch_size;
-  end loop;
-  execute statements.judge using from_xid, from_seq, to_xid, to_seq, batch_size;
+  execute statements.judge using from_xid, from_seq, to_xid, to_seq, 2 * batch_size;
   get diagnostics rows_read = row_count;
+  if rows_read = 2 * batch_size then
+    raise exception 'The mapping view staging.% makes more than % rows of one record.', dataset, rows_read using errcode = 'cardinality_violation';
+  end if;
   -- A parent that is rejected takes its children along, which may be parents themselves.
   loop
     marked := 0;
@@ -662,6 +689,10 @@ begin
   execute statements.reject using run_id, words, 0::bigint, 9223372036854775807;
   get diagnostics rows_rejected = row_count;
 
+  foreach statement in array coalesce(statements.lock_parents, '{}') loop
+    execute statement;
+  end loop;
+
   if statements.contested is not null then
     execute statements.contested into contested;
   end if;
@@ -669,10 +700,11 @@ begin
   from strata.merge_range(run_id, dataset, statements, words, 0, 9223372036854775807, contested) m;
 
   if contested <> '{}' then
+    create index if not exists strata_batch_seq on pg_temp.strata_batch (ingest_seq);
     for row_seq in select c from unnest(contested) c order by c loop
       execute statements.taken into row_reasons using row_seq;
       if row_reasons <> '{}' then
-        update pg_temp.strata_batch b set reasons = row_reasons where b.ingest_seq = row_seq;
+        update pg_temp.strata_batch b set strata_reasons = row_reasons where b.ingest_seq = row_seq;
         execute statements.reject using run_id, words, row_seq, row_seq;
         rows_rejected := rows_rejected + 1;
       else
@@ -728,7 +760,7 @@ begin
     select * into rows_read, rows_written, rows_rejected
     from strata.merge_window(run_id, dataset, statements, words, from_xid, from_seq, to_xid, to_seq, batch_size);
     return;
-  exception when others then
+  exception when others or assert_failure then
     get stacked diagnostics state = returned_sqlstate, problem = message_text, broken = constraint_name;
     if not strata.is_fault_of_row(state) then
       raise;
@@ -736,11 +768,11 @@ begin
   end;
   select * into middle from strata.window_middle(dataset, from_xid, from_seq, to_xid, to_seq);
   if middle.row_count = 1 then
-    execute format('create temporary table strata_batch on commit drop as select ingest_xid, ingest_seq, %s array[$5] as reasons from %s '
+    execute format('create temporary table strata_batch on commit drop as select ingest_xid, ingest_seq, %s array[$5] as strata_reasons from %s '
                    'where (ingest_xid, ingest_seq) > ($1, $2) and (ingest_xid, ingest_seq) <= ($3, $4)',
                    (select coalesce(string_agg(format('null::%s as %I,', c.type, c.name), ' '), '')
                     from strata.table_columns(strata.production_table(dataset)) c)
-                   || case when statements.judge ~ ' as notes' then 'null::text[] as notes,' else '' end, strata.raw_table(dataset))
+                   || case when statements.judge ~ ' as strata_notes' then 'null::text[] as strata_notes,' else '' end, strata.raw_table(dataset))
     using from_xid, from_seq, to_xid, to_seq, strata.error_reason(state, broken);
     execute statements.reject using run_id, words || jsonb_build_object(strata.error_reason(state, broken),
       jsonb_build_object('words', problem, 'columns', '[]'::jsonb)), 0::bigint, 9223372036854775807;
@@ -782,21 +814,22 @@ begin
   set constraints all immediate;
   select * into strict mark from strata.datasets d where d.dataset = transform_batch.dataset for update;
   execute format($sql$
-    select r.ingest_xid, r.ingest_seq from (
+    select r.ingest_xid, r.ingest_seq, count(*) over () from (
       select ingest_xid, ingest_seq from %s
       where (ingest_xid, ingest_seq) > ($1, $2) and ingest_xid < $3
       order by ingest_xid, ingest_seq limit $4
     ) r order by r.ingest_xid desc, r.ingest_seq desc limit 1
   $sql$, raw)
-  into to_xid, to_seq using mark.xid, mark.seq, upper_xid, batch_size;
+  into to_xid, to_seq, rows_read using mark.xid, mark.seq, upper_xid, batch_size;
 
-  rows_read := 0;
+  -- Raw rows, however many of them a mapping view leaves away.
+  rows_read := coalesce(rows_read, 0);
   rows_written := 0;
   rows_rejected := 0;
   if to_xid is not null then
-    select * into rows_read, rows_written, rows_rejected
+    select t.rows_written, t.rows_rejected into rows_written, rows_rejected
     from strata.take_window(run_id, dataset, strata.merge_statements(dataset), strata.reason_words(dataset),
-                            mark.xid, mark.seq, to_xid, to_seq, batch_size);
+                            mark.xid, mark.seq, to_xid, to_seq, batch_size) t;
 
     -- What came back from quarantine has been decided: it is in production, or its entry is a new one.
     if exists (select from staging.quarantine q where q.retried_at is not null) then
