@@ -80,6 +80,7 @@ create table if not exists strata.refresh_state (
 
 alter table strata.refresh_state add column if not exists catalogue_version bigint not null default 0;
 alter table strata.refresh_state add column if not exists catalogue_digest text;
+alter table strata.refresh_state add column if not exists view_errors jsonb not null default '{}';
 
 comment on table strata.refresh_state is 'State of the pre-computed data; exactly one row.';
 comment on column strata.refresh_state.singleton is 'Always true.';
@@ -88,6 +89,7 @@ comment on column strata.refresh_state.refreshed_at is 'When the last refresh wa
 comment on column strata.refresh_state.run_id is 'Run that did the last refresh; empty if it was done in SQL.';
 comment on column strata.refresh_state.catalogue_version is 'Grows when strata.reconcile finds another catalogue; running servers follow it.';
 comment on column strata.refresh_state.catalogue_digest is 'Digest of the catalogue as of that version.';
+comment on column strata.refresh_state.view_errors is 'Materialized views that the last refresh could not bring up to date, with the error.';
 
 insert into strata.refresh_state default values on conflict do nothing;
 
@@ -126,9 +128,9 @@ begin atomic
     select (i #>> '{varno,0}')::integer, (i #>> '{varattno,0}')::integer, vars.depth + 1
     from vars
     cross join lateral (select query #> array['rtable', '0', (vars.rtindex - 1)::text] as entry) e
-    cross join lateral jsonb_path_query(
-      coalesce(e.entry #> array['joinaliasvars', '0', (vars.attnum - 1)::text], e.entry #> array['groupexprs', '0', (vars.attnum - 1)::text]),
-      'strict $.** ? (@._[0] == "VAR")') i
+    cross join lateral (select coalesce(e.entry #> '{joinaliasvars,0}', e.entry #> '{groupexprs,0}') as columns) l
+    -- Column 0 is the whole row.
+    cross join lateral jsonb_path_query(case vars.attnum when 0 then l.columns else l.columns -> (vars.attnum - 1) end, 'strict $.** ? (@._[0] == "VAR")') i
     where (e.entry #>> '{rtekind,0}') in ('2', '9') and vars.depth < 20
   )
   select distinct vars.rtindex, vars.attnum
@@ -137,6 +139,34 @@ begin atomic
 end;
 
 comment on function strata.base_columns(jsonb, jsonb) is 'Columns of tables that an expression in a parse tree depends on.';
+
+-- The column that an expression is, if it is nothing else; a type that is only seen as another (varchar as text) does
+-- not matter.
+create or replace function strata.plain_column(query jsonb, expression jsonb, out rtindex integer, out attnum integer)
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  node jsonb := expression;
+  entry jsonb;
+begin
+  loop
+    if node #>> '{_,0}' = 'RELABELTYPE' then
+      node := node #> '{arg,0}';
+    elsif node #>> '{_,0}' = 'VAR' and node #>> '{varattno,0}' <> '0' then
+      entry := query #> array['rtable', '0', ((node #>> '{varno,0}')::integer - 1)::text];
+      if entry #>> '{rtekind,0}' not in ('2', '9') then
+        rtindex := (node #>> '{varno,0}')::integer;
+        attnum := (node #>> '{varattno,0}')::integer;
+        return;
+      end if;
+      node := coalesce(entry #> '{joinaliasvars,0}', entry #> '{groupexprs,0}') -> ((node #>> '{varattno,0}')::integer - 1);
+    else
+      return;
+    end if;
+  end loop;
+end
+$$;
+
+comment on function strata.plain_column(jsonb, jsonb) is 'The column of a table that an expression in a parse tree is; empty if it is more than a column.';
 
 -- Functions that read more than their arguments. Of PostgreSQL's own, those that are only stable because they
 -- format or convert by a setting are safe: whatever computes metrics uses the same settings.
@@ -155,6 +185,10 @@ begin atomic
     select 'current_date or the like' where tree ~ '\{SQLVALUEFUNCTION '
     union all
     select 'nextval()' where tree ~ '\{NEXTVALUEEXPR '
+    union all
+    select 'a sample (TABLESAMPLE)' where tree ~ '\{TABLESAMPLECLAUSE '
+    union all
+    select 'a system column' where tree ~ ':varattno -'
   );
 end;
 
@@ -177,6 +211,47 @@ begin atomic
 end;
 
 comment on function strata.base_tables(regclass) is 'Tables that a view reads, also through other views.';
+
+-- Relations that a query reads, also through views, and the trees of all these queries. A materialized view is not
+-- looked into: its rows change when it is refreshed.
+create or replace function strata.reads(view_name regclass)
+returns table (relation oid, relkind "char", tree text)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  with recursive reads (relation, relkind) as (
+    select view_name::oid, 'v'::"char"
+    union
+    select c.oid, c.relkind
+    from reads
+    join pg_rewrite w on w.ev_class = reads.relation and reads.relkind = 'v'
+    join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid and d.refclassid = 'pg_class'::regclass
+    join pg_class c on c.oid = d.refobjid
+  )
+  select r.relation, r.relkind, w.ev_action::text from reads r left join pg_rewrite w on w.ev_class = r.relation and r.relkind = 'v';
+end;
+
+comment on function strata.reads(regclass) is 'Relations that a query reads, itself included, with the parse trees of views.';
+
+-- What else the result depends on: views, functions and generated columns may be replaced without a change of the data.
+create or replace function strata.definition_digest(view_name regclass)
+returns text
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select md5(string_agg(x.item, E'\n' order by x.item)) from (
+    select pg_get_viewdef(r.relation) from strata.reads(view_name) r where r.relkind = 'v'
+    union
+    select pg_get_functiondef(p.oid)
+    from strata.reads(view_name) r cross join lateral regexp_matches(r.tree, ':(?:funcid|opfuncid|winfnoid|aggfnoid) (\d+)', 'g') f
+    join pg_proc p on p.oid = f[1]::oid where p.oid >= 16384 and p.prokind <> 'a'
+      and not exists (select from pg_depend e where e.classid = 'pg_proc'::regclass and e.objid = p.oid and e.deptype = 'e')
+    union
+    select format('%s %s', d.adrelid::regclass, pg_get_expr(d.adbin, d.adrelid))
+    from strata.reads(view_name) r join pg_attribute a on a.attrelid = r.relation and a.attgenerated <> '' and a.attnum > 0
+    join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+  ) x (item);
+end;
+
+comment on function strata.definition_digest(regclass) is 'Digest of the views, functions and generated columns that a query uses.';
 
 -- The text of an output column of a view, as PostgreSQL prints it: one line a column when it prints without wrapping.
 create or replace function strata.output_expression(view_name regclass, column_name text)
@@ -220,6 +295,18 @@ $$;
 
 comment on function strata.output_expression(regclass, text) is 'SQL of an output column of a view.';
 
+-- Foreign tables, partitioned and inherited ones, materialized views and PostgreSQL's own change in other ways.
+create or replace function strata.can_watch(relation oid)
+returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select c.relkind = 'r' and c.relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+         and not exists (select from pg_inherits i where i.inhparent = c.oid or i.inhrelid = c.oid)
+  from pg_class c where c.oid = relation;
+end;
+
+comment on function strata.can_watch(oid) is 'Whether triggers see every change of a relation.';
+
 -- What is known about a query: {mode, why, always, key, fact, alias, partition, sources: [{relation, role, tracked, resolve, columns}]}.
 --   tracked   what the change log keeps of a changed row: an expression over the table's own columns
 --   resolve   statement from those values ($1, as text) to stale partitions (as text); none for the fact table
@@ -231,7 +318,8 @@ declare
   tree text := (select w.ev_action::text from pg_rewrite w where w.ev_class = view_name and w.rulename = '_RETURN');
   query jsonb := strata.node_tree(tree) #> '{0}';
   -- Constants and comments cannot look like functions here: names of fields are never inside of tokens.
-  unsteady text[] := strata.unsteady_calls(tree);
+  unsteady text[] := array(select distinct u from strata.reads(view_name) r cross join unnest(strata.unsteady_calls(r.tree)) u order by u);
+  digest text := strata.definition_digest(view_name);
   target jsonb;
   bases integer[];
   fact integer;
@@ -240,7 +328,7 @@ declare
   why text;
   key text[];
   has_groups boolean;
-  result jsonb;
+  read jsonb := jsonb_build_array(query -> 'targetList', query -> 'jointree', query -> 'havingQual');
   sources jsonb := '[]';
   links jsonb := '[]';
   reached integer[];
@@ -251,9 +339,8 @@ declare
   odd record;
 begin
   -- Everything below is about ordinary tables, which triggers can watch.
-  select * into odd from strata.base_tables(view_name) b
-  where b.relkind <> 'r' or b.relation::oid in (select c.oid from pg_class c where c.relnamespace in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace))
-     or exists (select from pg_inherits i where i.inhparent = b.relation or i.inhrelid = b.relation) limit 1;
+  select b.relation::regclass as relation into odd from strata.reads(view_name) b
+  where b.relkind <> 'v' and not strata.can_watch(b.relation) order by b.relation limit 1;
   if odd.relation is not null then
     why := format('%s is not an ordinary table, whose changes a trigger sees', odd.relation);
     always := true;
@@ -303,6 +390,8 @@ begin
         then format('it does not group by %s', partition_column)
       when coalesce(array_length(bases, 1), 0) <> 1 then format('%s is not computed from one table', partition_column)
       when exists (select from jsonb_path_query(target -> 'expr', 'strict $.** ? (@._[0] == "AGGREF")')) then format('%s is an aggregate', partition_column)
+      when exists (select from pg_attribute a join pg_type t on t.oid = a.atttypid where a.attrelid = view_name and a.attname = partition_column and t.typcategory = 'A')
+        then format('%s is an array', partition_column)
     end;
     fact := bases[1];
   end if;
@@ -333,36 +422,51 @@ begin
   end if;
 
   if why is null then
-    expression := strata.output_expression(view_name, partition_column);
-    fact_alias := coalesce(query #>> array['rtable', '0', (fact - 1)::text, 'eref', '0', 'aliasname', '0'], '');
-
-    -- Equalities that every result row obeys: the parts of AND in WHERE and ON.
-    with recursive conditions (node) as (
-      select q from jsonb_path_query(query -> 'jointree', 'strict $.** ? (exists (@.quals))') holder
+    -- A column, whatever joins and GROUP BY call it, or an expression over the columns of its table.
+    select format('t.%I', a.attname) into expression
+    from strata.plain_column(query, target #> '{expr,0}') p
+    join pg_attribute a on a.attrelid = (query #>> array['rtable', '0', (p.rtindex - 1)::text, 'relid', '0'])::oid and a.attnum = p.attnum;
+    fact_alias := 't';
+    if expression is null then
+      fact_alias := query #>> array['rtable', '0', (fact - 1)::text, 'eref', '0', 'aliasname', '0'];
+      expression := strata.output_expression(view_name, partition_column);
+      begin
+        if query #>> array['rtable', '0', (fact - 1)::text, 'alias', '0', 'colnames', '0'] <> '<>' then
+          raise exception using message = 'the columns have other names';
+        end if;
+        execute format('select (%s)::text from %s %I where false', expression, (query #>> array['rtable', '0', (fact - 1)::text, 'relid', '0'])::oid::regclass, fact_alias);
+      exception when others then
+        why := format('%s is not written with the names of its table (%s)', partition_column, sqlerrm);
+      end;
+    end if;
+  end if;
+  if why is null then
+    -- Equalities in the parts of AND in WHERE and ON. Every result row obeys them, but for those in ON of an outer
+    -- join: they only tell which rows of its other side are found.
+    with recursive conditions (node, reachable) as (
+      select q, case holder #>> '{jointype,0}' when '1' then holder -> 'rarg' when '3' then holder -> 'larg' end
+      from jsonb_path_query(query -> 'jointree', 'strict $.** ? (@._[0] == "JOINEXPR" || @._[0] == "FROMEXPR")') holder
       cross join lateral jsonb_array_elements(holder -> 'quals') q where jsonb_typeof(q) in ('object', 'array')
       union all
-      select item from conditions
+      select item, conditions.reachable from conditions
       cross join lateral jsonb_array_elements(case
         when jsonb_typeof(conditions.node) = 'array' then conditions.node
         when conditions.node #>> '{_,0}' = 'BOOLEXPR' and conditions.node #>> '{boolop,0}' = 'and' then conditions.node -> 'args'
         else '[]' end) item
       where jsonb_typeof(item) in ('object', 'array')
-    ), equal as (
-      select conditions.node #> '{args,0,0}' as l, conditions.node #> '{args,0,1}' as r
-      from conditions join pg_operator o on o.oid = (conditions.node #>> '{opno,0}')::oid
-      where jsonb_typeof(conditions.node) = 'object' and conditions.node #>> '{_,0}' = 'OPEXPR' and o.oprname = '=' and o.oprnamespace = 'pg_catalog'::regnamespace
-    ), plain as (
-      select lc.rtindex as l_index, lc.attnum as l_attnum, rc.rtindex as r_index, rc.attnum as r_attnum
-      from equal
-      cross join lateral strata.base_columns(query, equal.l) lc
-      cross join lateral strata.base_columns(query, equal.r) rc
-      -- A column, or one whose type is only seen as another (varchar as text).
-      where equal.l #>> '{_,0}' in ('VAR', 'RELABELTYPE') and equal.r #>> '{_,0}' in ('VAR', 'RELABELTYPE') and lc.rtindex <> rc.rtindex
-        and (select count(*) from strata.base_columns(query, equal.l)) = 1 and (select count(*) from strata.base_columns(query, equal.r)) = 1
+    ), plain as materialized (
+      select l.rtindex as l_index, l.attnum as l_attnum, r.rtindex as r_index, r.attnum as r_attnum, c.reachable is null as is_general,
+             array(select (r #>> '{rtindex,0}')::integer from jsonb_path_query(c.reachable, 'strict $.** ? (@._[0] == "RANGETBLREF")') r) as reachable
+      from conditions c
+      join pg_operator o on o.oid = (c.node #>> '{opno,0}')::oid
+      cross join lateral strata.plain_column(query, c.node #> '{args,0,0}') l
+      cross join lateral strata.plain_column(query, c.node #> '{args,0,1}') r
+      where jsonb_typeof(c.node) = 'object' and c.node #>> '{_,0}' = 'OPEXPR' and o.oprname = '=' and o.oprnamespace = 'pg_catalog'::regnamespace
+        and l.rtindex <> r.rtindex
     )
     select coalesce(jsonb_agg(jsonb_build_object('from', x.f, 'from_attnum', x.fa, 'to', x.t, 'to_attnum', x.ta)), '[]') into links
-    from (select l_index as f, l_attnum as fa, r_index as t, r_attnum as ta from plain
-          union select r_index, r_attnum, l_index, l_attnum from plain) x;
+    from (select l_index as f, l_attnum as fa, r_index as t, r_attnum as ta from plain where is_general or r_index = any (reachable)
+          union select r_index, r_attnum, l_index, l_attnum from plain where is_general or l_index = any (reachable)) x;
 
     reached := array[fact];
     paths := jsonb_build_object(fact::text, jsonb_build_object('resolve', null));
@@ -390,12 +494,18 @@ begin
     from (select distinct (r #>> '{rtindex,0}')::integer as rtindex from jsonb_path_query(query -> 'jointree', 'strict $.** ? (@._[0] == "RANGETBLREF")') r) r
     where r.rtindex <> all (reached) limit 1;
   end if;
+  if why is null then
+    select format('%s.%I is a virtual column, which triggers do not see', a.attrelid::regclass, a.attname) into why
+    from strata.base_columns(query, read) b
+    join pg_attribute a on a.attrelid = (query #>> array['rtable', '0', (b.rtindex - 1)::text, 'relid', '0'])::oid and a.attnum = b.attnum and a.attgenerated = 'v'
+    order by a.attrelid, a.attnum limit 1;
+  end if;
 
   if why is not null then
     -- As a whole, when any of its tables changes.
-    select coalesce(jsonb_agg(jsonb_build_object('relation', b.relation::text, 'role', 'read', 'columns', null)), '[]') into sources
-    from (select distinct b.relation from strata.base_tables(view_name) b where b.relkind = 'r') b;
-    return jsonb_build_object('mode', 'whole', 'why', why, 'always', always, 'key', to_jsonb(coalesce(key, '{}')), 'sources', sources);
+    select coalesce(jsonb_agg(jsonb_build_object('relation', b.relation::regclass::text, 'role', 'read', 'columns', null) order by b.relation), '[]') into sources
+    from strata.reads(view_name) b where strata.can_watch(b.relation);
+    return jsonb_build_object('mode', 'whole', 'why', why, 'always', always, 'key', to_jsonb(coalesce(key, '{}')), 'sources', sources, 'digest', digest);
   end if;
 
   for source in
@@ -436,16 +546,13 @@ begin
             and k.confrelid = source.relation
             and k.conrelid = (query #>> array['rtable', '0', ((paths -> source.rtindex::text ->> 'via')::integer - 1)::text, 'relid', '0'])::oid),
         -- A whole row (count(t.*)) is all of its columns.
-        'columns', (select case when bool_or(b.attnum = 0) then null else (
-                    select to_jsonb(array_agg(distinct a.attname::text)) from pg_depend d join pg_rewrite w on w.oid = d.objid
-                    join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
-                    where d.classid = 'pg_rewrite'::regclass and w.ev_class = view_name and d.refclassid = 'pg_class'::regclass
-                      and d.refobjid = source.relation and d.refobjsubid > 0) end
-                    from strata.base_columns(query, query) b where b.rtindex = source.rtindex));
+        'columns', (select case when bool_or(b.attnum = 0) then null else to_jsonb(array_agg(distinct a.attname::text)) end
+                    from strata.base_columns(query, read) b left join pg_attribute a on a.attrelid = source.relation and a.attnum = b.attnum
+                    where b.rtindex = source.rtindex));
     end;
   end loop;
   return jsonb_build_object('mode', 'partition', 'always', false, 'key', to_jsonb(coalesce(key, '{}')), 'fact', (query #>> array['rtable', '0', (fact - 1)::text, 'relid', '0'])::oid::regclass::text,
-                            'partition', expression, 'sources', sources);
+                            'partition', expression, 'sources', sources, 'digest', digest);
 end
 $$;
 
@@ -464,6 +571,10 @@ set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO,
 begin
   execute tg_argv[0];
   return null;
+exception when others then
+  -- An expression that fails for a row, or a column that got another name, must not cost the write.
+  insert into strata.changes (relation, row_count) values (tg_argv[1], 1);
+  return null;
 end
 $$;
 
@@ -481,7 +592,7 @@ begin
       execute format('drop trigger %I on %s', name, relation);
     end if;
   elsif obj_description(existing, 'pg_trigger') is distinct from description then
-    execute format('create or replace trigger %I after %s for each statement execute function strata.capture(%L)', name, format(events, relation), statement);
+    execute format('create or replace trigger %I after %s for each statement execute function strata.capture(%L, %L)', name, format(events, relation), statement, relation);
     execute format('comment on trigger %I on %s is %L', name, relation, description);
   end if;
 end
@@ -496,55 +607,46 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   key text[] := strata.key_columns(relation);
   is_read boolean;
+  inserts_count boolean;
   on_insert text;
   on_change text;
   used text[];
   is_same text;
   touched text;
+  append text;
 begin
-  select count(*) > 0,
+  -- One pair of an expression and its values for all metrics that track it.
+  select count(*) > 0, coalesce(bool_or(not s.changes_only), false),
          string_agg(distinct s.pair, ', ') filter (where not s.changes_only), string_agg(distinct s.pair, ', '),
          case when bool_or(s.columns is null) then null else array(
            select distinct c from strata.metrics m cross join lateral jsonb_array_elements(m.analysis -> 'sources') x
            cross join lateral jsonb_array_elements_text(x -> 'columns') c where x ->> 'relation' = relation::text) end
-  into is_read, on_insert, on_change, used
+  into is_read, inserts_count, on_insert, on_change, used
   from (
     select nullif(x -> 'columns', 'null') as columns, coalesce((x ->> 'changes_only')::boolean, false) as changes_only,
            case when x ->> 'tracked' is not null then
-             format('%L, (select coalesce(jsonb_agg(x), ''[]'') from (select distinct (%s)::text as x from rows %I) d)', x ->> 'tracked', x ->> 'tracked', x ->> 'alias') end as pair
+             format('(%1$L, (select coalesce(jsonb_agg(x), ''[]'') from (select distinct (%2$s)::text as x from rows %3$I) d))', x ->> 'tracked', x ->> 'tracked', x ->> 'alias') end as pair
     from strata.metrics m cross join lateral jsonb_array_elements(m.analysis -> 'sources') x where x ->> 'relation' = relation::text
   ) s;
-  -- Rows of a table that is only read as a whole are counted all the same.
-  if exists (select from strata.metrics m cross join lateral jsonb_array_elements(m.analysis -> 'sources') x
-             where x ->> 'relation' = relation::text and x ->> 'tracked' is null) then
-    on_insert := coalesce(on_insert, '');
-  end if;
-  if not is_read then
-    on_insert := null;
-    on_change := null;
-  else
-    on_change := coalesce(on_change, '');
-  end if;
+  on_insert := coalesce('(select jsonb_object_agg(p.expression, p.found) from (values ' || on_insert || ') p (expression, found))', '''{}''');
+  on_change := coalesce('(select jsonb_object_agg(p.expression, p.found) from (values ' || on_change || ') p (expression, found))', '''{}''');
+  append := 'insert into strata.changes (relation, keys, row_count) select %L, %s, (select %s from rows) where exists (select from rows)';
 
-  perform strata.set_trigger(relation, 'strata_inserted', 'insert on %s referencing new table as rows', case when on_insert is not null then format(
-    'insert into strata.changes (relation, keys, row_count) select %L, jsonb_build_object(%s), (select count(*) from rows) where exists (select from rows)',
-    relation, on_insert) end);
-  perform strata.set_trigger(relation, 'strata_deleted', 'delete on %s referencing old table as rows', case when on_change is not null then format(
-    'insert into strata.changes (relation, keys, row_count) select %L, jsonb_build_object(%s), (select count(*) from rows) where exists (select from rows)',
-    relation, on_change) end);
-  select string_agg(format('n.%1$I = o.%1$I', k), ' and ') into is_same from unnest(key) k;
-  select is_same || coalesce(' and (' || string_agg(case when strata.has_equality(c.type_id) then format('n.%I', c.name) else format('n.%I::text', c.name) end, ', ' order by c.attnum)
-         || ') is not distinct from (' || string_agg(case when strata.has_equality(c.type_id) then format('o.%I', c.name) else format('o.%I::text', c.name) end, ', ' order by c.attnum) || ')', '')
-  into is_same
-  from strata.table_columns(relation) c where used is not null and c.name = any (used);
-  touched := case when is_same is null or used is null then 'select * from old_rows union all select * from new_rows'
+  perform strata.set_trigger(relation, 'strata_inserted', 'insert on %s referencing new table as rows',
+    case when inserts_count then format(append, relation, on_insert, 'count(*)') end);
+  perform strata.set_trigger(relation, 'strata_deleted', 'delete on %s referencing old table as rows',
+    case when is_read then format(append, relation, on_change, 'count(*)') end);
+  -- An update counts if a used column is not the same in every bit: numbers that are equal may print differently.
+  select string_agg(format('n.%1$I = o.%1$I', k), ' and ')
+         || (select format(' and row(%s)::record operator(pg_catalog.*=) row(%s)::record', string_agg(format('n.%I', c), ', '), string_agg(format('o.%I', c), ', ')) from unnest(used) c)
+  into is_same from unnest(key) k;
+  touched := case when is_same is null then 'select * from old_rows union all select * from new_rows'
     else format('select o.* from old_rows o where not exists (select from new_rows n where %1$s) union all '
                 'select n.* from new_rows n where not exists (select from old_rows o where %1$s)', is_same) end;
-  perform strata.set_trigger(relation, 'strata_updated', 'update on %s referencing old table as old_rows new table as new_rows', case when on_change is not null then format(
-    'with rows as materialized (%s) insert into strata.changes (relation, keys, row_count) select %L, jsonb_build_object(%s), (select (count(*) + 1) / 2 from rows) '
-    'where exists (select from rows)', touched, relation, on_change) end);
-  perform strata.set_trigger(relation, 'strata_truncated', 'truncate on %s', case when is_read then
-    format('insert into strata.changes (relation, row_count) values (%L, 1)', relation) end);
+  perform strata.set_trigger(relation, 'strata_updated', 'update on %s referencing old table as old_rows new table as new_rows',
+    case when is_read then format('with rows as materialized (%s) ', touched) || format(append, relation, on_change, '(count(*) + 1) / 2') end);
+  perform strata.set_trigger(relation, 'strata_truncated', 'truncate on %s',
+    case when is_read then format('insert into strata.changes (relation, row_count) values (%L, 1)', relation) end);
 end
 $$;
 
@@ -611,7 +713,8 @@ comment on function strata.stale_partitions(text, boolean) is 'Partitions of a m
 create or replace function strata.stale_rows(kept anyelement)
 returns setof anyelement
 language plpgsql stable security definer
-set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' set jit = off set plan_cache_mode = force_custom_plan as $$
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' set intervalstyle = 'postgres' set extra_float_digits = 1 set jit = off
+set plan_cache_mode = force_custom_plan as $$
 declare
   m strata.metrics;
   stale text[];
@@ -675,26 +778,41 @@ comment on function strata.partition_condition(strata.metrics, text, text[]) is 
 -- Declaring metrics
 -- ------------------------------------------------------------------------------------------------------
 
--- Metrics that others read come first.
+-- Metrics and the materialized views of analytics, by how many of them stand between each and its tables.
+create or replace function strata.refresh_order()
+returns table (relation regclass, metric text, place integer)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  with recursive kept (relation, source, metric) as (
+    select to_regclass(strata.metric_table(m))::oid, to_regclass(strata.metric_query(m.metric))::oid, m.metric
+    from strata.metrics m where to_regclass(strata.metric_table(m)) is not null
+    union all
+    select c.oid, c.oid, null from pg_class c where c.relnamespace = 'analytics'::regnamespace and c.relkind = 'm'
+  ), reads (relation, reading, depth) as (
+    select k.relation, k.source, 0 from kept k
+    union
+    select r.relation, coalesce(k.source, d.refobjid), r.depth + (k.relation is not null)::integer
+    from reads r
+    join pg_rewrite w on w.ev_class = r.reading
+    join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid and d.refclassid = 'pg_class'::regclass and d.refobjid <> r.reading
+    left join kept k on k.relation = d.refobjid
+    where r.depth < 100
+  )
+  select k.relation::regclass, k.metric, max(r.depth) from kept k join reads r on r.relation = k.relation group by k.relation, k.metric;
+end;
+
+comment on function strata.refresh_order() is 'Metrics and materialized views of analytics; those that others read have a lower place.';
+
 create or replace function strata.order_metrics()
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  placed text[] := '{}';
-  next text[];
+  circle text := (select string_agg(o.relation::text, ', ' order by o.relation::text) from strata.refresh_order() o where o.place >= 100);
 begin
-  loop
-    select array_agg(m.metric order by m.metric) into next
-    from strata.metrics m
-    where m.metric <> all (placed) and not exists (
-      select from jsonb_array_elements(m.analysis -> 'sources') s join strata.metrics o on strata.metric_table(o) = s ->> 'relation'
-      where o.metric <> all (placed) and o.metric <> m.metric
-    );
-    exit when next is null;
-    placed := placed || next;
-  end loop;
-  update strata.metrics m set place = p.place
-  from unnest(placed) with ordinality p (metric, place) where m.metric = p.metric and m.place <> p.place;
+  if circle is not null then
+    raise exception 'A metric may not be computed from itself, nor from what is computed from it: %.', circle using errcode = 'invalid_recursion';
+  end if;
+  update strata.metrics m set place = o.place from strata.refresh_order() o where o.metric = m.metric and m.place <> o.place;
 end
 $$;
 
@@ -724,6 +842,38 @@ $$;
 
 comment on function strata.raise_version() is 'Raises the data version, unless a refresh is about to.';
 
+create or replace function strata.column_definitions(relation regclass)
+returns table (place smallint, name text, definition text)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select a.attnum, a.attname::text,
+         format_type(a.atttypid, a.atttypmod) || coalesce((
+           select format(' collate %I.%I', n.nspname, c.collname) from pg_collation c join pg_namespace n on n.oid = c.collnamespace join pg_type t on t.oid = a.atttypid
+           where c.oid = a.attcollation and a.attcollation <> t.typcollation), '')
+  from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped;
+end;
+
+comment on function strata.column_definitions(regclass) is 'Columns of a table or view with their types and collations, as CREATE TABLE has them.';
+
+-- Statements that give a relation again the rights that it has now.
+create or replace function strata.grants_of(relation regclass)
+returns text[]
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select array(
+    select format('grant %s%s on %s to %s%s', x.privilege_type, x.columns, relation, case x.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(x.grantee)) end,
+                  case when x.is_grantable then ' with grant option' else '' end)
+    from (
+      select a.*, '' as columns, c.relowner from pg_class c cross join lateral aclexplode(c.relacl) a where c.oid = relation
+      union all
+      select a.*, format(' (%I)', t.attname), c.relowner
+      from pg_class c join pg_attribute t on t.attrelid = c.oid cross join lateral aclexplode(t.attacl) a where c.oid = relation
+    ) x where x.grantee <> x.relowner
+  );
+end;
+
+comment on function strata.grants_of(regclass) is 'Statements that repeat the rights on a relation.';
+
 -- The table that keeps a metric: made, or given the columns of the query.
 create or replace function strata.make_metric_table(m strata.metrics)
 returns void
@@ -735,32 +885,22 @@ declare
   key text;
 begin
   if to_regclass(name) is null then
-    execute format('create table %s (%s)', name, (
-      select string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by a.attnum)
-      from pg_attribute a where a.attrelid = query_view and a.attnum > 0));
+    execute format('create table %s ()', name);
     execute format('comment on table %s is %L', name, format('%s, as of the last refresh.', initcap(left(m.metric, 1)) || replace(substr(m.metric, 2), '_', ' ')));
   end if;
+  -- Columns keep their comments and rights; their values are computed again. A live view that lacks them is made again.
   for col in
-    select a.attname as name, format_type(a.atttypid, a.atttypmod) as type, o.attname is not null as is_there
-    from pg_attribute a
-    left join pg_attribute o on o.attrelid = name::regclass and o.attname = a.attname and not o.attisdropped
-    where a.attrelid = query_view and a.attnum > 0
-      and (o.attname is null or format_type(o.atttypid, o.atttypmod) <> format_type(a.atttypid, a.atttypmod))
-    order by a.attnum
+    select coalesce(o.name, a.name) as name, a.definition, o.definition as before
+    from strata.column_definitions(query_view) a
+    full join strata.column_definitions(strata.metric_table(m)::regclass) o on o.name = a.name
+    where o.definition is distinct from a.definition
+    order by a.definition is not null, a.place, o.place
   loop
-    execute format('drop view if exists %I.%I', m.schema_name, m.metric || '_live');
-    if col.is_there then
-      execute format('alter table %s drop column %I', name, col.name);
+    if col.before is not null then
+      execute format('drop view if exists %I.%I', m.schema_name, m.metric || '_live');
     end if;
-    execute format('alter table %s add column %I %s', name, col.name, col.type);
-  end loop;
-  for col in
-    select o.attname as name from pg_attribute o
-    where o.attrelid = name::regclass and o.attnum > 0 and not o.attisdropped
-      and not exists (select from pg_attribute a where a.attrelid = query_view and a.attname = o.attname)
-  loop
-    execute format('drop view if exists %I.%I', m.schema_name, m.metric || '_live');
-    execute format('alter table %s drop column %I', name, col.name);
+    execute format(case when col.before is null then 'alter table %s add column %I %s' when col.definition is null then 'alter table %s drop column %I'
+                        else 'alter table %1$s alter column %2$I type %3$s using null' end, name, col.name, col.definition);
   end loop;
   for col in
     select o.attname as name from pg_attribute o
@@ -781,8 +921,12 @@ begin
      is distinct from 'UNIQUE NULLS NOT DISTINCT (' || key || ')' then
     execute format('alter table %s drop constraint if exists %I', name, m.metric || '_key');
     if key is not null then
-      execute format('delete from %s', name);
-      execute format('alter table %s add constraint %I unique nulls not distinct (%s)', name, m.metric || '_key', key);
+      begin
+        execute format('alter table %s add constraint %I unique nulls not distinct (%s)', name, m.metric || '_key', key);
+      exception when unique_violation then
+        execute format('delete from %s', name);
+        execute format('alter table %s add constraint %I unique nulls not distinct (%s)', name, m.metric || '_key', key);
+      end;
     end if;
   end if;
   if m.partition_column is not null and (key is null or m.key_columns[1] <> m.partition_column) then
@@ -812,7 +956,8 @@ begin
     union all
     select %2$s from strata.stale_rows(null::%3$s)
   $sql$, name, columns, kept, m.metric, case when m.mode = 'partition' then format(
-    'and not exists (select from unnest((select strata.stale_partitions(%L))::%s[]) s (p) where s.p is not distinct from r.%I)',
+    'and not exists (select from unnest((select strata.stale_partitions(%1$L))::%2$s[]) s (p) where s.p = r.%3$I) '
+    'and (r.%3$I is not null or array_position((select strata.stale_partitions(%1$L)), null) is null)',
     m.metric, (select format_type(a.atttypid, a.atttypmod) from pg_attribute a where a.attrelid = kept and a.attname = m.partition_column), m.partition_column) else '' end);
 end
 $$;
@@ -856,6 +1001,9 @@ declare
   query_view text := strata.metric_query(metric);
   relation text;
   odd text;
+  live text := format('%I.%I', schema_name, metric || '_live');
+  is_new boolean := to_regclass(format('%I.%I', schema_name, metric)) is null;
+  grants text[];
 begin
   if metric is null or metric !~ '^[a-z_][a-z0-9_]{0,49}$' or metric like '%\_live' then
     raise exception 'A metric is named by lower case letters, digits and _, at most 50 of them, and not _live at the end; given: %.', coalesce(quote_literal(metric), 'null')
@@ -865,6 +1013,10 @@ begin
   if before.metric is null and to_regclass(format('%I.%I', schema_name, metric)) is not null
      and not exists (select from pg_trigger t where t.tgrelid = to_regclass(format('%I.%I', schema_name, metric)) and t.tgname = 'strata_version') then
     raise exception '%.% exists and is no metric.', schema_name, metric using errcode = 'duplicate_table', hint = 'Choose another name, or drop it.';
+  elsif before.metric is null and to_regclass(live) is not null then
+    raise exception '% exists; a metric % needs that name.', live, metric using errcode = 'duplicate_table', hint = 'Choose another name, or drop it.';
+  elsif before.schema_name <> schema_name then
+    raise exception '% is a metric of schema %.', metric, before.schema_name using errcode = 'duplicate_table', hint = 'Choose another name.';
   end if;
 
   if before.metric is null or before.query <> clean or to_regclass(query_view) is null then
@@ -906,14 +1058,30 @@ begin
     where x.metric = m.metric;
   end if;
   if before.metric is null or (before.query, before.partition_column, before.analysis) is distinct from (m.query, m.partition_column, m.analysis)
-     or to_regclass(strata.metric_table(m)) is null or to_regclass(format('%I.%I', schema_name, metric || '_live')) is null then
-    perform strata.make_metric_table(m);
+     or to_regclass(strata.metric_table(m)) is null or to_regclass(live) is null then
+    grants := strata.grants_of(to_regclass(live));
+    if to_regclass(live) is null and m.default_rights and schema_name = 'analytics' then
+      grants := array[format('grant select on %s to strata_reader', live)];
+    end if;
+    if is_new and m.default_rights and schema_name = 'analytics' then
+      grants := grants || format('grant select on %s to strata_reader', strata.metric_table(m));
+    end if;
+    begin
+      perform strata.make_metric_table(m);
+    exception when dependent_objects_still_exist or feature_not_supported then
+      get stacked diagnostics odd = pg_exception_detail;
+      raise exception 'The columns of % cannot change, because other views read them: %', strata.metric_table(m), coalesce(nullif(odd, ''), sqlerrm)
+        using errcode = 'dependent_objects_still_exist', hint = 'Drop those views before, and make them again afterwards; new columns alone need no such thing.';
+    end;
     update strata.metrics x set rebuild = true where x.metric = m.metric and not x.rebuild;
     perform strata.make_live_view(m);
     perform strata.copy_comments(m);
-    if m.default_rights and schema_name = 'analytics' then
-      execute format('grant select on %s, %I.%I to strata_reader', strata.metric_table(m), schema_name, metric || '_live');
-    end if;
+    for odd in select g from unnest(grants) g loop
+      begin
+        execute odd;
+      exception when undefined_column then null;  -- A right on a column that is gone.
+      end;
+    end loop;
     for relation in
       select s ->> 'relation' from jsonb_array_elements(m.analysis -> 'sources') s
       union select s ->> 'relation' from jsonb_array_elements(coalesce(before.analysis, '{}') -> 'sources') s

@@ -57,25 +57,6 @@ $$;
 
 comment on function strata.compute_metric(text, text[]) is 'Computes the given partitions of a metric, or all of them, and returns how many rows it wrote.';
 
--- Materialized views of analytics, those that others read first.
-create or replace function strata.materialized_views()
-returns table (view_name regclass, place integer)
-language sql stable set search_path = pg_catalog, pg_temp
-begin atomic
-  with recursive reads (view_name, read, depth) as (
-    select c.oid, c.oid, 0 from pg_class c where c.relnamespace = 'analytics'::regnamespace and c.relkind = 'm'
-    union
-    select reads.view_name, d.refobjid, reads.depth + (select (c.relkind = 'm')::integer from pg_class c where c.oid = d.refobjid)
-    from reads
-    join pg_rewrite w on w.ev_class = reads.read
-    join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid and d.refclassid = 'pg_class'::regclass and d.refobjid <> reads.read
-    where reads.depth < 100
-  )
-  select reads.view_name::regclass, max(reads.depth) from reads group by reads.view_name order by 2, 1;
-end;
-
-comment on function strata.materialized_views() is 'Materialized views of analytics in the order in which they have to be refreshed.';
-
 -- While a view is refreshed concurrently it can be read. That takes a view that was filled once, and a unique index
 -- on plain columns over all of its rows.
 create or replace function strata.can_refresh_concurrently(view_name regclass)
@@ -91,8 +72,8 @@ end;
 comment on function strata.can_refresh_concurrently(regclass) is 'Whether a materialized view can be refreshed while it is read.';
 
 -- Writers go on meanwhile. What commits after the log was consumed stays logged, so that the live views take it from
--- production, whether the kept rows have it already or not. A metric that fails keeps its rows and is computed as a
--- whole next time; the others go on.
+-- production, whether the kept rows have it already or not. A metric or view that fails keeps its rows and is computed
+-- as a whole next time; the others go on.
 --
 -- REFRESH … CONCURRENTLY compares all rows, however few have changed. What can be spared is sorting them on disk, and
 -- sampling them for statistics that do not change how they are compared.
@@ -102,8 +83,9 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp set timezone = 'UTC' set plan_cache_mode = force_custom_plan set jit = off set default_statistics_target = 1 as $$
 declare
   m strata.metrics;
-  mview record;
+  step record;
   stale text[];
+  failed jsonb := '{}';
   changed bigint;
   written bigint := 0;
   rows_of_metric bigint;
@@ -117,8 +99,15 @@ begin
   create temporary table if not exists strata_consumed (like strata.changes) on commit drop;
   with consumed as (delete from strata.changes returning *) insert into pg_temp.strata_consumed select * from consumed;
 
-  for m in select * from strata.metrics order by place, metric loop
+  for step in select o.relation, o.metric from strata.refresh_order() o order by o.place, o.metric is null, o.relation::text loop
     begin
+      if step.metric is null then
+        perform set_config('work_mem', greatest(pg_size_bytes(memory) / 1024, 65536) || 'kB', true);
+        execute format('refresh materialized view %s %s', case when strata.can_refresh_concurrently(step.relation) then 'concurrently' else '' end, step.relation);
+        perform set_config('work_mem', memory, true);
+        continue;
+      end if;
+      select * into strict m from strata.metrics x where x.metric = step.metric;
       stale := case when "full" then null else strata.stale_partitions(m.metric, true) end;
       rows_of_metric := 0;
       if stale is null or stale <> '{}' then
@@ -129,14 +118,16 @@ begin
       end if;
       update strata.metrics x set rebuild = false, error = null, refreshed_at = clock_timestamp(), run_id = refresh.run_id where x.metric = m.metric;
     exception when others then
-      if not strata.is_fault_of_row(sqlstate) and sqlstate !~ '^(42|0A)' then
+      if not strata.is_fault_of_row(sqlstate) and sqlstate !~ '^(42|0A|55000)' then
         raise;
       end if;
-      update strata.metrics x set rebuild = true, error = sqlerrm where x.metric = m.metric;
+      if step.metric is null then
+        failed := failed || jsonb_build_object(step.relation::text, sqlerrm);
+      else
+        update strata.metrics x set rebuild = true, error = sqlerrm where x.metric = m.metric;
+      end if;
       continue;
     end;
-    select coalesce(sum(c.row_count), 0) into changed from pg_temp.strata_consumed c
-    where c.relation in (select s ->> 'relation' from jsonb_array_elements(m.analysis -> 'sources') s);
     perform strata.count_batch(refresh.run_id, 0, rows_of_metric, 0, 0, null, m.metric) where m.schema_name = 'analytics';
     written := written + rows_of_metric;
     -- What is read beside the calendar finds its days there.
@@ -148,21 +139,9 @@ begin
     end if;
   end loop;
 
-  perform set_config('work_mem', greatest(pg_size_bytes(memory) / 1024, 65536) || 'kB', true);
-  for mview in select v.view_name, strata.can_refresh_concurrently(v.view_name) as concurrently from strata.materialized_views() v order by v.place, v.view_name loop
-    begin
-      execute format('refresh materialized view %s %s', case when mview.concurrently then 'concurrently' else '' end, mview.view_name);
-    exception when others then
-      if not strata.is_fault_of_row(sqlstate) and sqlstate !~ '^(42|0A)' then
-        raise;
-      end if;
-      raise exception 'The materialized view % could not be refreshed: %', mview.view_name, sqlerrm using errcode = 'ST002';
-    end;
-  end loop;
-  perform set_config('work_mem', memory, true);
-
   select coalesce(sum(c.row_count), 0) into changed from pg_temp.strata_consumed c;
   drop table pg_temp.strata_consumed;
+  update strata.refresh_state set view_errors = failed where view_errors <> failed;
   perform set_config('strata.refreshing', '', true);
   perform set_config('strata.run_id', coalesce(refresh.run_id::text, ''), true);
   perform strata.note_refresh();

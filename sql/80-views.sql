@@ -88,10 +88,10 @@ begin atomic
   union all
   select c.relname::text, s.refreshed_at, s.run_id, b.row_count, coalesce(extract(epoch from current_timestamp - b.since), 0)::double precision
   from strata.refresh_state s
-  cross join strata.materialized_views() v
-  join pg_catalog.pg_class c on c.oid = v.view_name
+  cross join strata.refresh_order() v
+  join pg_catalog.pg_class c on c.oid = v.relation and v.metric is null
   cross join lateral (
-    select array(select m.metric from strata.base_tables(v.view_name) t join strata.metrics m on to_regclass(strata.metric_table(m)) = t.relation
+    select array(select m.metric from strata.base_tables(v.relation) t join strata.metrics m on to_regclass(strata.metric_table(m)) = t.relation
                  where m.schema_name = 'strata') as metrics
   ) k
   cross join lateral strata.metric_lag(k.metrics) b

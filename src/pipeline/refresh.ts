@@ -5,11 +5,11 @@ import type { Work } from "./runs.ts";
 export async function refresh({ pool, runId, arguments: { full }, afterBatch }: Work): Promise<void> {
   await patiently(() => pool.query("select strata.refresh($1, $2)", [full ?? false, runId]));
   await afterBatch();
-  const { rows } = await pool.query<{ metric: string; error: string }>(
-    "select metric, error from strata.metrics where error is not null order by place, metric",
+  const { rows } = await pool.query<{ message: string }>(
+    `select format('The metric %s could not be computed: %s', metric, error) as message from strata.metrics where error is not null
+     union all
+     select format('The materialized view %s could not be refreshed: %s', key, value) from strata.refresh_state, jsonb_each_text(view_errors)`,
   );
   if (rows.length > 0)
-    throw new Error(
-      `${rows.map(({ metric, error }) => `The metric ${metric} could not be computed: ${error}`).join("; ")}; all others are up to date`,
-    );
+    throw new Error(`${rows.map(({ message }) => message).join("; ")}; all others are up to date`);
 }
