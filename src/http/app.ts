@@ -10,7 +10,7 @@ import { createAuthenticator, requireRole, type Claims } from "./auth.ts";
 import { createFindRole } from "./database-roles.ts";
 import { addDrain } from "./drain.ts";
 import { handleError, refusal } from "../graphql/errors.ts";
-import { addPageRules, GRAPHIQL_PATH, isPage } from "../graphql/graphiql.ts";
+import { addPageRules, isPage } from "../graphql/graphiql.ts";
 import { createGraphql, GRAPHQL_PATH } from "../graphql/graphql.ts";
 import { mayIntrospect } from "../guard/guard.ts";
 import { addHeaders } from "./headers.ts";
@@ -21,6 +21,7 @@ import { addMetrics, createMetrics } from "./metrics.ts";
 import { addRequestLog, requestId } from "./observe.ts";
 import { addPipelineMetrics } from "./pipeline-metrics.ts";
 import { createProbePool } from "./probe.ts";
+import { addStudio } from "./studio.ts";
 import { addSlowRequests, CHECK_MS, REQUEST_TIMEOUT_MS } from "./request-timeout.ts";
 
 export interface AppOptions {
@@ -107,8 +108,8 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     stopping: lifecycle?.stopping,
   });
   addMetrics(app, metrics, config);
-  // What somebody types who knows the address alone.
-  if (config.GRAPHIQL_ROLES.length > 0) app.get("/", (_request, reply) => reply.redirect(GRAPHIQL_PATH));
+  // For everybody: it is a page without data, which asks the API as whoever has a token.
+  addStudio(app);
 
   // Everything below acts for somebody.
   await app.register(async (scope) => {

@@ -1,0 +1,59 @@
+// Numbers, times and durations in words. Times of the data are UTC, as the database keeps them.
+const numbers = new Intl.NumberFormat("en-US", { maximumFractionDigits: 2 });
+const compactNumbers = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
+const words = new Intl.RelativeTimeFormat("en-US", { numeric: "auto" });
+
+export const count = (value: string | number | null | undefined): string =>
+  value == null ? "–" : numbers.format(typeof value === "string" ? (value as unknown as number) : value);
+export const compact = (value: number): string => compactNumbers.format(value);
+export const plural = (value: string | number, one: string, many = `${one}s`): string =>
+  `${count(value)} ${Number(value) === 1 ? one : many}`;
+
+/** Of the reader's clock. */
+export const clock = (at: number): string => new Date(at).toLocaleTimeString("en-GB");
+/** Of the data: "2026-11-29 14:02:11". */
+export const utc = (at: string | null | undefined): string =>
+  at ? new Date(at).toISOString().slice(0, 19).replace("T", " ") : "–";
+
+const UNITS: [unit: Intl.RelativeTimeFormatUnit, seconds: number][] = [
+  ["year", 31_557_600],
+  ["month", 2_629_800],
+  ["week", 604_800],
+  ["day", 86_400],
+  ["hour", 3_600],
+  ["minute", 60],
+];
+export function ago(at: string | null | undefined, now: number): string {
+  if (!at) return "never";
+  const seconds = (Date.parse(at) - now) / 1000;
+  const unit = UNITS.find(([, length]) => Math.abs(seconds) >= length);
+  if (!unit) return seconds > -10 ? "just now" : words.format(Math.round(seconds), "second");
+  return words.format(Math.trunc(seconds / unit[1]), unit[0]);
+}
+
+export function duration(ms: number | null | undefined): string {
+  if (ms == null) return "–";
+  if (ms < 1_000) return `${ms} ms`;
+  if (ms < 60_000) return `${(ms / 1000).toFixed(1)} s`;
+  const minutes = Math.floor(ms / 60_000);
+  if (minutes < 60) return `${minutes} min ${Math.round((ms % 60_000) / 1000)} s`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+export const age = (seconds: number): string => duration(Math.round(seconds) * 1000);
+
+/** "daily_user_metrics" and "dailyUserMetrics" as people write it. */
+export const title = (name: string): string => {
+  const text = name
+    .replaceAll(/([a-z0-9])([A-Z])/g, "$1 $2")
+    .replaceAll("_", " ")
+    .toLowerCase();
+  return text.charAt(0).toUpperCase() + text.slice(1);
+};
+export const bytes = (size: number): string =>
+  size < 1024
+    ? `${size} B`
+    : size < 1024 ** 2
+      ? `${(size / 1024).toFixed(1)} kB`
+      : size < 1024 ** 3
+        ? `${(size / 1024 ** 2).toFixed(1)} MB`
+        : `${(size / 1024 ** 3).toFixed(2)} GB`;

@@ -1,0 +1,30 @@
+// GraphiQL, of the same origin, takes its tabs from its storage: a query goes there as one more tab.
+interface State {
+  tabs: { id: string; title: string; query: string }[];
+  activeTabIndex: number;
+}
+
+export function openInGraphiql(title: string, query: string, variables: object): void {
+  const key = "graphiql:tabState";
+  try {
+    const state = JSON.parse(localStorage.getItem(key) ?? '{"tabs":[]}') as State;
+    const given = Object.fromEntries(Object.entries(variables).filter(([, value]) => value !== undefined));
+    const id = `studio-${title}`;
+    const tabs = state.tabs.filter((tab) => tab.id !== id);
+    tabs.push({
+      id,
+      title,
+      query,
+      hash: "",
+      variables: JSON.stringify(given, null, 2),
+      headers: null,
+      operationName: /query (\w+)/.exec(query)?.[1] ?? null,
+      response: null,
+    } as State["tabs"][number]);
+    localStorage.setItem(key, JSON.stringify({ tabs, activeTabIndex: tabs.length - 1 }));
+    localStorage.setItem("graphiql:query", query);
+  } catch {
+    // Without storage GraphiQL opens as it is.
+  }
+  location.href = "/graphiql";
+}

@@ -1,0 +1,88 @@
+// A query that is asked again when its subject changes; the answer before stays until the next one is there.
+import { useEffect, useRef, useState } from "preact/hooks";
+import { ApiError, request, type Variables } from "./api.ts";
+import { changes, type Topic } from "./live.ts";
+import { token } from "./session.ts";
+
+export interface Answer<Data> {
+  data: Data | undefined;
+  error: ApiError | undefined;
+  isLoading: boolean;
+  /** The answer is that of another page or filter, until the one asked for is there. */
+  isStale: boolean;
+  ask: () => void;
+}
+
+interface State<Data> {
+  key: string;
+  data?: Data;
+  error?: ApiError;
+}
+
+/** `undefined` asks nothing. */
+export function useQuery<Data = any>(
+  query: string | undefined,
+  variables: Variables = {},
+  topics: Topic[] = [],
+): Answer<Data> {
+  const [state, setState] = useState<State<Data>>({ key: "" });
+  const [isLoading, setLoading] = useState(query !== undefined);
+  const [asked, setAsked] = useState(0);
+  const key = JSON.stringify([query, variables, token.value]);
+  const version = topics.map((topic) => changes[topic].value).join();
+  const running = useRef<AbortController>(undefined);
+
+  useEffect(() => {
+    if (query === undefined) return setLoading(false);
+    const controller = new AbortController();
+    running.current?.abort();
+    running.current = controller;
+    setLoading(true);
+    request<Data>(query, variables, { signal: controller.signal })
+      .then(
+        (data) => setState({ key, data }),
+        (error: unknown) => {
+          if (controller.signal.aborted) return;
+          const known = error instanceof ApiError ? error : new ApiError("UNKNOWN", String(error));
+          // What was true a moment ago stays readable while the server is away.
+          setState((before) => ({
+            ...(known.code === "UNREACHABLE" && before.key === key ? before : { key }),
+            error: known,
+          }));
+        },
+      )
+      .finally(() => {
+        if (running.current === controller) setLoading(false);
+      });
+  }, [key, version, asked]);
+  useEffect(() => () => running.current?.abort(), []);
+
+  return {
+    data: state.data,
+    error: state.key === key ? state.error : undefined,
+    isLoading,
+    isStale: state.key !== key,
+    ask: () => setAsked((count) => count + 1),
+  };
+}
+
+export interface Action {
+  isRunning: boolean;
+  error: string | undefined;
+  run: (work: () => Promise<unknown>) => void;
+}
+
+/** Something that a button does: once at a time, with its fault beside it. */
+export function useAction(): Action {
+  const [isRunning, setRunning] = useState(false);
+  const [error, setError] = useState<string>();
+  const run = (work: () => Promise<unknown>): void => {
+    if (isRunning) return;
+    setRunning(true);
+    setError(undefined);
+    work()
+      .catch((fault: unknown) => setError((fault as Error).message))
+      .finally(() => setRunning(false));
+  };
+  return { isRunning, error, run };
+}

@@ -1,0 +1,130 @@
+// A file into a dataset: its first lines are read here, all of it is streamed to POST /ingest.
+import { authorization } from "./api.ts";
+
+export interface Preview {
+  format: "csv" | "ndjson";
+  columns: string[];
+  rows: string[][];
+}
+
+const HEAD_BYTES = 65_536;
+const SHOWN_ROWS = 5;
+
+/** Records of CSV text; a last one that is cut off is left away. */
+function parseCsv(text: string, delimiter: string): string[][] {
+  const records: string[][] = [];
+  let record: string[] = [];
+  let cell = "";
+  let isQuoted = false;
+  for (let index = 0; index < text.length; index++) {
+    const character = text[index]!;
+    if (isQuoted) {
+      if (character !== '"') cell += character;
+      else if (text[index + 1] === '"') cell += text[++index]!;
+      else isQuoted = false;
+    } else if (character === '"' && cell === "") isQuoted = true;
+    else if (character === delimiter) {
+      record.push(cell);
+      cell = "";
+    } else if (character === "\n") {
+      record.push(cell.replace(/\r$/, ""));
+      records.push(record);
+      record = [];
+      cell = "";
+    } else cell += character;
+  }
+  return records;
+}
+
+const asText = (value: unknown): string =>
+  value == null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+
+export async function preview(file: File): Promise<Preview> {
+  const head = await file.slice(0, HEAD_BYTES).text();
+  const text = (file.size > HEAD_BYTES || head.endsWith("\n") ? head : `${head}\n`).replace(/^\uFEFF/, "");
+  if (text.trim() === "") throw new Error(`${file.name} is empty`);
+  if (text.includes("\0"))
+    throw new Error(`${file.name} is no text; CSV and NDJSON (one object per line) are taken`);
+  if (/^\s*\{/.test(text)) {
+    const objects = text
+      .slice(0, text.lastIndexOf("\n"))
+      .split("\n")
+      .flatMap((line): Record<string, unknown>[] => {
+        try {
+          const value = JSON.parse(line) as unknown;
+          return typeof value === "object" && value !== null && !Array.isArray(value)
+            ? [value as Record<string, unknown>]
+            : [];
+        } catch {
+          return [];
+        }
+      });
+    const columns = [...new Set(objects.flatMap((object) => Object.keys(object)))];
+    const rows = objects
+      .slice(0, SHOWN_ROWS)
+      .map((object) => columns.map((column) => asText(object[column])));
+    return { format: "ndjson", columns, rows };
+  }
+  if (/^\s*\[/.test(text)) throw new Error("A JSON array is not taken; write one object per line (NDJSON)");
+  const records = parseCsv(text, ",");
+  const [columns = [], ...rows] = records;
+  return { format: "csv", columns, rows: rows.slice(0, SHOWN_ROWS) };
+}
+
+export interface IngestRun {
+  id: string;
+  status: string;
+  rowsRead: number;
+  rowsWritten: number;
+  rowsRejected: number;
+  durationMs: number | null;
+  error: string | null;
+}
+
+interface Upload {
+  dataset: string;
+  file: File;
+  format: Preview["format"];
+  source: string;
+  map: string[];
+  onProgress: (sent: number) => void;
+  signal: AbortSignal;
+}
+
+/** fetch does not say how much was sent; XMLHttpRequest does. */
+export function upload({
+  dataset,
+  file,
+  format,
+  source,
+  map,
+  onProgress,
+  signal,
+}: Upload): Promise<IngestRun> {
+  const query = new URLSearchParams({ name: file.name.slice(0, 200) });
+  if (source) query.set("source", source);
+  for (const pair of map) query.append("map", pair);
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", `/ingest/${encodeURIComponent(dataset)}?${query}`);
+    request.setRequestHeader("content-type", format === "csv" ? "text/csv" : "application/x-ndjson");
+    for (const [name, value] of Object.entries(authorization())) request.setRequestHeader(name, value);
+    request.upload.onprogress = ({ loaded }) => onProgress(loaded);
+    request.onload = () => {
+      try {
+        const body = JSON.parse(request.responseText) as { run?: IngestRun; errors?: { message: string }[] };
+        if (body.run) resolve(body.run);
+        else
+          reject(new Error(body.errors?.[0]?.message ?? `The server answered with status ${request.status}`));
+      } catch {
+        reject(new Error(`The server answered with status ${request.status}`));
+      }
+    };
+    // A refused body is not read to its end, which the browser shows as a broken connection.
+    request.onerror = () =>
+      reject(new Error("The connection broke off; look at the runs for what has landed"));
+    request.onabort = () => reject(new Error("Stopped; what had landed until then stays"));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(file);
+  });
+}
