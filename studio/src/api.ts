@@ -43,7 +43,7 @@ export async function request<Data = any>(
         accept: "application/graphql-response+json, application/json;q=0.9",
         ...authorization(),
       },
-      body: JSON.stringify({ query, variables }),
+      body: JSON.stringify({ query, variables: withoutEmpty(variables) }),
       signal: signal ?? AbortSignal.timeout(WAIT_MS),
       cache: "no-store",
       credentials: "omit",
@@ -74,6 +74,12 @@ export async function request<Data = any>(
   wantsToken.value = undefined;
   return body.data as Data;
 }
+
+/** A filter without conditions is no filter; the API refuses an empty one. */
+export const withoutEmpty = (variables: Variables): Variables =>
+  Object.fromEntries(
+    Object.entries(variables).filter(([, value]) => value !== undefined && JSON.stringify(value) !== "{}"),
+  );
 
 function parse<Data>(text: string): { data?: Data | null; errors?: GraphqlError[] } | undefined {
   try {

@@ -1,4 +1,6 @@
 // GraphiQL, of the same origin, takes its tabs from its storage: a query goes there as one more tab.
+import { withoutEmpty } from "./api.ts";
+
 interface State {
   tabs: { id: string; title: string; query: string }[];
   activeTabIndex: number;
@@ -8,7 +10,6 @@ export function openInGraphiql(title: string, query: string, variables: object):
   const key = "graphiql:tabState";
   try {
     const state = JSON.parse(localStorage.getItem(key) ?? '{"tabs":[]}') as State;
-    const given = Object.fromEntries(Object.entries(variables).filter(([, value]) => value !== undefined));
     const id = `studio-${title}`;
     const tabs = state.tabs.filter((tab) => tab.id !== id);
     tabs.push({
@@ -16,7 +17,7 @@ export function openInGraphiql(title: string, query: string, variables: object):
       title,
       query,
       hash: "",
-      variables: JSON.stringify(given, null, 2),
+      variables: JSON.stringify(withoutEmpty({ ...variables }), null, 2),
       headers: null,
       operationName: /query (\w+)/.exec(query)?.[1] ?? null,
       response: null,

@@ -134,7 +134,7 @@ export const Grid = ({ detail, columns, filter }: ViewProps) => {
   const download = () =>
     saving.run(async () => {
       const lines = [csvLine(columns.map(({ name }) => name))];
-      for (let after: string | undefined, rows = 0; ;) {
+      for (let after: string | undefined = undefined, rows = 0; ;) {
         const page: Record<string, { nodes: Row[]; pageInfo: PageInfo }> = await request(query, {
           ...variables,
           first: CSV_PAGE,
@@ -266,8 +266,10 @@ async function followedBy(relation: Relation, detail: Detail, row: Row): Promise
   if (!relation.isMany) {
     const related = row[relation.field] as Row | null;
     return (
-      related &&
-      hrefOf("explore", target.field, { where: target.key.map((name) => `${name}:equalTo:${related[name]}`) })
+      (related ?? undefined) &&
+      hrefOf("explore", target.field, {
+        where: target.key.map((name) => `${name}:equalTo:${related![name]}`),
+      })
     );
   }
   const other = await detailOf(target);

@@ -1,11 +1,10 @@
 import { effect } from "@preact/signals";
 import { render } from "preact";
 import { startLive } from "./live.ts";
-import { startSession, token } from "./session.ts";
+import { token } from "./session.ts";
 import { loadFeatures } from "./schema.ts";
 import { Shell } from "./shell.tsx";
 
-startSession();
 startLive();
 effect(() => {
   void token.value;

@@ -5,7 +5,7 @@ import { feature } from "topojson-client";
 import type { GeometryCollection, Topology } from "topojson-specification";
 import worldUrl from "world-atlas/countries-110m.json";
 import { request } from "./api.ts";
-import { count, plural } from "./format.ts";
+import { compact, count, plural } from "./format.ts";
 import { changes } from "./live.ts";
 import type { ViewProps } from "./pages/explore.tsx";
 import { go, hrefWith, route } from "./router.ts";
@@ -259,29 +259,36 @@ function draw(
     context.fill();
     context.stroke();
   }
-  const most = Math.max(1, ...(shown?.cells ?? []).map(({ rows }) => rows));
-  for (const { west, south, east, north, rows } of (shown?.cells ?? []).toSorted(
-    (one, other) => other.rows - one.rows,
-  )) {
-    const at = projection([(west + east) / 2, (south + north) / 2]);
-    if (!at) continue;
-    const radius = 3 + 21 * Math.sqrt(rows / most);
+  const circles = (shown?.cells ?? [])
+    .toSorted((one, other) => other.rows - one.rows)
+    .flatMap((cell) => {
+      const at = projection([(cell.west + cell.east) / 2, (cell.south + cell.north) / 2]);
+      return at ? [{ rows: cell.rows, x: at[0], y: at[1], radius: 0 }] : [];
+    });
+  const most = Math.max(1, ...circles.map(({ rows }) => rows));
+  // The area says how many.
+  for (const circle of circles) circle.radius = 3 + 17 * Math.sqrt(circle.rows / most);
+  for (const { x, y, radius } of circles) {
     context.beginPath();
-    context.arc(at[0], at[1], radius, 0, 2 * Math.PI);
+    context.arc(x, y, radius, 0, 2 * Math.PI);
     context.fillStyle = color("--dot");
-    context.globalAlpha = 0.55;
+    context.globalAlpha = 0.62;
     context.fill();
     context.globalAlpha = 1;
     context.strokeStyle = color("--dot-line");
     context.lineWidth = 1;
     context.stroke();
-    if (radius > 13) {
-      context.fillStyle = color("--dot-text");
-      context.font = `600 11px ${color("--font")}`;
-      context.textAlign = "center";
-      context.textBaseline = "middle";
-      context.fillText(rows >= 10_000 ? `${Math.round(rows / 1000)}k` : String(rows), at[0], at[1]);
-    }
+  }
+  context.fillStyle = color("--dot-text");
+  context.font = `600 10.5px ${color("--font")}`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  for (const { rows, x, y, radius } of circles) {
+    // A number that another circle lies on cannot be read.
+    const isFree = circles.every(
+      (other) => (other.x === x && other.y === y) || Math.hypot(other.x - x, other.y - y) > other.radius + 9,
+    );
+    if (radius > 11 && isFree) context.fillText(rows >= 10_000 ? compact(rows) : String(rows), x, y);
   }
   context.fillStyle = color("--dot");
   context.strokeStyle = color("--dot-line");

@@ -1,5 +1,7 @@
 // The page's state is its address: #/page/part?name=value.
 import { computed, signal } from "@preact/signals";
+// First: it takes the token out of the address.
+import "./session.ts";
 
 const read = () => location.hash.replace(/^#\/?/, "");
 const address = signal(read());

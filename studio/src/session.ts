@@ -44,7 +44,7 @@ export function setToken(given: string | undefined, keep: boolean): void {
 }
 
 /** Takes the token out of `#token=…` and out of the address and its history entry, before anything else runs. */
-export function startSession(): void {
+function startSession(): void {
   const match = /^#token=([^&]+)&?(.*)$/.exec(location.hash);
   if (match) {
     history.replaceState(null, "", `${location.pathname}${location.search}${match[2] ? `#${match[2]}` : ""}`);
@@ -57,3 +57,4 @@ export function startSession(): void {
     // The same.
   }
 }
+startSession();
