@@ -7,10 +7,11 @@ import { hrefOf } from "./router.ts";
 import type { Entity } from "./schema.ts";
 import { Icon, When } from "./ui.tsx";
 
-interface Box {
+export interface Box {
   name: string;
   entity: Entity | undefined;
   rows: number | undefined;
+  isEstimate: boolean;
   freshness: Freshness | undefined;
 }
 export interface Lane extends Box {
@@ -30,10 +31,14 @@ export interface Result extends Box {
 const Name = ({ box: { name, entity } }: { box: Box }) =>
   entity ? <a href={hrefOf("explore", entity.field)}>{title(name)}</a> : <span>{title(name)}</span>;
 
-const Rows = ({ rows }: { rows: number | undefined }) =>
+const Rows = ({ box: { rows, isEstimate } }: { box: Box }) =>
   rows === undefined ? null : (
-    <span class="box-rows" title={count(rows)}>
-      <strong>{rows >= 100_000 ? compact(rows) : count(rows)}</strong> {rows === 1 ? "row" : "rows"}
+    <span class="box-rows" title={isEstimate ? "estimated" : undefined}>
+      <strong>
+        {isEstimate && "≈ "}
+        {rows >= 100_000 ? compact(rows) : count(rows)}
+      </strong>{" "}
+      {rows === 1 ? "row" : "rows"}
     </span>
   );
 
@@ -123,7 +128,7 @@ interface Line {
   isWorking: boolean;
 }
 
-export const Flow = ({ lanes, results }: { lanes: Lane[]; results: Result[] }) => {
+export const Flow = ({ lanes, tables, results }: { lanes: Lane[]; tables: Box[]; results: Result[] }) => {
   const element = useRef<HTMLDivElement>(null);
   const [lines, setLines] = useState<Line[]>([]);
   const pairs: [from: string, to: string, isWorking: boolean][] = [];
@@ -132,13 +137,16 @@ export const Flow = ({ lanes, results }: { lanes: Lane[]; results: Result[] }) =
       [`source:${name}`, `staging:${name}`, isIngesting],
       [`staging:${name}`, `production:${name}`, isTransforming],
     );
-  for (const { name, sources, isRefreshing } of results) {
-    const known = sources.filter((source) => lanes.some((lane) => lane.name === source));
-    const fromResults = sources.filter((source) => results.some((result) => result.name === source));
-    const all = sources.length > 0 ? known : lanes.map((lane) => lane.name);
-    for (const source of all) pairs.push([`production:${source}`, `result:${name}`, isRefreshing]);
-    if (all.length === 0)
-      for (const source of fromResults) pairs.push([`result:${source}`, `result:${name}`, isRefreshing]);
+  const isResult = new Set(results.map(({ name }) => name));
+  for (const { name, sources, freshness, isRefreshing } of results) {
+    // What is refreshed is made of something; where nobody says of what, of all datasets.
+    const all = sources.length > 0 || !freshness ? sources : lanes.map((lane) => lane.name);
+    for (const source of all)
+      pairs.push([
+        `${isResult.has(source) ? "result" : "production"}:${source}`,
+        `result:${name}`,
+        isRefreshing,
+      ]);
   }
   const wanted = JSON.stringify(pairs);
 
@@ -157,7 +165,19 @@ export const Flow = ({ lanes, results }: { lanes: Lane[]; results: Result[] }) =
         const one = boxes.get(from);
         const other = boxes.get(to);
         if (!one || !other || one.width === 0) continue;
+        // On a small screen boxes lie below each other; metrics of metrics always do.
         const isBelow = other.left < one.right;
+        if (isBelow && from.startsWith("result:")) {
+          const x = Math.max(one.right, other.right) - frame.left;
+          const y1 = one.top + one.height / 2 - frame.top;
+          const y2 = other.top + other.height / 2 - frame.top;
+          next.push({
+            key: `${from} ${to}`,
+            isWorking,
+            path: `M${x} ${y1}C${x + 16} ${y1} ${x + 16} ${y2} ${x} ${y2}`,
+          });
+          continue;
+        }
         const x1 = (isBelow ? one.left + 18 : one.right) - frame.left;
         const y1 = (isBelow ? one.bottom : one.top + one.height / 2) - frame.top;
         const x2 = (isBelow ? other.left + 18 : other.left) - frame.left;
@@ -215,9 +235,20 @@ export const Flow = ({ lanes, results }: { lanes: Lane[]; results: Result[] }) =
             >
               <h3>
                 <Name box={lane} />
-                <Rows rows={lane.rows} />
+                <Rows box={lane} />
               </h3>
               <Fresh freshness={lane.freshness} what="wait in staging" />
+            </div>
+          </li>
+        ))}
+        {tables.map((table) => (
+          <li key={table.name} class="lane" aria-label={title(table.name)}>
+            <div class="box production plain" data-box={`production:${table.name}`}>
+              <h3>
+                <Name box={table} />
+                <Rows box={table} />
+              </h3>
+              <p class="quiet">A table of its own</p>
             </div>
           </li>
         ))}
@@ -238,7 +269,7 @@ export const Flow = ({ lanes, results }: { lanes: Lane[]; results: Result[] }) =
               >
                 <h3>
                   <Name box={result} />
-                  <Rows rows={result.rows} />
+                  <Rows box={result} />
                 </h3>
                 {result.freshness ? (
                   <Fresh freshness={result.freshness} what="not in it yet" />

@@ -25,15 +25,23 @@ export interface Freshness {
   runId: string | null;
 }
 
+interface Registered {
+  dataset: string;
+  kind?: string;
+  description?: string;
+  parents?: string[];
+  rowsEstimated?: string | null;
+}
+
 interface LineageEdge {
-  sourceSchema: string;
   sourceRelation: string;
-  targetSchema: string;
   targetRelation: string;
 }
 
 const LATEST_RUNS = 60;
 const SHOWN_RUNS = 6;
+/** Larger tables are estimated by the database: counting reads all of their rows. */
+const COUNTED_UP_TO = 200_000;
 
 const pascal = (name: string): string =>
   `_${name}`.replaceAll(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
@@ -44,14 +52,12 @@ const listOf = (node: string) => features.value?.byNode.get(node);
 function useFlow() {
   const ready = rights.value !== undefined && features.value !== undefined;
   const datasetList = listOf("Dataset");
-  const datasetFields = pick("dataset", "dataset rows rowsWaiting rowsQuarantined parents description");
+  const datasetFields = pick("dataset", "dataset kind description parents rowsEstimated");
   const lineageList = listOf("Lineage");
   const state = useQuery<{
     freshness: { nodes: Freshness[] } | null;
     pipelineRuns: { nodes: Run[] } | null;
-    datasets?: {
-      nodes: { dataset: string; rows?: string; rowsWaiting?: string; parents?: string[] }[];
-    } | null;
+    datasets?: { nodes: Registered[] } | null;
   }>(
     ready
       ? `query StudioOverview {
@@ -65,7 +71,7 @@ function useFlow() {
   );
   const lineage = useQuery<{ lineage: { nodes: LineageEdge[] } }>(
     ready && lineageList
-      ? `query StudioLineage { lineage: ${lineageList.field}(first: 1000) { nodes { sourceSchema sourceRelation targetSchema targetRelation } } }`
+      ? `query StudioLineage { lineage: ${lineageList.field}(first: 1000) { nodes { sourceRelation targetRelation } } }`
       : undefined,
   );
   const quarantine = useQuery<{
@@ -179,34 +185,47 @@ export const Overview = () => {
   const runs = state.data?.pipelineRuns?.nodes ?? [];
   const freshness = state.data?.freshness?.nodes ?? [];
   const registered = state.data?.datasets?.nodes;
+  const kinds = new Map(registered?.map(({ dataset, kind }) => [dataset, kind]));
   const isDataset = (name: string): boolean =>
     registered
-      ? registered.some(({ dataset }) => dataset === name)
+      ? (kinds.get(name) ?? "") === "dataset"
       : (features.value?.mutations.has(`ingest${pascal(name)}`) ?? false) ||
         runs.some(({ dataset }) => dataset === name);
-  const names =
-    registered?.map(({ dataset }) => dataset) ?? freshness.map(({ dataset }) => dataset).filter(isDataset);
-  const metrics = freshness.filter(({ dataset }) => !names.includes(dataset));
-
-  const edges = (lineage.data?.lineage.nodes ?? []).filter(
-    ({ sourceSchema, targetSchema }) => sourceSchema !== "staging" && targetSchema === "analytics",
-  );
-  // Views that nobody refreshes, derived from what is: they are always as fresh as that.
-  const derived = [...new Set(edges.map(({ targetRelation }) => targetRelation))].filter(
+  const known = registered?.map(({ dataset }) => dataset) ?? freshness.map(({ dataset }) => dataset);
+  const names = known.filter(isDataset);
+  const tables = known.filter((name) => kinds.get(name) === "table");
+  // The live twin of a metric is not a box of its own: Explore has a switch for it.
+  const made = known.filter(
     (name) =>
-      entityOf(name) &&
-      !entityOf(name)!.isPipeline &&
-      !entityOf(name)!.isLive &&
-      !metrics.some(({ dataset }) => dataset === name) &&
-      !names.includes(name),
+      !names.includes(name) &&
+      !tables.includes(name) &&
+      !(name.endsWith("_live") && known.includes(name.slice(0, -5))),
   );
-  const shown = [...names, ...metrics.map(({ dataset }) => dataset), ...derived];
-  const fields = shown.map((name) => entityOf(name)?.field).filter((field) => field !== undefined);
-  const counts = useCounts([...new Set(fields)]);
+  const isShown = new Set([...names, ...tables, ...made]);
+  const edges = lineage.data?.lineage.nodes ?? [];
+  const sourcesOf = (name: string): string[] => {
+    const parents = registered?.find(({ dataset }) => dataset === name)?.parents ?? [];
+    const read = edges
+      .filter(({ targetRelation }) => targetRelation === name || targetRelation === `${name}_live`)
+      .map(({ sourceRelation }) => sourceRelation);
+    return [...new Set([...parents, ...read])].filter((source) => source !== name && isShown.has(source));
+  };
+
+  const estimates = new Map(
+    registered?.flatMap(({ dataset, rowsEstimated }) =>
+      rowsEstimated != null && Number(rowsEstimated) >= COUNTED_UP_TO
+        ? [[dataset, Number(rowsEstimated)]]
+        : [],
+    ),
+  );
+  const counted = [...isShown]
+    .filter((name) => !estimates.has(name))
+    .map((name) => entityOf(name)?.field)
+    .filter((field) => field !== undefined);
+  const counts = useCounts([...new Set(counted)]);
   const rowsOf = (name: string): number | undefined => {
-    const given = registered?.find(({ dataset }) => dataset === name)?.rows;
     const field = entityOf(name)?.field;
-    return given !== undefined ? Number(given) : field === undefined ? undefined : counts[field];
+    return estimates.get(name) ?? (field === undefined ? undefined : counts[field]);
   };
   const quarantined = new Map(
     quarantine.data?.quarantinedRows.groupedAggregates.map(({ keys, distinctCount }) => [
@@ -222,46 +241,29 @@ export const Overview = () => {
         run.step === step &&
         (run.dataset == null || dataset === undefined || run.dataset === dataset),
     );
+  const boxOf = (name: string) => ({
+    name,
+    entity: entityOf(name),
+    rows: rowsOf(name),
+    isEstimate: estimates.has(name),
+    freshness: freshness.find(({ dataset }) => dataset === name),
+  });
 
   const lanes: Lane[] = names.map((name) => {
-    const fresh = freshness.find(({ dataset }) => dataset === name);
-    const ingests = runs.filter(({ step, dataset }) => step === "ingest" && dataset === name);
+    const box = boxOf(name);
     return {
-      name,
-      entity: entityOf(name),
-      rows: rowsOf(name),
-      waiting: Number(
-        registered?.find(({ dataset }) => dataset === name)?.rowsWaiting ?? fresh?.rowsBehind ?? 0,
-      ),
-      freshness: fresh,
+      ...box,
+      waiting: Number(box.freshness?.rowsBehind ?? 0),
       quarantined: rights.value?.quarantine ? (quarantined.get(name) ?? 0) : undefined,
-      ingests,
+      ingests: runs.filter(({ step, dataset }) => step === "ingest" && dataset === name),
       isIngesting: isAt("ingest", name),
       isTransforming: isAt("transform") || isAt("retry", name),
     };
   });
-  const results: Result[] = [
-    ...metrics.map((fresh): Result => ({
-      name: fresh.dataset,
-      entity: entityOf(fresh.dataset),
-      rows: rowsOf(fresh.dataset),
-      freshness: fresh,
-      sources: edges
-        .filter(({ targetRelation }) => targetRelation === fresh.dataset)
-        .map(({ sourceRelation }) => sourceRelation),
-      isRefreshing: isAt("refresh"),
-    })),
-    ...derived.map((name): Result => ({
-      name,
-      entity: entityOf(name),
-      rows: rowsOf(name),
-      freshness: undefined,
-      sources: edges
-        .filter(({ targetRelation }) => targetRelation === name)
-        .map(({ sourceRelation }) => sourceRelation),
-      isRefreshing: false,
-    })),
-  ];
+  const results: Result[] = made.map((name) => {
+    const box = boxOf(name);
+    return { ...box, sources: sourcesOf(name), isRefreshing: box.freshness !== undefined && isAt("refresh") };
+  });
   const waiting = lanes.reduce((total, lane) => total + lane.waiting, 0);
   const inProduction = lanes.reduce((total, lane) => total + (lane.rows ?? 0), 0);
   const rejected = [...quarantined.values()].reduce((total, rows) => total + rows, 0);
@@ -329,13 +331,13 @@ export const Overview = () => {
               ))}
             </section>
           )}
-          {lanes.length + results.length === 0 ? (
+          {isShown.size === 0 ? (
             <Empty icon="source" title="No dataset yet">
               Put one into <code>datasets/</code>, or propose one from a file:{" "}
               <code>npx strata add products.csv</code>
             </Empty>
           ) : (
-            <Flow lanes={lanes} results={results} />
+            <Flow lanes={lanes} tables={tables.map(boxOf)} results={results} />
           )}
           <section class="panel flush" aria-labelledby="last-runs">
             <div class="panel-head">
