@@ -1,6 +1,7 @@
 // What the API has: read from its schema, never known by name. Only the pipeline's own types are.
 import { signal } from "@preact/signals";
 import { ApiError, mayRead, request } from "./api.ts";
+import { askAgain, connection } from "./live.ts";
 import { token } from "./session.ts";
 
 interface TypeRef {
@@ -428,3 +429,25 @@ async function tryColumns({ entity, columns }: Detail): Promise<Set<string>> {
 
 export const selectionOf = ({ name, kind }: Column): string =>
   kind === "position" ? `${name} { longitude latitude }` : name;
+
+const WATCH_MS = 20_000;
+const NAMES = `query StudioNames { query: __type(name: "Query") { fields { name } } mutation: __type(name: "Mutation") { fields { name } } }`;
+
+/** Datasets come and go while a page is open: the names of all fields are compared now and then. */
+async function compareNames(): Promise<void> {
+  const known = features.value;
+  if (!known || known.isClosed || document.hidden || connection.value === "stopped") return;
+  const { query, mutation } = await request<Record<"query" | "mutation", Type | null>>(NAMES);
+  const names = (fields: Iterable<string>): string => [...fields].sort().join();
+  const isSame = (type: Type | null, fields: Map<string, Field>): boolean =>
+    names(type?.fields?.map(({ name }) => name) ?? []) === names(fields.keys());
+  if (isSame(query, known.queries) && isSame(mutation, known.mutations)) return;
+  await loadFeatures(true);
+  askAgain();
+}
+
+export function watchSchema(): void {
+  const compare = (): void => void compareNames().catch(() => undefined);
+  setInterval(compare, WATCH_MS);
+  document.addEventListener("visibilitychange", compare);
+}

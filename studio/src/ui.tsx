@@ -34,6 +34,7 @@ const ICONS = {
   filter: "M4 5h16l-6 8v6l-4-2v-4z",
   link: "M10 14a4 4 0 0 0 6 0l3-3a4 4 0 0 0-6-6l-1 1M14 10a4 4 0 0 0-6 0l-3 3a4 4 0 0 0 6 6l1-1",
   inbox: "M4 13l3-8h10l3 8v6H4zM4 13h5l1 3h4l1-3h5",
+  columns: "M5 4v16M12 4v16M19 4v16",
   lock: "M6 11h12v9H6zM9 11V8a3 3 0 0 1 6 0v3",
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
 } as const;

@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { parseCondition, printCondition, toFilter, type Condition } from "../conditions.ts";
 import { Conditions } from "../conditions-form.tsx";
 import { title } from "../format.ts";
+import { ColumnList } from "../column-list.tsx";
 import { Grid } from "../grid.tsx";
 import { useQuery } from "../query.ts";
 import { go, hrefOf, hrefWith, route } from "../router.ts";
@@ -202,9 +203,10 @@ const View = ({ entity }: { entity: Entity }) => {
   const props: ViewProps = { detail, columns, conditions, filter: toFilter(conditions, detail) };
   const setConditions = (next: Condition[]) =>
     go(hrefWith({ where: next.map(printCondition), after: undefined, before: undefined }));
-  const views: [string, string, "table" | "chart" | "map"][] = [["table", "Table", "table"]];
+  const views: [string, string, "table" | "chart" | "map" | "columns"][] = [["table", "Table", "table"]];
   if (hasChart) views.push(["chart", "Chart", "chart"]);
   if (hasMap) views.push(["map", "Map", "map"]);
+  views.push(["columns", "Columns", "columns"]);
   return (
     <>
       <p class="description">{entity.description}</p>
@@ -219,14 +221,18 @@ const View = ({ entity }: { entity: Entity }) => {
         )}
         <Versions entity={entity} />
       </div>
-      <Conditions detail={detail} columns={columns} conditions={conditions} onChange={setConditions} />
+      {view !== "columns" && (
+        <Conditions detail={detail} columns={columns} conditions={conditions} onChange={setConditions} />
+      )}
       {denied.length > 0 && (
         <p class="quiet denied">
           <Icon name="lock" />
           Not for your role: {denied.map(({ name }) => title(name)).join(", ")}
         </p>
       )}
-      {view === "chart" ? (
+      {view === "columns" ? (
+        <ColumnList detail={detail} readable={readable} />
+      ) : view === "chart" ? (
         <Chart {...props} />
       ) : view === "map" ? (
         <WorldMap {...props} />
