@@ -76,7 +76,7 @@ comment on function strata.metric_lag(text[]) is 'How many rows changed that the
 -- As a function, because a view calls functions with the rights of its reader.
 create or replace function strata.freshness_rows()
 returns table (dataset text, refreshed_at timestamptz, run_id bigint, rows_behind bigint, lag_seconds double precision)
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language sql stable security definer set search_path = pg_catalog, pg_temp set jit = off
 begin atomic
   select d.dataset, d.updated_at as refreshed_at, d.run_id, b.row_count as rows_behind,
          coalesce(extract(epoch from current_timestamp at time zone 'UTC' - b.since), 0)::double precision as lag_seconds
@@ -130,7 +130,7 @@ comment on function strata.words_of(regclass) is 'Comment of a table or view, wi
 
 create or replace function strata.dataset_rows()
 returns table (dataset text, kind text, description text, key_columns text[], parents text[], rows_estimated bigint, partition_column text, mode text, why text)
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language sql stable security definer set search_path = pg_catalog, pg_temp set jit = off
 begin atomic
   select d.dataset, 'dataset' as kind, strata.words_of(strata.production_table(d.dataset)) as description,
          strata.key_columns(strata.production_table(d.dataset)) as key_columns, strata.parents(d.dataset) as parents,
@@ -207,7 +207,7 @@ comment on function strata.view_edges(regclass) is 'Columns that a view reads, a
 
 create or replace function strata.lineage_edges()
 returns table (source regclass, source_column text, target regclass, target_column text, kind text)
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language sql stable security definer set search_path = pg_catalog, pg_temp set jit = off
 begin atomic
   with recursive edges (source, source_column, target, target_column, kind) as (
     -- Mapping views, or equal names.

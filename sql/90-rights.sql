@@ -5,7 +5,7 @@
 -- Digest of all that a running server has made its API from.
 create or replace function strata.catalogue_digest()
 returns text
-language sql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp set jit = off
 begin atomic
   with relations as (
     select c.* from pg_class c
@@ -44,7 +44,7 @@ comment on function strata.catalogue_digest() is 'Digest of all that the API is 
 -- catalogue and follow it.
 create or replace function strata.reconcile()
 returns bigint
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   m strata.metrics;
   object record;
