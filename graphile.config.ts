@@ -18,6 +18,7 @@ import { PatternsPlugin } from "./plugins/PatternsPlugin.ts";
 import { PipelineMutationsPlugin } from "./plugins/PipelineMutationsPlugin.ts";
 import { RefreshedPlugin } from "./plugins/RefreshedPlugin.ts";
 import { RelationsPlugin } from "./plugins/RelationsPlugin.ts";
+import { RetryQuarantinedPlugin } from "./plugins/RetryQuarantinedPlugin.ts";
 import { RightsPlugin } from "./plugins/RightsPlugin.ts";
 import { ScalarsPlugin } from "./plugins/ScalarsPlugin.ts";
 import { SourcesPlugin } from "./plugins/SourcesPlugin.ts";
@@ -90,6 +91,7 @@ export function createPreset({ pgServices, datasetsDir, ...limits }: PresetOptio
       UpsertUserPlugin,
       PipelineMutationsPlugin,
       IngestMutationsPlugin,
+      RetryQuarantinedPlugin,
     ],
     disablePlugins: ["PgConditionArgumentPlugin", "PgConditionCustomFieldsPlugin", "NodeAccessorPlugin"],
     pgServices,

@@ -46,18 +46,11 @@ const values: Rule[] = [
 
 /** By name of the type and of its field, input field or argument. */
 const fields: Rule[] = [
-  [/^(?:Retry|Discard)QuarantinedInput\.ids$/, "The records, by `quarantineId`."],
-  [
-    /^(?:Retry|Discard)QuarantinedInput\.reason$/,
-    "All records rejected for this reason, such as `invalid_email`.",
-  ],
-  [/^(?:Retry|Discard)QuarantinedInput\.everything$/, "All records in quarantine."],
-  [/^(?:Retry|Discard)QuarantinedInput\.dataset$/, "Only records of this dataset."],
-  [
-    /^RetryQuarantinedInput\.patch$/,
-    "Fields to correct first: an object of column names and values; null empties one, numbers beyond 2^53 are strings.",
-  ],
-  [/^(?:Retry|Discard)QuarantinedPayload\.result$/, "How many records."],
+  [/^DiscardQuarantinedInput\.ids$/, "The records, by `quarantineId`."],
+  [/^DiscardQuarantinedInput\.reason$/, "All records rejected for this reason, such as `valid_email`."],
+  [/^DiscardQuarantinedInput\.everything$/, "All records in quarantine."],
+  [/^DiscardQuarantinedInput\.dataset$/, "All records of this dataset."],
+  [/^DiscardQuarantinedPayload\.result$/, "How many records."],
   [
     /^\w+Aggregates\.keys$/,
     "The values that the group has in common, in the order of `groupBy`; null in a total.",

@@ -552,17 +552,19 @@ $$;
 comment on function strata.check_dataset(text) is 'Raises an error that names the datasets if there is none of this name.';
 
 -- The ingest asks about values it cannot judge itself, so that PostgreSQL alone says what a value may be. The
--- block per value is what pg_input_error_info() does without one from PostgreSQL 16 on. Times go through
--- timestamptz: a cast to timestamp would drop their offset. Everything else comes back as it was given: written
--- out by PostgreSQL, sixteen bytes of a number may become a hundred thousand.
+-- block per value is what pg_input_error_info() does without one from PostgreSQL 16 on. A value comes back as it
+-- was given: written out by PostgreSQL, sixteen bytes of a number may become a hundred thousand. Times are the
+-- exception, because COPY would read them another way: it drops the offset of a time without a zone, and guesses
+-- the order of day and month.
 create or replace function strata.typed_values(types text[], given text[])
 returns table (value text, reason text, problem text)
 language plpgsql stable
-set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' as $$
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, YMD' as $$
 declare
   type_name text;
-  longest integer;
   number numeric;
+  written text;
+  longest integer;
 begin
   for i in 1 .. cardinality(types) loop
     type_name := types[i];
@@ -582,8 +584,8 @@ begin
         when type_name = 'double precision' then perform value::double precision;
         when type_name = 'timestamp without time zone' then value := value::timestamptz at time zone 'UTC';
         when type_name = 'jsonb' then perform value::jsonb;
-        when type_name = 'text' or type_name = 'character varying' then null;
-        when type_name ~ '^character' then
+        when type_name in ('text', 'character varying') then null;
+        when type_name ~ '^character' and type_name !~ '\]$' then
           -- As for any varchar, spaces beyond the limit do not count.
           longest := coalesce(substring(type_name from '\((\d+)\)')::integer, 1);
           if char_length(rtrim(value, ' ')) > longest then
@@ -591,7 +593,19 @@ begin
               using message = format('value too long: %s characters; allowed: %s', char_length(value), longest);
           end if;
         else
-          execute format('select $1::%s', type_name) using value;
+          -- PostGIS reads GeoJSON as geometry alone.
+          if type_name ~ '^(\w+\.)?geography\M' and value ~ '^\s*\{' then
+            execute format('select $1::%s::%s::text', replace(split_part(type_name, '(', 1), 'geography', 'geometry'), type_name) into value using value;
+          end if;
+          execute format('select ($1::%s)::text', type_name) into written using value;
+          -- Numbers inside ranges, arrays and composite values; a geometry grows to four times its text.
+          if length(written) > 1000 + 20 * length(given[i]) then
+            raise string_data_right_truncation
+              using message = format('value too long: its %s characters become %s when written out', length(given[i]), length(written));
+          end if;
+          if type_name ~ '(date|time|ts(tz)?(multi)?range)' then
+            value := written;
+          end if;
       end case;
     exception when others then
       problem := left(sqlerrm, 500);
@@ -610,4 +624,4 @@ begin
 end
 $$;
 
-comment on function strata.typed_values(text[], text[]) is 'Says for each value whether PostgreSQL takes it as the given type, and how it is written; the reason and the problem if not.';
+comment on function strata.typed_values(text[], text[]) is 'Says for each value whether PostgreSQL takes it as the given type, and what to copy for it; the reason and the problem if not.';

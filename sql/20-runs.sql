@@ -162,8 +162,8 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 declare
   run strata.runs;
 begin
-  if start_run.step is null or start_run.step not in ('transform', 'refresh', 'cleanup', 'pipeline') then
-    raise exception 'Unknown step %; allowed: transform, refresh, cleanup, pipeline.', coalesce(quote_literal(start_run.step), 'null')
+  if start_run.step is null or start_run.step not in ('transform', 'refresh', 'cleanup', 'pipeline', 'retry') then
+    raise exception 'Unknown step %; allowed: transform, refresh, cleanup, pipeline, retry.', coalesce(quote_literal(start_run.step), 'null')
       using errcode = 'invalid_parameter_value';
   end if;
   if start_run.step = 'cleanup' then

@@ -123,7 +123,7 @@ declare
   discarded integer;
 begin
   delete from staging.quarantine q
-  using strata.select_quarantined(ids, reason, everything, dataset) s where q.quarantine_id = s.quarantine_id;
+  using strata.select_quarantined(ids, reason, everything, discard_quarantined.dataset) s where q.quarantine_id = s.quarantine_id;
   get diagnostics discarded = row_count;
   return discarded;
 end

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // The only executable: the table of commands, exit codes (0 done, 1 failed, 2 wrong usage), errors in one sentence.
 import { Command, CommanderError } from "commander";
+import { isBadOption, isUnknownDataset } from "./ingest/faults.ts";
 
 // Without it Grafast greets every start with a paragraph about development mode.
 process.env.GRAPHILE_ENV ??= "production";
@@ -102,6 +103,6 @@ try {
   } else {
     const { message, stack } = error instanceof Error ? error : new Error(String(error));
     process.stderr.write(`strata: ${process.env.LOG_LEVEL === "debug" ? stack : message}\n`);
-    process.exitCode = 1;
+    process.exitCode = isBadOption(error) || isUnknownDataset(error) ? 2 : 1;
   }
 }

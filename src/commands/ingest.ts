@@ -3,10 +3,9 @@ import { open } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { basename } from "node:path";
 import type { Readable } from "node:stream";
-import { Argument, Option, type Command } from "commander";
-import { DATASETS, type Dataset } from "../ingest/format.ts";
+import { Option, type Command } from "commander";
+import { ingest as ingestStream } from "../ingest/ingest.ts";
 import type { Format } from "../ingest/read.ts";
-import { checkOptions, ingest as ingestStream } from "../ingest/ingest.ts";
 import { collect } from "./options.ts";
 import { printRun } from "./pipeline.ts";
 import { clearProgress, createProgress } from "./progress.ts";
@@ -18,20 +17,11 @@ export interface IngestCommandOptions {
   format?: Format;
   source: string;
   map: string[];
-}
-
-/** What is wrong with the options, whatever the file holds. */
-function findFault(dataset: Dataset, { source, map }: IngestCommandOptions): string | undefined {
-  try {
-    checkOptions(dataset, { sourceSystem: source, map });
-    return undefined;
-  } catch (error) {
-    return (error as Error).message;
-  }
+  dateFormat?: string;
 }
 
 /** Lands a file, or standard input for "-"; what landed before a failure or Ctrl-C stays. */
-export async function ingest(dataset: Dataset, file: string, options: IngestCommandOptions): Promise<void> {
+export async function ingest(dataset: string, file: string, options: IngestCommandOptions): Promise<void> {
   const { input, totalBytes } = await openInput(file);
   try {
     const run = stoppable("ingest", (signal) =>
@@ -41,6 +31,7 @@ export async function ingest(dataset: Dataset, file: string, options: IngestComm
           sourceSystem: options.source,
           sourceName: file === "-" ? undefined : basename(file),
           map: options.map,
+          dateFormat: options.dateFormat,
           totalBytes,
           trigger: "cli",
           actor: userInfo().username,
@@ -83,7 +74,7 @@ function formatOf(file: string): Format | undefined {
 
 export const ingestCommand = (command: Command): Command =>
   command
-    .addArgument(new Argument("<dataset>", "what the rows are").choices(DATASETS))
+    .argument("<dataset>", "what the rows are, such as users")
     .argument("<file>", "file to read; - for standard input")
     .option("--source <name>", "where the rows come from", "file")
     .option(
@@ -95,8 +86,5 @@ export const ingestCommand = (command: Command): Command =>
     .addOption(
       new Option("--format <format>", "how to read it (default: as it looks)").choices(["csv", "ndjson"]),
     )
-    .action(async (dataset: Dataset, file: string, options: IngestCommandOptions) => {
-      const fault = findFault(dataset, options);
-      if (fault) command.error(`error: ${fault}`);
-      await ingest(dataset, file, options);
-    });
+    .option("--date-format <format>", "how dates that are not ISO 8601 are written, such as DD/MM/YYYY")
+    .action(ingest);

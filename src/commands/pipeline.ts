@@ -1,5 +1,6 @@
 // Behind transform, refresh, cleanup and run: executes one step and prints its run.
 import { userInfo } from "node:os";
+import { describeReasons, type IngestRun } from "../ingest/ingest.ts";
 import { retentionOf } from "../pipeline/cleanup.ts";
 import { runStep, type Run, type RunRequest } from "../pipeline/runs.ts";
 import { clearProgress } from "./progress.ts";
@@ -37,7 +38,7 @@ export async function printRun(running: Promise<Run>, options: { json?: boolean 
   if (run.status === "failed") process.exitCode = 1;
 }
 
-function describeRun(run: Run): string {
+function describeRun(run: Run & Partial<IngestRun>): string {
   const counts = [
     ["read", run.rowsRead],
     ["written", run.rowsWritten],
@@ -49,10 +50,12 @@ function describeRun(run: Run): string {
       ? "nothing to do"
       : `rows ${counts.map(([verb, count]) => `${verb} ${count}`).join(", ")}`;
   const seconds = ((run.durationMs ?? 0) / 1000).toFixed(1);
-  return `${run.step} ${run.status} in ${seconds} s: ${run.error ?? rows} (run ${run.id})`;
+  const reasons = run.reasons && !run.error ? describeReasons(run.reasons) : "";
+  const because = reasons && ` (${reasons})`;
+  return `${run.step} ${run.status} in ${seconds} s: ${run.error ?? rows}${because} (run ${run.id})`;
 }
 
-function showProgress(run: Run): void {
+export function showProgress(run: Run): void {
   if (!process.stderr.isTTY) return;
   process.stderr.write(`\r\x1b[K${run.step}: ${run.rowsRead} rows read, ${run.rowsWritten} written`);
 }

@@ -1,40 +1,47 @@
+import { userInfo } from "node:os";
 import { styleText } from "node:util";
 import type { Command } from "commander";
-import type { Pool } from "pg";
+import { checkRetry } from "../ingest/retry.ts";
+import { runStep } from "../pipeline/runs.ts";
 import { parseCount, parseObject } from "./options.ts";
+import { printRun, showProgress } from "./pipeline.ts";
+import { clearProgress } from "./progress.ts";
+import { stoppable } from "./stop-signal.ts";
 import { withDatabase } from "./with-database.ts";
 
 interface QuarantineOptions {
   json?: boolean;
   limit: number;
   reason?: string;
+  dataset?: string;
   ids?: string[];
   all?: boolean;
 }
 
 /** Lists what was rejected and why: how many for each reason, then the latest rows. */
-async function listQuarantine({ json, limit, reason }: QuarantineOptions): Promise<void> {
+async function listQuarantine({ json, limit, reason, dataset }: QuarantineOptions): Promise<void> {
   const { reasons, rows } = await withDatabase(async ({ pool }) => ({
     reasons: (
       await pool.query(
         `select dataset, reason, count(*)::int as rows, count(*) filter (where waiting)::int as waiting
            from analytics.quarantine, unnest(reasons) as reason
-          where $1::text is null or reason = $1 group by 1, 2 order by 3 desc, 1, 2`,
-        [reason ?? null],
+          where ($1::text is null or reason = $1) and ($2::text is null or dataset = $2) group by 1, 2 order by 3 desc, 1, 2`,
+        [reason ?? null, dataset ?? null],
       )
     ).rows,
     rows: (
       await pool.query(
         `select quarantine_id as id, dataset, reasons, detail, waiting, source_system as source, source_name as file,
                 source_line as line, payload, raw_text as "rawText", to_json(quarantined_at) #>> '{}' as "quarantinedAt"
-           from analytics.quarantine where $1::text is null or $1 = any (reasons) order by quarantine_id desc limit $2`,
-        [reason ?? null, limit],
+           from analytics.quarantine where ($1::text is null or $1 = any (reasons)) and ($2::text is null or dataset = $2)
+          order by quarantine_id desc limit $3`,
+        [reason ?? null, dataset ?? null, limit],
       )
     ).rows,
   }));
   if (json) return console.log(JSON.stringify({ reasons, rows }));
   if (rows.length === 0)
-    return console.log(reason ? `No row is quarantined for ${reason}.` : "Quarantine is empty.");
+    return console.log(reason || dataset ? "No such row is quarantined." : "Quarantine is empty.");
   console.log(styleText("bold", "Reasons"));
   console.table(reasons);
   console.log(styleText("bold", `Latest ${rows.length} rows`));
@@ -51,52 +58,62 @@ async function listQuarantine({ json, limit, reason }: QuarantineOptions): Promi
   );
 }
 
-const selection = ({ ids, reason, all }: QuarantineOptions): unknown[] => [
-  ids ?? null,
-  reason ?? null,
-  all ?? false,
-];
-
-async function change(
-  verb: "retried" | "discarded",
-  options: QuarantineOptions,
-  work: (pool: Pool) => Promise<{ rows: { count: number }[] }>,
+/** Gives rows back to the transform, in a run of its own. */
+async function retryQuarantined(
+  options: QuarantineOptions & { patch?: string; dateFormat?: string },
 ): Promise<void> {
-  const { rows } = await withDatabase(({ pool }) => work(pool));
-  const { count } = rows[0]!;
-  if (options.json) return console.log(JSON.stringify({ [verb]: count }));
-  console.log(`${count} ${count === 1 ? "row" : "rows"} ${verb}.`);
-  if (verb === "retried" && count > 0) console.log("The next transform takes them: npx strata transform");
+  const { ids, reason, dataset, all, patch, dateFormat } = options;
+  const retry = { ids, reason, dataset, everything: all, dateFormat };
+  checkRetry(retry, patch);
+  const run = stoppable("retry", (signal) =>
+    withDatabase(({ pool }) =>
+      runStep(pool, {
+        step: "retry",
+        retry,
+        patch,
+        trigger: "cli",
+        actor: userInfo().username,
+        onProgress: showProgress,
+        signal,
+      }).finally(clearProgress),
+    ),
+  );
+  await printRun(run, options);
+  const { rowsWritten } = await run;
+  if (!options.json && rowsWritten > 0) console.log("The next transform takes them: npx strata transform");
 }
 
-const retryQuarantined = (options: QuarantineOptions & { patch?: string }): Promise<void> =>
-  change("retried", options, (pool) =>
-    pool.query("select analytics.retry_quarantined($1, $2, $3, $4) as count", [
-      ...selection(options),
-      options.patch ?? null,
+async function discardQuarantined({ ids, reason, dataset, all, json }: QuarantineOptions): Promise<void> {
+  const { rows } = await withDatabase(({ pool }) =>
+    pool.query<{ count: number }>("select analytics.discard_quarantined($1, $2, $3, $4) as count", [
+      ids ?? null,
+      reason ?? null,
+      all ?? false,
+      dataset ?? null,
     ]),
   );
-
-const discardQuarantined = (options: QuarantineOptions): Promise<void> =>
-  change("discarded", options, (pool) =>
-    pool.query("select analytics.discard_quarantined($1, $2, $3) as count", selection(options)),
-  );
+  const { count } = rows[0]!;
+  if (json) return console.log(JSON.stringify({ discarded: count }));
+  console.log(`${count} ${count === 1 ? "row" : "rows"} discarded.`);
+}
 
 export function quarantineCommand(command: Command): void {
   command
     .option("--reason <reason>", "only rows rejected for this reason, such as valid_email")
+    .option("--dataset <dataset>", "only rows of this dataset")
     .option("--limit <rows>", "how many rows to list", parseCount, 20)
     .action(listQuarantine);
 
   withSelection(command.command("retry"))
-    .description("give rows back to the transform (by id, --reason or --all)")
+    .description("give rows back to the transform (by id, --reason and --dataset, or --all)")
     .option("--patch <json>", "fields to correct first, as a JSON object; null empties one", parseObject)
+    .option("--date-format <format>", "how dates that are not ISO 8601 are written, such as DD/MM/YYYY")
     .action((ids: string[] | undefined, _options: unknown, retry: Command) =>
       retryQuarantined(selected(ids, retry)),
     );
 
   withSelection(command.command("discard"))
-    .description("delete rows for good (by id, --reason or --all)")
+    .description("delete rows for good (by id, --reason and --dataset, or --all)")
     .action((ids: string[] | undefined, _options: unknown, discard: Command) =>
       discardQuarantined(selected(ids, discard)),
     );
@@ -112,7 +129,7 @@ const withSelection = (command: Command): Command =>
 
 function selected(ids: string[] | undefined, command: Command): QuarantineOptions {
   const options: QuarantineOptions = { ...command.optsWithGlobals(), ids: ids?.length ? ids : undefined };
-  const ways = [options.ids, options.reason, options.all].filter(Boolean).length;
-  if (ways !== 1) command.error("error: say which rows: ids, --reason <reason> or --all");
+  const ways = [options.ids, options.reason ?? options.dataset, options.all].filter(Boolean).length;
+  if (ways !== 1) command.error("error: say which rows: ids, --reason and --dataset, or --all");
   return options;
 }

@@ -9,12 +9,14 @@ import { lexicographicSortSchema, printSchema } from "grafast/graphql";
 import { createPreset } from "../../graphile.config.ts";
 import type { PipelineStepRequest } from "../../plugins/PipelineMutationsPlugin.ts";
 import type { IngestRowsRequest } from "../../plugins/IngestMutationsPlugin.ts";
+import type { RetryQuarantinedRequest } from "../../plugins/RetryQuarantinedPlugin.ts";
 import type { Config } from "../config.ts";
 import { BYTES_PER_MB } from "../database/budget.ts";
 import { createOperationPool, createPool, type Database } from "../database/connect.ts";
 import { createNotifications } from "../database/notifications.ts";
-import { isBadInput } from "../ingest/format.ts";
+import { isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
 import { ingest } from "../ingest/ingest.ts";
+import { checkRetry } from "../ingest/retry.ts";
 import { retentionOf } from "../pipeline/cleanup.ts";
 import { queueStep, runStep } from "../pipeline/runs.ts";
 import { answerType, checkEncoding } from "../http/accept.ts";
@@ -85,9 +87,34 @@ function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject
         role,
         onStart: (id) => background && resolve({ id }),
       }).then(resolve, (error: Error) =>
-        reject(isBadInput(error) ? refusal("BAD_USER_INPUT", error.message) : error),
+        reject(isOfCaller(error) ? refusal("BAD_USER_INPUT", error.message) : error),
       );
     });
+}
+
+const isOfCaller = (error: unknown): error is Error =>
+  isBadInput(error) || isBadOption(error) || isUnknownDataset(error);
+
+function retrier({ database, hurry }: GraphqlOptions, { role, subject }: Claims) {
+  return async ({ background, patch, ...retry }: RetryQuarantinedRequest) => {
+    const text = patch === undefined ? undefined : JSON.stringify(patch);
+    try {
+      checkRetry(retry, text);
+    } catch (error) {
+      throw isOfCaller(error) ? refusal("BAD_USER_INPUT", error.message) : error;
+    }
+    const request = {
+      step: "retry" as const,
+      retry,
+      patch: text,
+      trigger: "api" as const,
+      actor: subject,
+      role,
+      signal: hurry,
+    };
+    if (background) return { id: (await queueStep(database.pool, request)).id };
+    return runStep(database.pool, request);
+  };
 }
 
 export function createGraphql(options: GraphqlOptions) {
@@ -152,6 +179,7 @@ export function createGraphql(options: GraphqlOptions) {
         // A run takes its own time and connections, and may be long: it holds up no operations.
         const runPipelineStep = stepRunner(options, claims);
         const ingestRows = rowIngester(options, claims);
+        const retryQuarantined = retrier(options, claims);
         return {
           pgSettings: settingsOf(claims),
           claims,
@@ -159,6 +187,10 @@ export function createGraphql(options: GraphqlOptions) {
           abort: () => controller.abort(),
           runPipelineStep: (step: PipelineStepRequest) => (request.place?.leave(), runPipelineStep(step)),
           ingestRows: (rows: IngestRowsRequest) => (request.place?.leave(), ingestRows(rows)),
+          retryQuarantined: (rows: RetryQuarantinedRequest) => (
+            request.place?.leave(),
+            retryQuarantined(rows)
+          ),
         };
       },
     },

@@ -1,8 +1,8 @@
-// POST /ingest/{users|transactions|events}: a body of any size, read only as fast as the rows land.
+// POST /ingest/{dataset}: a body of any size, read only as fast as the rows land.
 import { PassThrough, type Readable } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Pool } from "pg";
-import { DATASETS, isBadInput, type Dataset } from "../ingest/format.ts";
+import { isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
 import type { Format } from "../ingest/read.ts";
 import { receive } from "../ingest/ingest.ts";
 import { checkEncoding } from "./accept.ts";
@@ -22,8 +22,9 @@ interface Query {
   source?: string;
   name?: string;
   map?: string | string[];
+  dateFormat?: string;
 }
-const PARAMETERS = ["source", "name", "map"];
+const PARAMETERS = ["source", "name", "map", "dateFormat"];
 
 function formatOf(request: FastifyRequest): Format {
   const type = request.headers["content-type"]?.split(";", 1)[0]!.trim().toLowerCase() ?? "";
@@ -62,7 +63,7 @@ export function addIngest(
   // The body stays a stream; no limit on its size applies.
   app.addContentTypeParser("*", (_request, _payload, parsed) => parsed(null));
 
-  const handle = (dataset: Dataset) => async (request: FastifyRequest, reply: FastifyReply) => {
+  const handle = async (request: FastifyRequest, reply: FastifyReply) => {
     // A refused body is not read to its end.
     const refuse = (error: Error) => {
       reply.header("connection", "close");
@@ -71,13 +72,15 @@ export function addIngest(
     const ended = mayTakeLong(app, request.raw);
     try {
       const format = formatOf(request);
-      const { source, name, map } = checkQuery(request.query as Record<string, unknown>);
+      const { dataset } = request.params as { dataset: string };
+      const { source, name, map, dateFormat } = checkQuery(request.query as Record<string, unknown>);
       const { databaseRole: role, subject } = request.claims;
       const { run, failedBy } = await receive(pool, dataset, bodyOf(request), {
         format,
         sourceSystem: source,
         sourceName: name,
         map: [map ?? []].flat(),
+        dateFormat,
         trigger: "api",
         actor: subject,
         role,
@@ -85,6 +88,7 @@ export function addIngest(
       });
       if (run.status === "succeeded") return { run };
       reply.header("connection", "close");
+      if (failedBy === "rows") return await reply.status(422).send({ run });
       if (failedBy === "source" && !stopping?.aborted) return await reply.status(400).send({ run });
       request.log.error({ run }, "ingest failed");
       if (failedBy === "fault" && !stopping?.aborted)
@@ -97,12 +101,13 @@ export function addIngest(
         .header("retry-after", String(RETRY_AFTER_S))
         .send({ run: { ...run, error } });
     } catch (error) {
-      if (isBadInput(error)) throw refuse(refusal("BAD_REQUEST", error.message));
+      if (isUnknownDataset(error)) throw refuse(refusal("NOT_FOUND", error.message));
+      if (isBadInput(error) || isBadOption(error)) throw refuse(refusal("BAD_REQUEST", error.message));
       throw refuse(error as Error);
     } finally {
       ended();
     }
   };
-  for (const dataset of DATASETS) app.post(`/ingest/${dataset}`, handle(dataset));
+  app.post("/ingest/:dataset", handle);
   done();
 }

@@ -1,43 +1,12 @@
-// Records to rows of the raw tables. PostgreSQL decides what a value may be: here only the values that it
-// certainly takes are let through at once; every other one is a doubt, which the database is asked about.
-import { findNumberFault, LOSSY } from "./numbers.ts";
+// Records to rows of a raw table. PostgreSQL decides what a value may be: here only the values that it certainly
+// takes are let through at once; every other one is a doubt, which the database is asked about.
+import { fieldNames, type Dataset, type Field } from "./dataset.ts";
+import type { DateFormat } from "./dates.ts";
+import { badInput, badOption, quoted, type Fault } from "./faults.ts";
+import { isObject, parseJson } from "./json.ts";
+import { findNumberFault } from "./numbers.ts";
 import { fieldsOf, type Format, type SourceRecord } from "./read.ts";
-
-export type Dataset = "users" | "transactions" | "events";
-
-/** Type of a field, as strata.typed_values knows them; text has its longest length. */
-type Kind = "integer" | "bigint" | "numeric" | "double precision" | "timestamp" | "jsonb" | number;
-
-const INTEGER = "integer";
-const TIMESTAMP = "timestamp";
-
-/** Fields of each dataset, in the order they are copied; the first one is the key and has to be there. */
-export const FIELDS = {
-  users: { user_id: INTEGER, username: 100, email: 255, created_at: TIMESTAMP, country: 100 },
-  transactions: {
-    transaction_id: INTEGER,
-    user_id: INTEGER,
-    amount: "numeric",
-    status: 50,
-    transaction_date: TIMESTAMP,
-  },
-  events: {
-    event_id: "bigint",
-    user_id: INTEGER,
-    event_type: 50,
-    event_data: "jsonb",
-    event_time: TIMESTAMP,
-    latitude: "double precision",
-    longitude: "double precision",
-  },
-} as const satisfies Record<Dataset, Record<string, Kind>>;
-
-export const DATASETS = Object.keys(FIELDS) as Dataset[];
-
-interface Fault {
-  reason: string;
-  detail: string;
-}
+import { judgeCsv, judgeValue, type Judged } from "./values.ts";
 
 export interface Row {
   line: number;
@@ -49,9 +18,14 @@ export interface Row {
   doubts?: Doubts;
 }
 
-interface Doubts {
+export interface Doubts {
   cells: (string | null)[];
-  indexes: number[];
+  places: number[];
+}
+
+/** The cells of a row, in the order of the dataset's fields. */
+export interface Cells extends Doubts {
+  faults: Fault[];
 }
 
 export interface Formatter {
@@ -63,20 +37,6 @@ export interface Formatter {
 /** Many rows wait in memory at a time: what most of them have in common exists once. */
 const NO_FAULTS: readonly Fault[] = [];
 
-/** The input as a whole cannot be taken; nothing of it has landed. */
-export const badInput = (message: string): Error => Object.assign(new Error(message), { code: "BAD_INPUT" });
-export const isBadInput = (error: unknown): error is Error =>
-  error instanceof Error && (error as { code?: unknown }).code === "BAD_INPUT";
-
-/** Names in a message; more would only hide what it says. */
-const MAX_NAMES = 50;
-
-function quoted(names: Iterable<string>): string {
-  const all = [...names];
-  const shown = all.slice(0, MAX_NAMES).map((name) => `"${name.slice(0, 100)}"`);
-  return shown.join(", ") + (all.length > MAX_NAMES ? ` and ${all.length - MAX_NAMES} more` : "");
-}
-
 /** Columns of a CSV file. A table has at most 1,600; the rest becomes JSON, row by row. */
 const MAX_COLUMNS = 2000;
 
@@ -86,25 +46,28 @@ export function parseMap(pairs: Iterable<string>, dataset: Dataset): Map<string,
   for (const pair of pairs) {
     const [, column, field] = /^(.+)=(.*)$/s.exec(pair) ?? [];
     if (column === undefined || field === undefined)
-      throw badInput(`"${pair}" is not of the form column=field, such as "customer=user_id"`);
-    if (field !== "" && dataset !== "events" && !Object.hasOwn(FIELDS[dataset], field))
-      throw badInput(
-        `"${pair}" maps to an unknown field of ${dataset}; allowed: ${quoted(Object.keys(FIELDS[dataset]))}`,
+      throw badOption(`"${pair}" is not of the form column=field, such as "customer=user_id"`);
+    if (field !== "" && !dataset.extras && !dataset.places.has(field))
+      throw badOption(
+        `"${pair}" maps to an unknown field of ${dataset.name}; allowed: ${quoted(fieldNames(dataset))}`,
       );
     map.set(column, field);
   }
   return map;
 }
 
-/** Looks at the first record: refuses columns that cannot be placed, and gives what formats the records. */
-export function createFormatter(
-  dataset: Dataset,
-  format: Format,
-  first: SourceRecord,
-  map: Map<string, string>,
-): Formatter {
+export interface FormatOptions {
+  dataset: Dataset;
+  format: Format;
+  map: Map<string, string>;
+  dates?: DateFormat;
+}
+
+/** Looks at the first record: rejects columns that cannot be placed, and gives what formats the records. */
+export function createFormatter(options: FormatOptions, first: SourceRecord): Formatter {
+  const { dataset, format, map } = options;
   if (first.broken && format === "csv") throw badInput(`The header cannot be read: ${first.broken.detail}`);
-  // Of rows, that is; any other first line that is no row is a bad neighbour, for the quarantine.
+  // Only an array of objects means "JSON, not NDJSON". Any other bad first line is quarantined like any bad row.
   if (format === "ndjson" && /^\s*\[\s*(?:[{\]]|$)/.test(first.text))
     throw badInput(
       "The input is a JSON array; NDJSON has one object a line, without brackets and commas around",
@@ -118,9 +81,9 @@ export function createFormatter(
     const missing = [...map.keys()].filter((column) => !present.has(column));
     if (format === "csv" && missing.length > 0)
       throw badInput(`The input has no column ${quoted(missing)} to map; it has: ${quoted(columns)}`);
-    refuseUnplaced(dataset, columns, fields, format);
+    rejectUnplaced(dataset, columns, fields, format);
   }
-  return format === "csv" ? csvFormatter(dataset, fields!) : ndjsonFormatter(dataset, map);
+  return format === "csv" ? csvFormatter(options, fields!) : ndjsonFormatter(options);
 }
 
 function columnsOf(record: SourceRecord): string[] | undefined {
@@ -132,11 +95,10 @@ function columnsOf(record: SourceRecord): string[] | undefined {
   }
 }
 
-function refuseUnplaced(dataset: Dataset, columns: string[], fields: string[], format: Format): void {
-  const known: string[] = Object.keys(FIELDS[dataset]);
-  const allowed = `allowed for ${dataset}: ${quoted(known)}`;
-  const unknown = columns.filter((_, index) => fields[index] !== "" && !known.includes(fields[index]!));
-  if (unknown.length > 0 && dataset !== "events")
+function rejectUnplaced(dataset: Dataset, columns: string[], fields: string[], format: Format): void {
+  const allowed = `allowed for ${dataset.name}: ${quoted(fieldNames(dataset))}`;
+  const unknown = columns.filter((_, index) => fields[index] !== "" && !dataset.places.has(fields[index]!));
+  if (unknown.length > 0 && !dataset.extras)
     throw badInput(
       `Unknown ${unknown.length === 1 ? "column" : "columns"} ${quoted(unknown)}; ${allowed}; ` +
         `map a column with column=field, or leave it out with column=`,
@@ -145,42 +107,31 @@ function refuseUnplaced(dataset: Dataset, columns: string[], fields: string[], f
   const twice = new Set<string>();
   for (const field of fields) (seen.has(field) && field !== "" ? twice : seen).add(field);
   if (twice.size > 0) throw badInput(`More than one column for ${quoted(twice)}; ${allowed}`);
-  const [key] = known;
-  if (format === "csv" && !fields.includes(key!))
+  if (format !== "csv") return;
+  const lacking = dataset.fields.filter(({ name, isRequired }) => isRequired && !seen.has(name));
+  if (lacking.length > 0)
     throw badInput(
-      `No column for "${key}", the key of ${dataset}; the input has: ${quoted(columns)}; ${allowed}`,
+      `No column for ${quoted(lacking.map(({ name }) => name))}, the key of ${dataset.name}; ` +
+        `the input has: ${quoted(columns)}; ${allowed}`,
     );
 }
 
-function csvFormatter(dataset: Dataset, fields: string[]): Formatter {
-  const known = Object.entries<Kind>(FIELDS[dataset]);
-  const positions = known.map(([name]) => fields.indexOf(name));
-  const extras = [...fields.entries()].filter(
-    ([, field]) => field !== "" && !Object.hasOwn(FIELDS[dataset], field),
-  );
+function csvFormatter({ dataset, dates }: FormatOptions, fields: string[]): Formatter {
+  const positions = dataset.fields.map(({ name }) => fields.indexOf(name));
+  const extras = [...fields.entries()].filter(([, field]) => field !== "" && !dataset.places.has(field));
   return {
     format(record) {
       const values = record.fields;
       if (!values) return faulty(record, [record.broken!]);
-      // An empty field is an absent one, quoted or not: many writers quote everything.
-      const cells = positions.map((position) => values[position] || null);
-      const faults: Fault[] = [];
-      if (dataset === "events") {
-        const extra = extras.flatMap(([index, field]) =>
-          values[index] ? [[field, values[index]] as const] : [],
-        );
-        try {
-          const text = cells[EVENT_DATA];
-          cells[EVENT_DATA] = encodeEventData(text == null ? undefined : parseJson(text), extra);
-        } catch (error) {
-          faults.push({
-            reason: "invalid_json",
-            detail: `event_data is not JSON: ${(error as Error).message}.`,
-          });
-          cells[EVENT_DATA] = null;
-        }
-      }
-      return checkedRow(record, known, cells, faults);
+      const cells = judgeCells(
+        dataset,
+        // An empty field is an absent one, quoted or not: many writers quote everything.
+        (place) => values[positions[place]!] || undefined,
+        true,
+        extras.flatMap(([index, field]) => (values[index] ? [[field, values[index]] as const] : [])),
+        dates,
+      );
+      return toRow(record, cells);
     },
     payload(text) {
       const values = fieldsOf(text);
@@ -192,8 +143,7 @@ function csvFormatter(dataset: Dataset, fields: string[]): Formatter {
   };
 }
 
-function ndjsonFormatter(dataset: Dataset, map: Map<string, string>): Formatter {
-  const known = Object.entries<Kind>(FIELDS[dataset]);
+function ndjsonFormatter({ dataset, map, dates }: FormatOptions): Formatter {
   const read = (text: string): Record<string, unknown> => {
     const value = parseJson(text);
     if (!isObject(value)) throw new Error("it is not an object");
@@ -209,26 +159,7 @@ function ndjsonFormatter(dataset: Dataset, map: Map<string, string>): Formatter 
         const detail = `The line is not a JSON object: ${(error as Error).message}.`;
         return faulty(record, [{ reason: "unparseable", detail }]);
       }
-      const extras = Object.entries(row).filter(([name]) => !Object.hasOwn(FIELDS[dataset], name));
-      const faults: Fault[] = [];
-      const cells = known.map(([name, kind]) => {
-        const content = Object.hasOwn(row, name) ? row[name] : undefined;
-        if (kind === "jsonb") return encodeEventData(content, extras);
-        // Of an array, PostgreSQL would read a time in spite of the brackets.
-        const isText = typeof kind === "number" || kind === TIMESTAMP;
-        if (isText && (isObject(content) || Array.isArray(content)))
-          faults.push({
-            reason: "invalid_text",
-            detail: `${name} is an object or array; it has to be text.`,
-          });
-        return textOf(content);
-      });
-      if (extras.length > 0 && dataset !== "events")
-        faults.push({
-          reason: "unknown_field",
-          detail: `Unknown ${quoted(extras.map(([name]) => name))}; allowed: ${quoted(known.map(([name]) => name))}.`,
-        });
-      return checkedRow(record, known, cells, faults);
+      return toRow(record, judgeFields(dataset, row, "ndjson", dates));
     },
     payload(text) {
       try {
@@ -238,6 +169,90 @@ function ndjsonFormatter(dataset: Dataset, map: Map<string, string>): Formatter 
       }
     },
   };
+}
+
+/** A row by field name, of whatever source: from NDJSON, and from the quarantine. */
+export function judgeFields(
+  dataset: Dataset,
+  row: Record<string, unknown>,
+  format: Format,
+  dates?: DateFormat,
+): Cells {
+  const isCsv = format === "csv";
+  return judgeCells(
+    dataset,
+    (place) => {
+      const { name } = dataset.fields[place]!;
+      const value = Object.hasOwn(row, name) ? row[name] : undefined;
+      return isCsv && value === "" ? undefined : value;
+    },
+    isCsv,
+    Object.entries(row).filter(
+      ([name, value]) => !dataset.places.has(name) && !(isCsv && (value === "" || value === null)),
+    ),
+    dates,
+  );
+}
+
+type Extras = (readonly [name: string, value: unknown])[];
+
+function judgeCells(
+  dataset: Dataset,
+  valueAt: (place: number) => unknown,
+  isCsv: boolean,
+  extras: Extras,
+  dates?: DateFormat,
+): Cells {
+  // What is no text in a row of CSV comes from a correction in the quarantine, which is JSON.
+  const judge = (field: Field, value: unknown): Judged =>
+    isCsv && typeof value === "string" ? judgeCsv(field, value, dates) : judgeValue(field, value, dates);
+  const result: Cells = { cells: new Array<string | null>(dataset.fields.length), places: [], faults: [] };
+  for (let place = 0; place < dataset.fields.length; place++) {
+    const field = dataset.fields[place]!;
+    const value = valueAt(place);
+    const joins = extras.length > 0 && field === dataset.extras;
+    if (value == null && !joins) {
+      result.cells[place] = null;
+      if (field.isRequired)
+        result.faults.push({
+          reason: "missing_key",
+          detail: `${field.name} is missing; it is the key of the row.`,
+        });
+      continue;
+    }
+    const judged = joins ? judgeExtras(field, value, extras, isCsv) : judge(field, value);
+    result.cells[place] = "text" in judged ? judged.text : "doubt" in judged ? judged.doubt : null;
+    if ("fault" in judged) result.faults.push(judged.fault);
+    else if ("doubt" in judged) result.places.push(place);
+  }
+  if (extras.length > 0 && !dataset.extras)
+    result.faults.push({
+      reason: "unknown_field",
+      detail: `Unknown ${quoted(extras.map(([name]) => name))}; allowed: ${quoted(fieldNames(dataset))}.`,
+    });
+  return result;
+}
+
+function judgeExtras(field: Field, value: unknown, extras: Extras, isCsv: boolean): Judged {
+  try {
+    const own = isCsv && typeof value === "string" ? parseJson(value) : value;
+    return judgeValue(field, join(field, own, extras));
+  } catch (error) {
+    const detail = `${field.name} is not JSON: ${(error as Error).message}.`;
+    return { fault: { reason: "invalid_json", detail } };
+  }
+}
+
+/**
+ * Fields without a column of their own join the one for extras. If that is no object, or has a field of the same
+ * name, it stays whole under its own name beside them, so that no value displaces another.
+ */
+function join(field: Field, own: unknown, extras: Extras): unknown {
+  const absent = own === undefined || own === null;
+  const joins = isObject(own) && !extras.some(([name]) => Object.hasOwn(own, name));
+  const entries = absent ? [] : joins ? Object.entries(own) : [[field.name, own] as const];
+  // An assignment instead of an entry would lose a field called __proto__.
+  return Object.fromEntries([...entries, ...extras]);
 }
 
 const faulty = ({ line, text }: SourceRecord, faults: Fault[]): Row => ({
@@ -255,50 +270,9 @@ const renamed = (value: Record<string, unknown>, map: Map<string, string>): Reco
     }),
   );
 
-const EVENT_DATA = Object.keys(FIELDS.events).indexOf("event_data");
-
-/**
- * Fields without a column of their own join event_data. If it is no object, or has a field of the same name, it
- * stays whole under its own name beside them, so that no value displaces another. A retry does the same.
- */
-function encodeEventData(data: unknown, extras: (readonly [string, unknown])[]): string | null {
-  const absent = data === undefined || data === null;
-  if (extras.length === 0) return absent ? null : JSON.stringify(data);
-  const joins = isObject(data) && !extras.some(([name]) => Object.hasOwn(data, name));
-  const own = absent ? [] : joins ? Object.entries(data) : [["event_data", data] as const];
-  // An assignment instead of an entry would lose a field called __proto__.
-  return JSON.stringify(Object.fromEntries([...own, ...extras]));
-}
-
-function checkedRow(
-  record: SourceRecord,
-  known: [string, Kind][],
-  cells: (string | null)[],
-  faults: Fault[],
-): Row {
-  const indexes: number[] = [];
-  if (cells[0] === null)
-    faults.push({ reason: "missing_key", detail: `${known[0]![0]} is missing; it is the key of the row.` });
-  for (let i = 0; i < cells.length; i++) {
-    const cell = cells[i];
-    if (cell == null) continue;
-    const [name, kind] = known[i]!;
-    const fault = kind === "jsonb" ? findNumberFault(cell) : undefined;
-    if (fault) {
-      faults.push({ reason: fault.reason, detail: `${name}: ${fault.problem}.` });
-      continue;
-    }
-    const certain = certainText(cell, kind);
-    if (certain !== undefined) cells[i] = certain;
-    else if (cell.includes("\0") || !cell.isWellFormed())
-      faults.push({
-        reason: "invalid_encoding",
-        detail: `${name} holds a NUL character or half of a surrogate pair.`,
-      });
-    else indexes.push(i);
-  }
+function toRow(record: SourceRecord, { cells, places, faults }: Cells): Row {
   const { line, text } = record;
-  if (indexes.length > 0) return { line, text, copy: undefined, faults, doubts: { cells, indexes } };
+  if (places.length > 0) return { line, text, copy: undefined, faults, doubts: { cells, places } };
   if (faults.length > 0) return faulty(record, faults);
   return { line, text, copy: encodeCopy(cells), faults: NO_FAULTS };
 }
@@ -316,89 +290,6 @@ export function encodeCopy(cells: readonly (string | null)[]): string {
     else line += cell;
   }
   return line;
-}
-
-/** The text to copy for a value that PostgreSQL certainly takes; undefined when only it can tell. */
-export function certainText(value: string, kind: Kind): string | undefined {
-  switch (kind) {
-    case "integer":
-      return /^-?\d{1,10}$/.test(value) && Math.abs(Number(value)) < 2 ** 31 ? value : undefined;
-    case "bigint":
-      if (/^-?\d{1,18}$/.test(value)) return value;
-      return /^-?\d{19}$/.test(value) && BigInt.asIntN(64, BigInt(value)) === BigInt(value)
-        ? value
-        : undefined;
-    case "numeric":
-    case "double precision":
-      return /^-?\d{1,30}(?:\.\d{1,30})?(?:[eE][+-]?\d{1,2})?$/.test(value) ? value : undefined;
-    case "timestamp":
-      return certainTimestamp(value);
-    case "jsonb":
-      // Escapes left by JSON.stringify are control characters and lone surrogates, some refused by jsonb.
-      return value.includes("\\u") || value.length > 100_000 ? undefined : value;
-    default:
-      return value.length <= kind && !value.includes("\0") && value.isWellFormed() ? value : undefined;
-  }
-}
-
-const TIME =
-  /^(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(?:[T ]((?:[01]\d|2[0-3]):[0-5]\d)(?::([0-5]\d)(\.\d{1,9})?)?)?(?: ?(Z|[+-](?:0\d|1[0-4])(?::?[0-5]\d)?))?$/;
-
-/** A column without a zone drops an offset unseen, so it is applied here. */
-function certainTimestamp(value: string): string | undefined {
-  const [, year, month, day, minutes, seconds = "00", fraction = "", zone] = TIME.exec(value) ?? [];
-  if (year === undefined || year === "0000") return undefined;
-  if (
-    Number(day) > 28 &&
-    new Date(Date.UTC(2000 + (Number(year) % 400), Number(month) - 1, Number(day))).getUTCDate() !==
-      Number(day)
-  )
-    return undefined;
-  if (zone === undefined || zone === "Z" || minutes === undefined)
-    return zone !== undefined && minutes === undefined ? undefined : value;
-  const [, sign, hours, rest = "00"] = /^([+-])(\d\d):?(\d\d)?$/.exec(zone)!;
-  const shifted = new Date(
-    `${year}-${month}-${day}T${minutes}:${seconds}${sign}${hours}:${rest}`,
-  ).toISOString();
-  return /^\d{4}-/.test(shifted) && !shifted.startsWith("0000")
-    ? shifted.slice(0, 19).replace("T", " ") + fraction
-    : undefined;
-}
-
-// JSON.parse rounds long numbers and loses very large ones; those keep the text they were sent with.
-const { rawJSON, isRawJSON } = JSON as unknown as {
-  rawJSON: (text: string) => object;
-  isRawJSON: (value: unknown) => value is { rawJSON: string };
-};
-const DEEPEST = 1000;
-
-function parseJson(text: string): unknown {
-  if (text.length > DEEPEST && isDeep(text)) throw new Error(`it is nested deeper than ${DEEPEST} levels`);
-  if (!LOSSY.test(text)) return JSON.parse(text);
-  const keep = (_key: string, value: unknown, context?: { source: string }): unknown =>
-    typeof value === "number" && context && String(value) !== context.source
-      ? rawJSON(context.source)
-      : value;
-  return JSON.parse(text, keep);
-}
-
-/** Deep nesting overflows the stack of whoever takes the value apart, here or in the database. */
-function isDeep(text: string): boolean {
-  let depth = 0;
-  for (const [bracket] of text.matchAll(/[[\]{}]/g)) {
-    depth += bracket === "[" || bracket === "{" ? 1 : -1;
-    if (depth > DEEPEST) return true;
-  }
-  return false;
-}
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value) && !isRawJSON(value);
-
-function textOf(value: unknown): string | null {
-  if (value === null || value === undefined) return null;
-  if (typeof value === "string") return value;
-  return isRawJSON(value) ? value.rawJSON : JSON.stringify(value);
 }
 
 /**

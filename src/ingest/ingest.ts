@@ -2,19 +2,15 @@
 // one batch being copied while the next one is read.
 import type { Readable } from "node:stream";
 import type pg from "pg";
-import {
-  badInput,
-  createFormatter,
-  isBadInput,
-  parseMap,
-  type Dataset,
-  type Formatter,
-  type Row,
-} from "./format.ts";
+import { readDataset, type Dataset } from "./dataset.ts";
+import { parseDateFormat } from "./dates.ts";
+import { badInput, badOption, isBadInput } from "./faults.ts";
+import { createFormatter, parseMap, type FormatOptions, type Formatter, type Row } from "./format.ts";
 import { landBatch, type Source } from "./land.ts";
 import { plainBytes, readCsv, readNdjson, textOfLines, type Format } from "./read.ts";
 import { isUnavailable } from "../database/unavailable.ts";
-import { inTransaction, readRun, type Run } from "../pipeline/runs.ts";
+import { inTransaction } from "../database/transaction.ts";
+import { readRun, type Run } from "../pipeline/runs.ts";
 import { patiently } from "../pipeline/batch.ts";
 
 export interface IngestProgress {
@@ -32,6 +28,8 @@ export interface IngestOptions {
   sourceName?: string;
   /** "column=field" pairs; "column=" leaves a column out. */
   map?: string[];
+  /** How dates that are not ISO 8601 are written: DD/MM/YYYY. */
+  dateFormat?: string;
   /** Size of the input, if known, for the run's progress. */
   totalBytes?: number;
   trigger: "cli" | "api" | "sample";
@@ -49,42 +47,49 @@ const BATCH_CHARACTERS = 4 * 1024 * 1024;
 /** Rows of a slow source land after this time. */
 const FLUSH_MS = 2_000;
 
+/** How many rows each reason rejected; a row may have several. */
+export type Reasons = Record<string, number>;
+
+export type IngestRun = Run & { reasons: Reasons };
+
 export interface Ingested {
-  run: Run;
-  /** Why the run failed: its input, a database that may be back soon, or a fault that would come again. */
-  failedBy?: "source" | "database" | "fault";
+  run: IngestRun;
+  /** Why the run failed: its input, a database that may be back soon, or a fault that would come again. "rows": none was good. */
+  failedBy?: "source" | "rows" | "database" | "fault";
 }
 
 /** Resolves once rows may have landed, whatever happens then: the run says how it ended. Throws before that. */
 export async function ingest(
   pool: pg.Pool,
-  dataset: Dataset,
+  dataset: string,
   input: Readable,
   options: IngestOptions,
-): Promise<Run> {
+): Promise<IngestRun> {
   return (await receive(pool, dataset, input, options)).run;
 }
 
-/** Refuses what is wrong whatever the input holds. */
-export function checkOptions(
+/** Rejects what is wrong whatever the input holds. */
+function checkOptions(
   dataset: Dataset,
-  { sourceSystem = "api", map = [] }: Pick<IngestOptions, "sourceSystem" | "map">,
-): { sourceSystem: string; map: Map<string, string> } {
+  { sourceSystem = "api", map = [], dateFormat }: IngestOptions,
+): Omit<FormatOptions, "format"> & { sourceSystem: string } {
   if (sourceSystem === "" || sourceSystem.length > 50 || sourceSystem.includes("\0"))
-    throw badInput(
+    throw badOption(
       `The source system "${sourceSystem}" has ${sourceSystem.length} characters; allowed: 1 to 50`,
     );
-  return { sourceSystem, map: parseMap(map, dataset) };
+  const dates = dateFormat === undefined ? undefined : parseDateFormat(dateFormat);
+  return { dataset, sourceSystem, map: parseMap(map, dataset), dates };
 }
 
 export async function receive(
   pool: pg.Pool,
-  dataset: Dataset,
+  name: string,
   input: Readable,
   options: IngestOptions,
 ): Promise<Ingested> {
-  const { sourceSystem, map } = checkOptions(dataset, options);
-  const runId = await startRun(pool, dataset, { ...options, sourceSystem });
+  const dataset = await readDataset(pool, name);
+  const { sourceSystem, ...given } = checkOptions(dataset, options);
+  const runId = await startRun(pool, name, { ...options, sourceSystem });
   options.onStart?.(runId);
   const source = { runId, dataset, sourceSystem, sourceName: options.sourceName ?? null };
   const { signal } = options;
@@ -95,7 +100,7 @@ export async function receive(
   let failedBy: Ingested["failedBy"];
   try {
     if (signal?.aborted) throw new Error(reasonOf(signal));
-    await readRows(dataset, input, map, options.format, landing);
+    await readRows(input, given, options.format, landing);
   } catch (error) {
     failure = error as Error;
     failedBy = "source";
@@ -110,10 +115,16 @@ export async function receive(
   } finally {
     signal?.removeEventListener("abort", abort);
   }
+  const { rowsRead, rowsWritten } = landing.progress;
+  if (!failure && rowsRead > 0 && rowsWritten === 0) {
+    const all = rowsRead === 1 ? "The only row was" : `All ${rowsRead} rows were`;
+    failure = new Error(`${all} rejected: ${describeReasons(landing.reasons)}`);
+    failedBy = "rows";
+  }
   await patiently(() =>
     pool.query("select from strata.finish_run($1, $2)", [runId, failure?.message ?? null]),
   );
-  const run = await readRun(pool, runId);
+  const run = { ...(await readRun(pool, runId)), reasons: landing.reasons };
   if (isBadInput(failure)) throw Object.assign(failure, { run });
   return { run, failedBy };
 }
@@ -125,17 +136,31 @@ const isPassing = (error: Error): boolean =>
 const reasonOf = ({ reason }: AbortSignal): string =>
   reason instanceof Error && reason.name !== "AbortError" ? reason.message : "The ingest was cancelled";
 
+/** The most frequent first. */
+export const describeReasons = (reasons: Reasons): string =>
+  Object.entries(reasons)
+    .sort(([, a], [, b]) => b - a)
+    .map(([reason, count]) => `${reason} ${count}`)
+    .join(", ");
+
 interface Landing {
-  start(formatter: Formatter): void;
+  readonly progress: IngestProgress;
+  readonly reasons: Reasons;
+  start(formatter: Formatter, format: Format): void;
   onBytes(count: number): void;
   /** Resolves when there is room for more, and the database has enough to do. */
   add(row: Row): Promise<void> | undefined;
   finish(): Promise<void>;
 }
 
-function startLanding(pool: pg.Pool, source: Omit<Source, "formatter">, options: IngestOptions): Landing {
+function startLanding(
+  pool: pg.Pool,
+  source: Omit<Source, "formatter" | "format">,
+  options: IngestOptions,
+): Landing {
   const progress: IngestProgress = { bytesRead: 0, rowsRead: 0, rowsWritten: 0, rowsRejected: 0 };
-  let formatter: Formatter | undefined;
+  const reasons: Reasons = {};
+  let made: Pick<Source, "formatter" | "format"> | undefined;
   let rows: Row[] = [];
   let characters = 0;
   let failure: Error | undefined;
@@ -145,16 +170,13 @@ function startLanding(pool: pg.Pool, source: Omit<Source, "formatter">, options:
   const land = async (batch: Row[], onCopying: () => void): Promise<void> => {
     if (failure) throw failure;
     const share = options.totalBytes ? Math.min(progress.bytesRead / options.totalBytes, 1) : null;
-    const { written, rejected } = await landBatch(
-      pool,
-      { ...source, formatter: formatter! },
-      batch,
-      share,
-      onCopying,
-    );
+    const { written, rejected } = await landBatch(pool, { ...source, ...made! }, batch, share, onCopying);
     progress.rowsRead += batch.length;
     progress.rowsWritten += written;
-    progress.rowsRejected += rejected;
+    progress.rowsRejected += rejected.length;
+    for (const { faults } of rejected)
+      for (const reason of new Set(faults.map((fault) => fault.reason)))
+        reasons[reason] = (reasons[reason] ?? 0) + 1;
     options.onProgress?.({ ...progress });
   };
   const flush = (): Promise<void> => {
@@ -181,7 +203,9 @@ function startLanding(pool: pg.Pool, source: Omit<Source, "formatter">, options:
   }, FLUSH_MS);
 
   return {
-    start: (made) => void (formatter = made),
+    progress,
+    reasons,
+    start: (formatter, format) => void (made = { formatter, format }),
     onBytes: (count) => void (progress.bytesRead += count),
     add(row) {
       if (failure) throw failure;
@@ -199,9 +223,8 @@ function startLanding(pool: pg.Pool, source: Omit<Source, "formatter">, options:
 }
 
 async function readRows(
-  dataset: Dataset,
   input: Readable,
-  map: Map<string, string>,
+  options: Omit<FormatOptions, "format">,
   given: Format | undefined,
   landing: Landing,
 ): Promise<void> {
@@ -211,8 +234,8 @@ async function readRows(
   for await (const records of format === "csv" ? readCsv(all) : readNdjson(all)) {
     for (const record of records) {
       if (!formatter) {
-        formatter = createFormatter(dataset, format, record, map);
-        landing.start(formatter);
+        formatter = createFormatter({ ...options, format }, record);
+        landing.start(formatter, format);
         if (format === "csv") continue;
       }
       const full = landing.add(formatter.format(record));
@@ -236,8 +259,8 @@ async function withFormat(
   return { format: /^\s*[{[]/.test(first) ? "ndjson" : "csv", all };
 }
 
-async function startRun(pool: pg.Pool, dataset: Dataset, options: IngestOptions): Promise<string> {
-  const { sourceSystem, sourceName, map, role, trigger, actor } = options;
+async function startRun(pool: pg.Pool, dataset: string, options: IngestOptions): Promise<string> {
+  const { sourceSystem, sourceName, map, dateFormat, role, trigger, actor } = options;
   return inTransaction(pool, async (client) => {
     await client.query("select set_config('role', $1, true), set_config('strata.sub', $2, true)", [
       role ?? "none",
@@ -245,7 +268,7 @@ async function startRun(pool: pg.Pool, dataset: Dataset, options: IngestOptions)
     ]);
     const { rows } = await client.query<{ id: string }>(
       "select strata.start_ingest_run($1, $2, $3, $4) as id",
-      [dataset, trigger, actor ?? null, { sourceSystem, sourceName, map }],
+      [dataset, trigger, actor ?? null, { sourceSystem, sourceName, map, dateFormat }],
     );
     return rows[0]!.id;
   });

@@ -1,14 +1,18 @@
 // A batch of rows into staging: COPY for the good ones, quarantine for the others, counts on the run, all in
 // one transaction.
 import { pipeline } from "node:stream/promises";
-import type pg from "pg";
+import pg from "pg";
 import { from as copyFrom } from "pg-copy-streams";
-import { encodeCopy, encodePayload, FIELDS, type Dataset, type Formatter, type Row } from "./format.ts";
-import { inTransaction } from "../pipeline/runs.ts";
+import { inTransaction } from "../database/transaction.ts";
+import { fieldNames, type Dataset } from "./dataset.ts";
+import { doubtsOf } from "./doubts.ts";
+import { encodeCopy, encodePayload, type Formatter, type Row } from "./format.ts";
+import type { Format } from "./read.ts";
 
 export interface Source {
   runId: string;
   dataset: Dataset;
+  format: Format;
   sourceSystem: string;
   sourceName: string | null;
   formatter: Formatter;
@@ -16,7 +20,7 @@ export interface Source {
 
 export interface Landed {
   written: number;
-  rejected: number;
+  rejected: Row[];
 }
 
 /** onCopying is called once PostgreSQL has its work: whoever reads on before that delays each round trip. */
@@ -36,45 +40,38 @@ export async function landBatch(
     onCopying();
     const refused = await copyRows(client, source, accepted);
     await quarantine(client, source, refused);
-    const landed = { written: accepted.length - refused.length, rejected: rejected.length + refused.length };
+    const landed = { written: accepted.length - refused.length, rejected: [...rejected, ...refused] };
     await client.query("select strata.count_batch($1, $2, $3, $4, progress => $5)", [
       source.runId,
       rows.length,
       landed.written,
-      landed.rejected,
+      landed.rejected.length,
       progress,
     ]);
     return landed;
   });
 }
 
-/** Asks the database about every value that is not certainly of its type. */
 async function resolveDoubts(client: pg.PoolClient, dataset: Dataset, rows: Row[]): Promise<void> {
-  const known = Object.entries(FIELDS[dataset]);
-  const asked = rows.flatMap((row) => row.doubts?.indexes.map((index) => ({ row, index })) ?? []);
-  if (asked.length === 0) return;
-  const { rows: answers } = await client.query<{ value: string; reason: string | null; problem: string }>(
-    "select value, reason, problem from strata.typed_values($1::text[], $2::text[])",
-    [
-      asked.map(({ index }) => String(known[index]![1])),
-      asked.map(({ row, index }) => row.doubts!.cells[index]),
-    ],
+  const doubtful = rows.filter((row) => row.doubts);
+  const faults = await doubtsOf(
+    client,
+    dataset,
+    doubtful.map((row) => row.doubts!),
   );
-  for (const [i, { row, index }] of asked.entries()) {
-    const { value, reason, problem } = answers[i]!;
-    if (reason === null) row.doubts!.cells[index] = value;
-    else row.faults = [...row.faults, { reason, detail: `${known[index]![0]}: ${problem}.` }];
+  for (const [i, row] of doubtful.entries()) {
+    row.faults = [...row.faults, ...faults[i]!];
+    if (row.faults.length === 0) row.copy = encodeCopy(row.doubts!.cells);
   }
-  for (const { row } of asked) if (row.faults.length === 0) row.copy = encodeCopy(row.doubts!.cells);
 }
 
 /** Copies the rows and gives back those that the database refused, with the reason. */
 async function copyRows(client: pg.PoolClient, source: Source, rows: Row[]): Promise<Row[]> {
-  const columns = [...Object.keys(FIELDS[source.dataset]), "source_system"].join(", ");
+  const columns = [...fieldNames(source.dataset), "source_system"].map((name) => pg.escapeIdentifier(name));
   const tail = `\t${encodeCopy([source.sourceSystem])}\n`;
   return copyWithout(
     client,
-    `copy staging.raw_${source.dataset} (${columns}) from stdin`,
+    `copy ${source.dataset.table} (${columns.join(", ")}) from stdin`,
     rows,
     (row) => row.copy + tail,
     (row, problem) =>
@@ -83,14 +80,14 @@ async function copyRows(client: pg.PoolClient, source: Source, rows: Row[]): Pro
 }
 
 const QUARANTINE_COLUMNS =
-  "dataset, stage, reasons, detail, payload, raw_text, ingest_seq, source_system, source_name, source_line, run_id";
+  "dataset, stage, reasons, detail, payload, raw_text, source_format, ingest_seq, source_system, source_name, source_line, run_id";
 
 /** Before the good rows of a batch, so that one retried later never overwrites a newer row. */
 async function quarantine(client: pg.PoolClient, source: Source, rows: Row[]): Promise<void> {
   if (rows.length === 0) return;
   const { rows: drawn } = await client.query<{ seq: string }>(
     `select nextval(pg_get_serial_sequence($1, 'ingest_seq')) as seq from generate_series(1, $2::integer)`,
-    [`staging.raw_${source.dataset}`, rows.length],
+    [source.dataset.table, rows.length],
   );
   const places = new Map(rows.map((row, index) => [row, drawn[index]!.seq]));
   const withoutPayload = new Set<Row>();
@@ -98,12 +95,13 @@ async function quarantine(client: pg.PoolClient, source: Source, rows: Row[]): P
   const encode = (row: Row): string => {
     const reasons = [...new Set(row.faults.map(({ reason }) => reason))];
     const cells = [
-      source.dataset,
+      source.dataset.name,
       "ingest",
       `{${reasons.join(",")}}`,
       withoutNul(row.faults.map(({ detail }) => detail).join(" ")),
       withoutPayload.has(row) ? null : encodePayload(payloadOf(row)),
       withoutNul(row.text),
+      source.format,
       places.get(row)!,
       source.sourceSystem,
       source.sourceName,
@@ -172,7 +170,7 @@ function copy(
 }
 
 /** Data exceptions, broken constraints, limits; anything else is not the row's fault. */
-const isDataError = (error: unknown): error is Error & { where?: string } =>
+export const isDataError = (error: unknown): error is Error & { where?: string } =>
   error instanceof Error && /^(22|23|54)/.test(String((error as { code?: unknown }).code));
 
 const withoutNul = (text: string): string => text.replaceAll("\0", "\uFFFD");

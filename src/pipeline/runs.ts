@@ -2,12 +2,14 @@
 // function of schema.sql; here are the waiting, the sign of life and the second tries.
 import type { Pool, PoolClient } from "pg";
 import { setTimeout as sleep } from "node:timers/promises";
+import { inTransaction } from "../database/transaction.ts";
+import { retry, type RetryArguments } from "../ingest/retry.ts";
 import { patiently } from "./batch.ts";
 import { cleanup, type Retention } from "./cleanup.ts";
 import { refresh } from "./refresh.ts";
 import { transform } from "./transform.ts";
 
-export type Step = "transform" | "refresh" | "cleanup" | "pipeline";
+export type Step = "transform" | "refresh" | "cleanup" | "pipeline" | "retry";
 
 export interface Run {
   id: string;
@@ -33,11 +35,15 @@ export interface RunRequest {
   full?: boolean;
   /** Days that rows, runs and rejected rows are kept: arguments of a cleanup. */
   retention?: Partial<Retention> | undefined;
+  retry?: RetryArguments;
+  /** Corrections of a retry, as JSON. They may be personal: a run shows its arguments to readers, but not these. */
+  patch?: string;
   onProgress?: (run: Run) => void;
   signal?: AbortSignal;
 }
 
 export interface RunOptions {
+  patch?: string;
   onProgress?: (run: Run) => void;
   signal?: AbortSignal;
 }
@@ -46,14 +52,15 @@ export interface RunOptions {
 export interface Work {
   pool: Pool;
   runId: string;
-  arguments: { full?: boolean } & Partial<Retention>;
+  arguments: { full?: boolean } & Partial<Retention> & RetryArguments;
+  patch?: string;
   /** Between batches: throws if the run was stopped, and reports progress. */
   afterBatch: () => Promise<void>;
 }
 
 type Steps = Record<string, (work: Work, options: RunOptions) => Promise<void>>;
 
-const steps: Steps = { transform, refresh, cleanup, pipeline };
+const steps: Steps = { transform, refresh, cleanup, pipeline, retry };
 
 const HEARTBEAT_MS = 5_000;
 const POLL_MS = 200;
@@ -93,8 +100,8 @@ export async function queueStep(pool: Pool, request: RunRequest): Promise<Run> {
     const run = await startRun(client, request);
     if (run.status === "queued")
       await client.query(
-        `select graphile_worker.add_job('run_step', json_build_object('runId', $1::text), job_key => 'run_step:' || $1)`,
-        [run.id],
+        `select graphile_worker.add_job('run_step', json_build_object('runId', $1::text, 'patch', $2::text), job_key => 'run_step:' || $1)`,
+        [run.id, request.patch ?? null],
       );
     return run;
   });
@@ -144,7 +151,8 @@ async function work(pool: Pool, runId: string, args: Work["arguments"], options:
       if (options.onProgress) options.onProgress(await readRun(pool, runId));
     };
     const { step } = await readRun(pool, runId);
-    await steps[step]!({ pool, runId, arguments: args, afterBatch }, { ...options, signal });
+    const { patch } = options;
+    await steps[step]!({ pool, runId, arguments: args, patch, afterBatch }, { ...options, signal });
   } catch (error) {
     failure = signal.aborted ? `Stopped: ${reasonOf(signal)}` : (error as Error).message;
   } finally {
@@ -175,33 +183,17 @@ async function pipeline({ pool, runId }: Work, options: RunOptions): Promise<voi
 }
 
 async function startRun(client: PoolClient, request: RunRequest): Promise<{ id: string; status: string }> {
-  const { step, trigger, actor, full, retention, role } = request;
+  const { step, trigger, actor, full, retention, role, retry: selection } = request;
   await client.query("select set_config('role', $1, true), set_config('strata.sub', $2, true)", [
     role ?? "none",
     actor ?? "",
   ]);
   const { rows } = await client.query<{ id: string; status: string }>(
     "select run_id as id, status from strata.start_run($1, $2, $3, $4)",
-    [step, trigger, actor ?? null, JSON.stringify({ full, ...retention })],
+    [step, trigger, actor ?? null, JSON.stringify({ full, ...retention, ...selection })],
   );
   await client.query("select set_config('role', 'none', true)");
   return rows[0]!;
-}
-
-export async function inTransaction<T>(pool: Pool, work: (client: PoolClient) => Promise<T>): Promise<T> {
-  const client = await pool.connect();
-  let broken: Error | undefined;
-  try {
-    await client.query("begin");
-    const result = await work(client);
-    await client.query("commit");
-    return result;
-  } catch (error) {
-    await client.query("rollback").catch((lost: Error) => (broken = lost));
-    throw error;
-  } finally {
-    client.release(broken);
-  }
 }
 
 const reasonOf = ({ reason }: AbortSignal): string =>

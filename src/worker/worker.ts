@@ -54,8 +54,11 @@ export function startWorker({ config, pool, log }: WorkerOptions): Promise<Runne
     ]),
     taskList: {
       run_step: async (payload, helpers) => {
-        const { runId } = payload as { runId: string };
-        const done = await executeRun(pool, runId, { signal: helpers.abortSignal });
+        const { runId, patch } = payload as { runId: string; patch?: string | null };
+        const done = await executeRun(pool, runId, {
+          patch: patch ?? undefined,
+          signal: helpers.abortSignal,
+        });
         if (done.status === "failed") log("error", `run ${runId} failed: ${done.error}`);
       },
       scheduled_step: async (payload, helpers) => {

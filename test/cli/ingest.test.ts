@@ -61,7 +61,12 @@ describe("strata ingest", () => {
   it.each([
     [["users", "missing.csv"], 1, /Cannot read "missing.csv": there is no such file/],
     [["users", "."], 1, /Cannot read ".": it is a folder/],
-    [["orders", "x.csv"], 2, /Allowed choices are users, transactions, events/],
+    [
+      ["orders", "-"],
+      2,
+      /There is no dataset "orders"; there are: users, (events, transactions|transactions, events)\n/,
+    ],
+    [["users", "-", "--date-format", "D/M/Y"], 2, /"D\/M\/Y" is not a date format; allowed: YYYY/],
     [["users", "-", "--format", "xml"], 2, /Allowed choices are csv, ndjson/],
     [["users"], 2, /missing required argument 'file'/],
     [["users", "-", "--map", "x"], 2, /"x" is not of the form column=field/],
@@ -77,6 +82,30 @@ describe("strata ingest", () => {
     expect(result.stderr).toMatch(message);
     expect(result.code).toBe(code);
     expect(result.stdout).toBe("");
+  });
+
+  it("reads dates as it is told, and names the reasons of what it rejects", async () => {
+    const path = file("dates.csv", "user_id,created_at\n71,06/10/2011\n72,31/02/2011\nx,1/1/2011\n");
+    const { code, stdout } = await run(["ingest", "users", path, "--date-format", "DD/MM/YYYY"]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(
+      /rows read 3, written 1, rejected 2 \((impossible_date 1, invalid_integer 1|invalid_integer 1, impossible_date 1)\) \(run \d+\)/,
+    );
+    const { rows } = await database.pool.query(
+      "select created_at::text from staging.raw_users where user_id = 71",
+    );
+    expect(rows).toEqual([{ created_at: "2011-10-06 00:00:00" }]);
+  });
+
+  it("fails if every row was rejected", async () => {
+    const path = file("none.csv", "user_id,created_at\n1,06/10/2011\n2,today\n");
+    const { code, stdout } = await run(["ingest", "users", path, "--json"]);
+    expect(code).toBe(1);
+    expect(JSON.parse(stdout).run).toMatchObject({
+      status: "failed",
+      error: "All 2 rows were rejected: ambiguous_date 1, invalid_timestamp 1",
+      reasons: { ambiguous_date: 1, invalid_timestamp: 1 },
+    });
   });
 
   it("says what is wrong with the columns", async () => {

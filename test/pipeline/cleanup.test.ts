@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { usePipeline } from "./fixture.ts";
 
-const { sql, run, rawUsers, rawTransactions, rawEvents } = usePipeline();
+const { sql, run, retry, rawUsers, rawTransactions, rawEvents } = usePipeline();
 const old = { ingested_at: "2020-01-01" };
 const left = () =>
   sql(
@@ -31,7 +31,7 @@ test("deletes old rows that the transform has taken, from all raw tables, and no
 test("keeps a row that was given back to the transform", async () => {
   await rawTransactions({ transaction_id: 1, status: "typo", ...old });
   await run("transform");
-  await sql("select analytics.retry_quarantined(everything => true)");
+  await retry({ everything: true });
   expect(await sql("select staging.cleanup_old_data(0)")).toEqual([{ cleanup_old_data: 0 }]);
   await run("transform");
   expect(await sql("select staging.cleanup_old_data(0)")).toEqual([{ cleanup_old_data: 1 }]);
@@ -43,7 +43,7 @@ test("a record cleaned up can be retried still", async () => {
   await run("transform");
   await sql("select staging.cleanup_old_data(30)");
   expect(await left()).toMatchObject([{ transactions: 0 }]);
-  await sql(`select analytics.retry_quarantined(everything => true, patch => '{"status": "failed"}')`);
+  await retry({ everything: true }, { status: "failed" });
   expect(await run("transform")).toMatchObject({ rowsRead: 1, rowsWritten: 1 });
   expect(await sql("select status from production.transactions")).toEqual([{ status: "failed" }]);
 });

@@ -1,4 +1,5 @@
 // One database a test file, emptied before each test, and short ways to fill it and to run steps.
+import type { Selection } from "../../src/ingest/retry.ts";
 import { afterAll, beforeAll, beforeEach } from "vitest";
 import { runStep, type RunRequest, type Step } from "../../src/pipeline/runs.ts";
 import { createDatabase, type TestDatabase } from "../support/database.ts";
@@ -30,11 +31,19 @@ export function usePipeline() {
       [JSON.stringify(rows)],
     );
 
+  const run = (step: Step, request: Partial<RunRequest> = {}) =>
+    runStep(pool(), { step, trigger: "cli", actor: "test", ...request });
+
   return {
     pool,
     sql,
-    run: (step: Step, request: Partial<RunRequest> = {}) =>
-      runStep(pool(), { step, trigger: "cli", actor: "test", ...request }),
+    run,
+    /** Gives quarantined rows back to the transform, corrected by a patch if there is one; how many went on. */
+    retry: async (selection: Selection, patch?: object): Promise<number> => {
+      const done = await run("retry", { retry: selection, patch: patch && JSON.stringify(patch) });
+      if (done.status !== "succeeded") throw new Error(done.error ?? "");
+      return done.rowsWritten;
+    },
     rawUsers: (...rows: Record<string, unknown>[]) =>
       insert(
         "staging.raw_users",

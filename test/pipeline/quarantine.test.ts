@@ -1,19 +1,17 @@
 import { Readable } from "node:stream";
 import { describe, expect, test } from "vitest";
 import { ingest } from "../../src/ingest/ingest.ts";
-import type { Dataset } from "../../src/ingest/format.ts";
+import { checkRetry } from "../../src/ingest/retry.ts";
 import { usePipeline } from "./fixture.ts";
 
-const { pool, sql, run, rawUsers, rawTransactions, quarantine } = usePipeline();
+const { pool, sql, run, retry, rawUsers, rawTransactions, quarantine } = usePipeline();
 
 const rejected = (dataset: string, payload: unknown, source = "file.csv") =>
   sql(
-    `insert into staging.quarantine (dataset, stage, reasons, payload, raw_text, source_name, source_line, ingest_seq)
-     values ($1, 'ingest', '{invalid_integer}', $2, 'as it came', $3, 17, 1)`,
+    `insert into staging.quarantine (dataset, stage, reasons, payload, raw_text, source_format, source_name, source_line, ingest_seq)
+     values ($1, 'ingest', '{invalid_integer}', $2, 'as it came', 'csv', $3, 17, 1)`,
     [dataset, payload === null ? null : JSON.stringify(payload), source],
   );
-const retry = async (args: string) =>
-  (await sql<{ count: number }>(`select analytics.retry_quarantined(${args}) as count`))[0]!.count;
 const discard = async (args: string) =>
   (await sql<{ count: number }>(`select analytics.discard_quarantined(${args}) as count`))[0]!.count;
 
@@ -21,12 +19,12 @@ test("a retry that fails again keeps its entry, and counts", async () => {
   await rawUsers({ user_id: 1, email: "bad" });
   await run("transform");
   const [entry] = await sql("select quarantine_id from analytics.quarantine");
-  expect(await retry("everything => true")).toBe(1);
+  expect(await retry({ everything: true })).toBe(1);
   expect(await quarantine(), "hidden until it is decided").toEqual([]);
-  expect(await retry("everything => true")).toBe(0);
+  expect(await retry({ everything: true })).toBe(0);
   await run("transform");
   expect(await sql("select quarantine_id, attempts, reasons from analytics.quarantine")).toEqual([
-    { quarantine_id: entry!.quarantine_id, attempts: 2, reasons: ["invalid_email"] },
+    { quarantine_id: entry!.quarantine_id, attempts: 2, reasons: ["valid_email"] },
   ]);
 });
 
@@ -36,8 +34,8 @@ test("retries by id, by reason, and with corrected fields", async () => {
   const [entry] = await sql(
     "select quarantine_id from analytics.quarantine where payload ->> 'user_id' = '2'",
   );
-  expect(await retry(`array[${entry!.quarantine_id}], patch => '{"email": "two@example.org"}'`)).toBe(1);
-  expect(await retry(`reason => 'missing_username', patch => '{"username": "three"}'`)).toBe(1);
+  expect(await retry({ ids: [entry!.quarantine_id] }, { email: "two@example.org" })).toBe(1);
+  expect(await retry({ reason: "username_missing" }, { username: "three" })).toBe(1);
   expect(await run("transform")).toMatchObject({ rowsRead: 2, rowsWritten: 2 });
   expect(await sql("select user_id, username, email from production.users order by 1")).toEqual([
     { user_id: 2, username: "user2", email: "two@example.org" },
@@ -61,7 +59,7 @@ test("types what the ingest could not, converts times and keeps the fields of ev
     colour: "red",
     event_data: '{"size": 4}',
   });
-  expect(await retry("everything => true")).toBe(2);
+  expect(await retry({ everything: true })).toBe(2);
   expect(await run("transform")).toMatchObject({ rowsWritten: 3, rowsRejected: 0 });
   expect(
     await sql("select amount, status, transaction_date::text as at from production.transactions"),
@@ -75,7 +73,7 @@ test("types what the ingest could not, converts times and keeps the fields of ev
 test("what still cannot be typed stays, with every reason and its source", async () => {
   await rejected("transactions", { transaction_id: "", user_id: "x", amount: "1,5", colour: "red" });
   await rejected("users", null);
-  expect(await retry("everything => true")).toBe(0);
+  expect(await retry({ everything: true })).toBe(0);
   expect(
     await sql(
       "select stage, reasons, detail, attempts, raw_text, source_name, source_line from analytics.quarantine order by quarantine_id",
@@ -83,10 +81,11 @@ test("what still cannot be typed stays, with every reason and its source", async
   ).toEqual([
     {
       stage: "ingest",
-      reasons: ["invalid_integer", "invalid_number", "missing_key", "unknown_field"],
+      reasons: ["missing_key", "unknown_field", "invalid_integer", "invalid_number"],
       detail:
-        'transaction_id: it is the key and is missing. user_id: invalid input syntax for type integer: "x". ' +
-        'amount: invalid input syntax for type numeric: "1,5". Unknown fields: colour.',
+        "transaction_id is missing; it is the key of the row. " +
+        'Unknown "colour"; allowed: "transaction_id", "user_id", "amount", "status", "transaction_date". ' +
+        'user_id: invalid input syntax for type integer: "x". amount: invalid input syntax for type numeric: "1,5".',
       attempts: 2,
       raw_text: "as it came",
       source_name: "file.csv",
@@ -94,32 +93,28 @@ test("what still cannot be typed stays, with every reason and its source", async
     },
     {
       stage: "ingest",
-      reasons: ["unparseable"],
-      detail: "The record cannot be read; give its fields with the retry.",
+      reasons: ["invalid_integer"],
+      detail: "The row cannot be read back; give its fields with the retry.",
       attempts: 2,
       raw_text: "as it came",
       source_name: "file.csv",
       source_line: "17",
     },
   ]);
-  expect(
-    await retry(
-      `reason => 'unparseable', patch => '{"user_id": 4, "username": "four", "email": "4@example.org"}'`,
-    ),
-  ).toBe(1);
+  expect(await retry({ dataset: "users" }, { user_id: 4, username: "four", email: "4@example.org" })).toBe(1);
   expect(await run("transform")).toMatchObject({ rowsWritten: 1 });
 });
 
 test("a typed record that breaks a rule keeps where it came from", async () => {
   await rejected("users", { user_id: "1", username: "ann", email: "bad" });
-  await retry("everything => true");
+  await retry({ everything: true });
   await run("transform");
   expect(
     await sql("select stage, reasons, source_name, source_line, attempts from analytics.quarantine"),
   ).toEqual([
     {
       stage: "transform",
-      reasons: ["invalid_email"],
+      reasons: ["valid_email"],
       source_name: "file.csv",
       source_line: "17",
       attempts: 2,
@@ -130,7 +125,7 @@ test("a typed record that breaks a rule keeps where it came from", async () => {
 test("discards by reason, by id and everything", async () => {
   await rawUsers({ user_id: 1, email: "bad" }, { user_id: 2, username: null }, { user_id: 3, email: null });
   await run("transform");
-  expect(await discard("reason => 'invalid_email'")).toBe(1);
+  expect(await discard("reason => 'valid_email'")).toBe(1);
   const [entry] = await sql("select quarantine_id from analytics.quarantine limit 1");
   expect(await discard(`array[${entry!.quarantine_id}]`)).toBe(1);
   expect(await discard("everything => true")).toBe(1);
@@ -138,18 +133,28 @@ test("discards by reason, by id and everything", async () => {
   expect(await run("transform")).toMatchObject({ rowsRead: 0 });
 });
 
-test.each(["", "array[1], reason => 'x'", "everything => true, reason => 'x'"])(
-  "refuses the selection (%s)",
-  async (args) => {
-    await expect(retry(args)).rejects.toThrow("exactly one");
-    await expect(discard(args)).rejects.toThrow("exactly one");
-  },
-);
+test.each([
+  [{}, ""],
+  [{ ids: ["1"], reason: "x" }, "array[1], reason => 'x'"],
+  [{ everything: true, reason: "x" }, "everything => true, reason => 'x'"],
+  [{ everything: true, dataset: "users" }, "everything => true, dataset => 'users'"],
+])("refuses the selection %j", async (selection, args) => {
+  expect(() => checkRetry(selection)).toThrow("exactly one");
+  await expect(discard(args)).rejects.toThrow("exactly one");
+});
 
-test("refuses a patch that is no object", async () => {
-  await expect(retry("everything => true, patch => '[1]'")).rejects.toThrow(
+test("refuses a patch that is no object", () => {
+  expect(() => checkRetry({ everything: true }, "[1]")).toThrow(
     "must be an object of fields and values, not [1]",
   );
+});
+
+test("selects by reason and dataset together", async () => {
+  await rejected("transactions", { transaction_id: "1", user_id: "1", amount: "1" });
+  await rejected("events", { event_id: "1" });
+  expect(await retry({ reason: "invalid_integer", dataset: "events" })).toBe(1);
+  expect(await discard("reason => 'invalid_number', dataset => 'transactions'")).toBe(0);
+  expect(await discard("reason => 'invalid_integer', dataset => 'transactions'")).toBe(1);
 });
 
 test.each([
@@ -159,7 +164,7 @@ test.each([
 ])("%s may see, retry and discard: %s", async (role, allowed) => {
   for (const text of [
     "select from analytics.quarantine",
-    "select analytics.retry_quarantined(everything => true)",
+    "select strata.start_run('retry')",
     "select analytics.discard_quarantined(everything => true)",
   ]) {
     const client = await pool().connect();
@@ -176,7 +181,7 @@ test.each([
 });
 
 describe("a retry takes and refuses what the ingest does", () => {
-  const send = (dataset: Dataset, ...records: unknown[]) =>
+  const send = (dataset: string, ...records: unknown[]) =>
     ingest(
       pool(),
       dataset,
@@ -185,8 +190,7 @@ describe("a retry takes and refuses what the ingest does", () => {
       ]),
       { trigger: "cli" },
     );
-  const retryAll = (patch?: object) =>
-    retry(`everything => true${patch ? `, patch => '${JSON.stringify(patch)}'` : ""}`);
+  const retryAll = (patch?: object) => retry({ everything: true }, patch);
   const reasons = async () => (await quarantine()).map((entry) => entry.reasons as string[]);
   const user = { user_id: 1, username: "ann", email: "ann@example.org" };
   const event = { event_id: 1, event_type: "x", event_time: "2024-01-01" };
@@ -209,7 +213,7 @@ describe("a retry takes and refuses what the ingest does", () => {
     expect(await quarantine()).toMatchObject([
       {
         reasons: ["invalid_text"],
-        detail: `${field}: it is an object or array; it has to be text.`,
+        detail: `${field} is an object or array; it has to be text.`,
         attempts: 3,
       },
     ]);
@@ -234,8 +238,8 @@ describe("a retry takes and refuses what the ingest does", () => {
       {
         reasons: ["invalid_encoding"],
         detail:
-          "username: it has U+FFFD, which may stand for a NUL character or half of a surrogate pair; give it with the retry. " +
-          "country: it has U+FFFD, which may stand for a NUL character or half of a surrogate pair; give it with the retry.",
+          "country has U+FFFD, which may stand for a NUL character or half of a surrogate pair; give it with the retry. " +
+          "username has U+FFFD, which may stand for a NUL character or half of a surrogate pair; give it with the retry.",
       },
     ]);
     expect(await retryAll({ username: "two\uFFFDx", country: "AT" })).toBe(1);
@@ -257,20 +261,20 @@ describe("a retry takes and refuses what the ingest does", () => {
       {
         reasons: ["invalid_json"],
         detail:
-          "event_data: it has U+FFFD, which may stand for a NUL character or half of a surrogate pair; give it with the retry.",
+          "event_data has U+FFFD, which may stand for a NUL character or half of a surrogate pair; give it with the retry.",
       },
       {
         reasons: ["invalid_json"],
         detail:
-          "Fields with U+FFFD, which may stand for a NUL character or half of a surrogate pair: page; give them with the retry.",
+          "page has U+FFFD, which may stand for a NUL character or half of a surrogate pair; give it with the retry.",
       },
     ]);
     const ids = (await sql("select quarantine_id as id from analytics.quarantine order by 1")).map(
       ({ id }) => id as string,
     );
-    expect(await retry(`array[${ids[0]}], patch => '{"event_data": {"a": 1}}'`)).toBe(1);
-    expect(await retry(`array[${ids[1]}], patch => '{"event_data": {"a": 1}}'`)).toBe(0);
-    expect(await retry(`array[${ids[1]}], patch => '{"page": ["a"]}'`)).toBe(1);
+    expect(await retry({ ids: [ids[0]!] }, { event_data: { a: 1 } })).toBe(1);
+    expect(await retry({ ids: [ids[1]!] }, { event_data: { a: 1 } })).toBe(0);
+    expect(await retry({ ids: [ids[1]!] }, { page: ["a"] })).toBe(1);
     expect(await eventData()).toEqual([{ a: 1 }, { a: 1, page: ["a"] }]);
   });
 
@@ -307,9 +311,9 @@ describe("a retry takes and refuses what the ingest does", () => {
     );
     expect(await retryAll()).toBe(0);
     expect(await reasons()).toEqual(
-      texts.map((_, i) => (i === 0 ? ["invalid_integer", "invalid_json"] : ["invalid_integer"])),
+      texts.map((_, i) => (i === 0 ? ["invalid_json", "invalid_integer"] : ["invalid_integer"])),
     );
-    expect(await retry(`reason => 'invalid_json', patch => '{"event_data": "456"}'`)).toBe(0);
+    expect(await retry({ reason: "invalid_json" }, { event_data: "456" })).toBe(0);
     expect(await retryAll({ user_id: null })).toBe(texts.length);
     expect(await run("transform")).toMatchObject({ rowsRejected: texts.length });
     expect(await retryAll({ user_id: "x" })).toBe(0);
@@ -340,7 +344,7 @@ describe("a retry takes and refuses what the ingest does", () => {
     expect(await retryAll()).toBe(0);
     await send("events", "event_id,user_id,event_type,event_time,latitude,note", "2,,x,2024-01-01,y,");
     expect(await reasons()).toEqual([["invalid_integer"], ["invalid_number"]]);
-    expect(await retry(`reason => 'invalid_number', patch => '{"latitude": ""}'`)).toBe(1);
+    expect(await retry({ reason: "invalid_number" }, { latitude: "" })).toBe(1);
     expect(await retryAll({ user_id: null })).toBe(1);
     expect(await eventData()).toEqual([{ note: null }, {}]);
   });
@@ -350,11 +354,120 @@ describe("a retry takes and refuses what the ingest does", () => {
     await send("users", user, { ...user, colour: "red" });
     expect(await retryAll()).toBe(0);
     await expect(retryAll({ color: null })).rejects.toThrow(
-      "The patch has fields that users do not have; allowed: user_id, username, email, created_at, country, and of this record colour.",
+      "The patch has fields that users do not have; allowed: user_id, username, email, created_at, country, and of this row colour",
     );
     expect(await retryAll({ colour: null, username: "bob" })).toBe(1);
     expect(await run("transform")).toMatchObject({ rowsRead: 2, rowsRejected: 0 });
   });
+});
+
+test("a retry is a run that goes batch by batch and shows how far it is", async () => {
+  const count = 45_000;
+  await sql(
+    `insert into staging.quarantine (dataset, stage, reasons, payload, ingest_seq)
+     select 'users', 'transform', '{valid_email}',
+            jsonb_build_object('user_id', i, 'username', 'user' || i, 'email', 'user' || i || '@example.org'), i
+     from generate_series(1, $1) i`,
+    [count],
+  );
+  await rejected("users", { user_id: "x" });
+  const seen: number[] = [];
+  const done = await run("retry", {
+    retry: { dataset: "users" },
+    onProgress: ({ rowsRead }) => seen.push(rowsRead),
+  });
+  expect(done).toMatchObject({
+    step: "retry",
+    status: "succeeded",
+    rowsRead: count + 1,
+    rowsWritten: count,
+    rowsRejected: 1,
+  });
+  expect(new Set(seen)).toEqual(new Set([0, 20_000, 40_000, count + 1]));
+  expect(await sql("select progress, arguments from strata.runs where run_id = $1", [done.id])).toEqual([
+    { progress: 1, arguments: { dataset: "users" } },
+  ]);
+  expect(await quarantine()).toHaveLength(1);
+  expect(await sql("select count(*)::int as n from staging.raw_users")).toEqual([{ n: count }]);
+});
+
+test("two retries at a time take each row once", async () => {
+  await rawUsers(...Array.from({ length: 200 }, (_, i) => ({ user_id: i, email: "bad" })));
+  await run("transform");
+  const counts = await Promise.all([1, 2, 3].map(() => retry({ everything: true })));
+  expect(counts.reduce((sum, count) => sum + count)).toBe(200);
+  expect(await sql("select count(*)::int as n from staging.raw_users")).toEqual([{ n: 200 }]);
+});
+
+test("a row that staging refuses costs no other", async () => {
+  await sql("alter table staging.raw_users add constraint no_seven check (user_id <> 7)");
+  try {
+    for (let id = 1; id <= 9; id++) await rejected("users", { user_id: String(id), username: "u" });
+    expect(await retry({ everything: true })).toBe(8);
+    expect(await quarantine()).toMatchObject([
+      {
+        stage: "ingest",
+        reasons: ["invalid_value"],
+        detail: expect.stringContaining("no_seven"),
+        attempts: 2,
+      },
+    ]);
+  } finally {
+    await sql("alter table staging.raw_users drop constraint no_seven");
+  }
+});
+
+test("corrections are judged as an ingest judges, and are not shown to those who see runs", async () => {
+  await rawUsers({ user_id: 1, email: "bad" });
+  await run("transform");
+  const patch = (text: string) => run("retry", { retry: { everything: true }, patch: text });
+  expect(await patch('{"created_at": "06/10/2011"}')).toMatchObject({ rowsWritten: 0, rowsRejected: 1 });
+  expect(await quarantine()).toMatchObject([
+    { reasons: ["ambiguous_date"], payload: { user_id: 1, created_at: "06/10/2011" } },
+  ]);
+  const last = await patch('{"created_at": "2011-10-06T02:00:00+02:00", "email": "secret@example.org"}');
+  expect(last).toMatchObject({ rowsWritten: 1 });
+  expect(await sql("select arguments from strata.runs where run_id = $1", [last.id])).toEqual([
+    { arguments: { everything: true } },
+  ]);
+  expect(await run("transform")).toMatchObject({ rowsWritten: 1 });
+  expect(await sql("select email, created_at::text from production.users")).toEqual([
+    { email: "secret@example.org", created_at: "2011-10-06 00:00:00" },
+  ]);
+});
+
+test("a retry can say how dates are written", async () => {
+  await rejected("users", {
+    user_id: "1",
+    username: "ann",
+    email: "a@example.org",
+    created_at: "06/10/2011",
+  });
+  expect(await retry({ everything: true })).toBe(0);
+  expect(await quarantine()).toMatchObject([{ reasons: ["ambiguous_date"] }]);
+  const done = await run("retry", { retry: { reason: "ambiguous_date", dateFormat: "DD/MM/YYYY" } });
+  expect(done.rowsWritten).toBe(1);
+  await run("transform");
+  expect(await sql("select created_at::text from production.users")).toEqual([
+    { created_at: "2011-10-06 00:00:00" },
+  ]);
+});
+
+test("a row with numbers that could not be kept needs all its fields", async () => {
+  const line = '{"event_id": 1, "event_type": "x", "event_time": "2024-01-01", "a": 1e400}';
+  await ingest(pool(), "events", Readable.from([line]), { trigger: "cli" });
+  expect(await retry({ everything: true })).toBe(0);
+  expect(await quarantine()).toMatchObject([
+    {
+      reasons: ["out_of_range"],
+      detail: "The row cannot be read back; give its fields with the retry.",
+      payload: null,
+      attempts: 2,
+    },
+  ]);
+  const fields = { event_id: 1, event_type: "x", event_time: "2024-01-01", event_data: { a: 1 } };
+  expect(await retry({ everything: true }, fields)).toBe(1);
+  expect(await run("transform")).toMatchObject({ rowsWritten: 1 });
 });
 
 test("two rows that wait are taken with their user, others stay", async () => {

@@ -3,7 +3,7 @@ import { isServer } from "../support/database.ts";
 import { asAdministrator } from "../support/server.ts";
 import { usePipeline } from "./fixture.ts";
 
-const { pool, sql, run, rawUsers, rawTransactions, rawEvents, quarantine } = usePipeline();
+const { pool, sql, run, retry, rawUsers, rawTransactions, rawEvents, quarantine } = usePipeline();
 const transform = () => run("transform");
 
 test("takes over users, transactions and events, and says how many", async () => {
@@ -146,7 +146,7 @@ describe("last write wins", () => {
     await rawUsers({ user_id: 1 });
     await rawTransactions({ transaction_id: 1, amount: 1, status: "typo" }, { transaction_id: 1, amount: 2 });
     await transform();
-    await sql(`select analytics.retry_quarantined(everything => true, patch => '{"status": "pending"}')`);
+    await retry({ everything: true }, { status: "pending" });
     expect(await transform()).toMatchObject({ rowsRead: 1, rowsWritten: 0, rowsRejected: 0 });
     expect(await sql("select amount from production.transactions")).toEqual([{ amount: "2.00" }]);
     expect(await quarantine()).toEqual([]);
@@ -158,7 +158,7 @@ describe("last write wins", () => {
     await transform();
     await rawTransactions({ transaction_id: 1, amount: 5, status: "typo" }, { transaction_id: 1, amount: 1 });
     await transform();
-    await sql(`select analytics.retry_quarantined(everything => true, patch => '{"status": "completed"}')`);
+    await retry({ everything: true }, { status: "completed" });
     await transform();
     expect(await sql("select amount from production.transactions")).toEqual([{ amount: "1.00" }]);
   });
@@ -248,7 +248,7 @@ describe("unique names and addresses", () => {
     await transform();
     await rawUsers({ user_id: 2, email: "old@example.org" }, { user_id: 1, email: "new@example.org" });
     expect(await transform()).toMatchObject({ rowsWritten: 1, rowsRejected: 1 });
-    await sql("select analytics.retry_quarantined(reason => 'users_email_key')");
+    await retry({ reason: "users_email_key" });
     expect(await transform()).toMatchObject({ rowsWritten: 1, rowsRejected: 0 });
     expect(await names()).toMatchObject([{ email: "new@example.org" }, { email: "old@example.org" }]);
   });

@@ -116,9 +116,16 @@ describe("POST /ingest", () => {
       "/ingest/users?sauce=x",
       {},
       400,
-      /Unknown parameter "sauce"; allowed: source, name, map/,
+      /Unknown parameter "sauce"; allowed: source, name, map, dateFormat/,
     ],
-    ["an unknown dataset", "/ingest/orders", {}, 404, /./],
+    ["an unknown dataset", "/ingest/orders", {}, 404, /There is no dataset "orders"; there are: users, /],
+    [
+      "a date format that is none",
+      "/ingest/users?dateFormat=D/M/Y",
+      {},
+      400,
+      /"D\/M\/Y" is not a date format/,
+    ],
   ] as [string, string, Record<string, string>, number, RegExp][])(
     "refuses %s",
     async (_name, path, options, status, message) => {
@@ -152,6 +159,19 @@ describe("POST /ingest", () => {
     } finally {
       await database.pool.query("alter table staging.raw_users rename column name_of_user to username");
     }
+  });
+
+  it("says so if no row was good", async () => {
+    const { status, body } = await push("/ingest/users", "user_id,created_at\n1,06/10/2011\n");
+    expect(status).toBe(422);
+    expect(body.run).toMatchObject({
+      status: "failed",
+      rowsRejected: 1,
+      error: "The only row was rejected: ambiguous_date 1",
+      reasons: { ambiguous_date: 1 },
+    });
+    const again = await push("/ingest/users?dateFormat=DD/MM/YYYY", "user_id,created_at\n1,06/10/2011\n");
+    expect(again).toMatchObject({ status: 200, body: { run: { rowsWritten: 1 } } });
   });
 
   it("refuses a JSON array", async () => {

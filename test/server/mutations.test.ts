@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createApp } from "../../src/http/app.ts";
 import { createToken } from "../../src/http/token.ts";
 import type { Role } from "../../src/config.ts";
+import { startWorker } from "../../src/worker/worker.ts";
 import { createDatabase, type TestDatabase } from "../support/database.ts";
 
 describe("pipeline mutations", () => {
@@ -29,11 +30,15 @@ describe("pipeline mutations", () => {
     await database.drop();
   });
 
-  async function ask(query: string, role?: Role) {
+  const RETRY = `mutation ($input: RetryQuarantinedInput!) {
+    retryQuarantined(input: $input) { rowsRetried rowsRejected clientMutationId run { step status error } }
+  }`;
+
+  async function ask(query: string, role?: Role, variables?: object) {
     const post = request(app.server).post("/graphql").set("content-type", "application/json");
     if (role)
       post.set("authorization", `Bearer ${await createToken(database.config, { role, subject: "tester" })}`);
-    return post.send({ query });
+    return post.send({ query, variables });
   }
 
   it("refuses who has no token with 401, and says what to send", async () => {
@@ -110,18 +115,40 @@ describe("pipeline mutations", () => {
   it("gives quarantined rows back corrected, and discards them, for operators only", async () => {
     const { rows } = await database.pool.query("select quarantine_id as id from analytics.quarantine");
     expect(rows).toHaveLength(1);
-    const retry = (patch: object) =>
-      `mutation { retryQuarantined(input: { ids: ["${rows[0].id}"], patch: ${JSON.stringify(patch).replaceAll(/"(\w+)":/g, "$1:")} }) { result } }`;
-    const refused = await ask(retry({ email: "bob@example.com" }), "strata_reader");
+    const retry = (input: object, role = "strata_operator" as Role) =>
+      ask(RETRY, role, { input: { ids: [rows[0].id], ...input } });
+    const refused = await retry({ patch: { email: "bob@example.com" } }, "strata_reader");
     expect(refused.body.errors[0].extensions.code).toBe("FORBIDDEN");
 
-    const unknown = await ask(retry({ nope: 1 }), "strata_operator");
-    expect(unknown.body.errors[0]).toMatchObject({
-      message: expect.stringMatching(/users do not have; allowed: user_id, username, email/),
+    const both = await retry({ everything: true });
+    expect(both.body.errors[0]).toMatchObject({
+      message: expect.stringMatching(/exactly one/),
       extensions: { code: "BAD_USER_INPUT" },
     });
-    const retried = await ask(retry({ email: "bob@example.com" }), "strata_operator");
-    expect(retried.body.data).toEqual({ retryQuarantined: { result: 1 } });
+    const unknown = await retry({ patch: { nope: 1 } });
+    expect(unknown.body.data.retryQuarantined).toMatchObject({
+      rowsRetried: 0,
+      rowsRejected: 0,
+      run: {
+        status: "failed",
+        error: expect.stringMatching(/users do not have; allowed: user_id, username, email/),
+      },
+    });
+    const again = await retry({ patch: { created_at: "today" } });
+    expect(again.body.data.retryQuarantined).toMatchObject({ rowsRetried: 0, rowsRejected: 1 });
+    const retried = await retry({
+      patch: { email: "bob@example.com", created_at: "06/10/2011" },
+      dateFormat: "MM/DD/YYYY",
+      clientMutationId: "m",
+    });
+    expect(retried.body.data).toEqual({
+      retryQuarantined: {
+        rowsRetried: 1,
+        rowsRejected: 0,
+        clientMutationId: "m",
+        run: { step: "retry", status: "succeeded", error: null },
+      },
+    });
     const moved = await ask("mutation { transformStaging { run { rowsWritten } } }", "strata_operator");
     expect(moved.body.data.transformStaging.run.rowsWritten).toBe("1");
 
@@ -135,6 +162,30 @@ describe("pipeline mutations", () => {
     );
     expect(discarded.body.data).toEqual({ discardQuarantined: { result: 1 } });
     expect((await database.pool.query("select from staging.quarantine")).rows).toEqual([]);
+  });
+
+  it("retries in the background, with the corrections", async () => {
+    await database.pool.query(
+      "insert into staging.raw_users (user_id, username, email) values (4, 'dy', 'nobody')",
+    );
+    await ask("mutation { transformStaging { run { status } } }", "strata_operator");
+    const { body } = await ask(RETRY, "strata_operator", {
+      input: { dataset: "users", patch: { email: "dy@example.com" }, background: true },
+    });
+    expect(body.data.retryQuarantined).toMatchObject({
+      rowsRetried: null,
+      rowsRejected: null,
+      run: { step: "retry", status: "queued" },
+    });
+    const worker = await startWorker({ config: database.config, pool: database.pool, log: () => undefined });
+    const row = () =>
+      database.pool.query(
+        "select email from staging.raw_users where user_id = 4 order by ingest_xid desc limit 1",
+      );
+    await expect
+      .poll(async () => (await row()).rows, { timeout: 20_000 })
+      .toEqual([{ email: "dy@example.com" }]);
+    await worker.stop();
   });
 
   it("leaves work in the background queued and returns at once", async () => {

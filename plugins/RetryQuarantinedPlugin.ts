@@ -1,0 +1,153 @@
+// retryQuarantined: quarantined rows back to the transform, in a run that can be watched and left to the background.
+// The work itself is the process's: it comes in by the Grafast context.
+import "graphile-build-pg";
+import { context, lambda, object, sideEffect, type FieldArgs, type Step } from "grafast";
+import { extendSchema, gql } from "graphile-utils";
+import type { PgResource } from "@dataplan/pg";
+
+export interface RetryQuarantinedRequest {
+  ids?: string[];
+  reason?: string;
+  dataset?: string;
+  everything?: boolean;
+  dateFormat?: string;
+  patch?: unknown;
+  background: boolean;
+}
+
+interface Retried {
+  id: string;
+  /** Absent while the run goes on in the background. */
+  rowsWritten?: number;
+  rowsRejected?: number;
+}
+
+declare global {
+  namespace Grafast {
+    interface Context {
+      /** Retries rows on behalf of the request's role; refused by the database if that role may not. */
+      retryQuarantined(request: RetryQuarantinedRequest): Promise<Retried>;
+    }
+  }
+}
+
+type RetryInput = { [Key in keyof RetryQuarantinedRequest]?: RetryQuarantinedRequest[Key] | null } & {
+  clientMutationId?: string | null;
+};
+
+const typeDefs = gql`
+  extend type Mutation {
+    """
+    Gives quarantined rows back to the transform, which takes them with its next run. Operators only.
+    """
+    retryQuarantined(
+      """
+      Which rows, and what to correct: by ids, by reason or dataset (or both), or everything.
+      """
+      input: RetryQuarantinedInput!
+    ): RetryQuarantinedPayload
+  }
+  """
+  Which rows retryQuarantined takes: exactly one of ids, a filter (reason, dataset or both) and everything.
+  """
+  input RetryQuarantinedInput {
+    """
+    The rows with these ids.
+    """
+    ids: [BigInt!]
+    """
+    All rows rejected for this reason, such as invalid_timestamp.
+    """
+    reason: String
+    """
+    All rows of this dataset.
+    """
+    dataset: String
+    """
+    All rows in quarantine.
+    """
+    everything: Boolean = false
+    """
+    Fields to correct first, by their names in the database: an object. Null takes a field out.
+    """
+    patch: JSON
+    """
+    How dates that are not ISO 8601 are written, such as DD/MM/YYYY.
+    """
+    dateFormat: String
+    """
+    Return at once with the queued run instead of waiting until it has finished.
+    """
+    background: Boolean = false
+    """
+    Any string; it comes back unchanged in the payload.
+    """
+    clientMutationId: String
+  }
+  """
+  Result of retryQuarantined.
+  """
+  type RetryQuarantinedPayload {
+    """
+    The run that retries the rows.
+    """
+    run: PipelineRun
+    """
+    How many rows went back to the transform; empty for a run in the background.
+    """
+    rowsRetried: Int
+    """
+    How many rows came back, with their reasons renewed; empty for a run in the background.
+    """
+    rowsRejected: Int
+    """
+    The string given in the input.
+    """
+    clientMutationId: String
+  }
+`;
+
+function planRetry(_$root: Step, args: FieldArgs) {
+  const $input = args.getRaw("input") as Step<RetryInput>;
+  const $run = sideEffect([context().get("retryQuarantined"), $input], ([retryQuarantined, input]) =>
+    retryQuarantined({
+      ids: input.ids ?? undefined,
+      reason: input.reason ?? undefined,
+      dataset: input.dataset ?? undefined,
+      everything: input.everything ?? undefined,
+      dateFormat: input.dateFormat ?? undefined,
+      patch: input.patch ?? undefined,
+      background: input.background ?? false,
+    }),
+  );
+  return object({
+    run: $run,
+    clientMutationId: lambda($input, (input) => input.clientMutationId ?? null, true),
+  });
+}
+
+type Payload = ReturnType<typeof planRetry>;
+
+export const RetryQuarantinedPlugin: GraphileConfig.Plugin = extendSchema((build) => {
+  const runs = build.input.pgRegistry.pgResources.pipeline_runs as
+    PgResource<any, any, any, any, any> | undefined;
+  if (!runs) throw new Error("analytics.pipeline_runs is not in the schema");
+  return {
+    typeDefs,
+    objects: {
+      Mutation: { plans: { retryQuarantined: planRetry } },
+      RetryQuarantinedPayload: {
+        scope: { isMutationPayload: true },
+        plans: {
+          run: ($payload: Payload) =>
+            runs.get({ run_id: lambda($payload.get("run"), (run) => run.id, true) }) as Step,
+          rowsRetried: ($payload: Payload) =>
+            lambda($payload.get("run"), (run) => run.rowsWritten ?? null, true),
+          rowsRejected: ($payload: Payload) =>
+            lambda($payload.get("run"), (run) => run.rowsRejected ?? null, true),
+          clientMutationId: ($payload: Payload) => $payload.get("clientMutationId"),
+        },
+      },
+    },
+  };
+}, "RetryQuarantinedPlugin");

@@ -1,0 +1,53 @@
+// What the database says about a dataset: the fields that it takes, and where fields without a column go.
+import pg from "pg";
+import { unknownDataset } from "./faults.ts";
+
+export interface Field {
+  name: string;
+  /** As format_type() writes it: "integer", "character varying(100)", "text[]". */
+  type: string;
+  /** A row without it is rejected. */
+  isRequired: boolean;
+}
+
+export interface Dataset {
+  name: string;
+  /** In the order they are copied, the key first. */
+  fields: Field[];
+  /** Place of each field by its name. */
+  places: Map<string, number>;
+  /** Field that holds, as JSON, what has no column of its own; without one such a row is rejected. */
+  extras?: Field;
+  /** The raw table, quoted. */
+  table: string;
+}
+
+const names = (fields: Field[]): string[] => fields.map(({ name }) => name);
+export const fieldNames = ({ fields }: Dataset): string[] => names(fields);
+
+export function createDataset(name: string, fields: Field[], extras?: string | null): Dataset {
+  return {
+    name,
+    fields,
+    places: new Map(fields.map((field, place) => [field.name, place])),
+    extras: fields.find((field) => field.name === extras),
+    table: `staging.${pg.escapeIdentifier(`raw_${name}`)}`,
+  };
+}
+
+export async function readDataset(client: pg.Pool | pg.PoolClient, name: string): Promise<Dataset> {
+  const { rows } = await client.query<{ fields: Field[]; extras: string | null }>(
+    `select d.extras_column as extras,
+            (select json_agg(json_build_object('name', f.field, 'type', f.type, 'isRequired', f.is_required) order by f.place)
+             from strata.fields(d.dataset) f) as fields
+     from strata.datasets d where d.dataset = $1`,
+    [name],
+  );
+  if (rows[0]) return createDataset(name, rows[0].fields, rows[0].extras);
+  const { rows: known } = await client.query<{ names: string | null }>(
+    "select string_agg(dataset, ', ' order by place, dataset) as names from strata.datasets",
+  );
+  throw unknownDataset(
+    `There is no dataset "${name.slice(0, 100)}"; there are: ${known[0]!.names ?? "none"}`,
+  );
+}

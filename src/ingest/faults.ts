@@ -1,0 +1,31 @@
+// What is wrong with a row, and what is wrong with an input or a request as a whole.
+
+/** A reason of the quarantine, and its words. */
+export interface Fault {
+  reason: string;
+  detail: string;
+}
+
+const coded = (code: string, message: string): Error => Object.assign(new Error(message), { code });
+const has = (error: unknown, code: string): error is Error =>
+  error instanceof Error && (error as { code?: unknown }).code === code;
+
+/** The input as a whole cannot be taken; nothing of it has landed. */
+export const badInput = (message: string): Error => coded("BAD_INPUT", message);
+export const isBadInput = (error: unknown): error is Error => has(error, "BAD_INPUT");
+
+/** What was asked for cannot be done, whatever the input holds. */
+export const badOption = (message: string): Error => coded("BAD_OPTION", message);
+export const isBadOption = (error: unknown): error is Error => has(error, "BAD_OPTION");
+
+export const unknownDataset = (message: string): Error => coded("UNKNOWN_DATASET", message);
+export const isUnknownDataset = (error: unknown): error is Error => has(error, "UNKNOWN_DATASET");
+
+/** Names in a message; more would only hide what it says. */
+const MAX_NAMES = 50;
+
+export function quoted(names: Iterable<string>): string {
+  const all = [...names];
+  const shown = all.slice(0, MAX_NAMES).map((name) => `"${name.slice(0, 100)}"`);
+  return shown.join(", ") + (all.length > MAX_NAMES ? ` and ${all.length - MAX_NAMES} more` : "");
+}

@@ -1,0 +1,123 @@
+// One value and its column: certainly of the type, certainly not, or a doubt that only PostgreSQL can settle.
+import type { Field } from "./dataset.ts";
+import { certainTimestamp, findDateFault, type DateFormat } from "./dates.ts";
+import type { Fault } from "./faults.ts";
+import { arrayLiteral, isNested, parseJson, textOf } from "./json.ts";
+import { findNumberFault } from "./numbers.ts";
+
+/** The text to copy, null for an absent value; a doubt is text that the database has to be asked about. */
+export type Judged = { text: string | null } | { doubt: string } | { fault: Fault };
+
+export const isJson = (type: string): boolean => type === "json" || type === "jsonb";
+const isTime = (type: string): boolean => /^(?:timestamp|date)\b/.test(type) && !type.endsWith("]");
+const isGeometry = (type: string): boolean => /^(?:\w+\.)?(?:geometry|geography)\b/.test(type);
+
+/** A value of NDJSON, or any other that is JSON already. */
+export function judgeValue(field: Field, value: unknown, dates?: DateFormat): Judged {
+  if (value === null || value === undefined) return { text: null };
+  if (isJson(field.type)) return judgeJson(field, JSON.stringify(value));
+  if (!isNested(value)) return judgeText(field, textOf(value)!, dates);
+  const item = field.type.endsWith("[]") ? field.type.slice(0, -2) : undefined;
+  if (item !== undefined && Array.isArray(value)) {
+    const literal = arrayLiteral(value, isJson(item));
+    if (literal !== undefined) return judgeText(field, literal);
+  }
+  // PostGIS reads GeoJSON.
+  if (isGeometry(field.type) && !Array.isArray(value)) return judgeText(field, JSON.stringify(value));
+  const wanted = item === undefined ? "text" : "an array of single values";
+  return fault("invalid_text", `${field.name} is an object or array; it has to be ${wanted}.`);
+}
+
+/** A field of CSV: JSON and arrays are written as text in it. */
+export function judgeCsv(field: Field, value: string, dates?: DateFormat): Judged {
+  if (isJson(field.type)) {
+    try {
+      return judgeValue(field, parseJson(value));
+    } catch (error) {
+      return fault("invalid_json", `${field.name} is not JSON: ${(error as Error).message}.`);
+    }
+  }
+  if (field.type.endsWith("[]") && value.startsWith("["))
+    try {
+      return judgeValue(field, parseJson(value));
+    } catch {
+      // PostgreSQL writes bounds of arrays like that: [0:1]={a,b}
+    }
+  return judgeText(field, value, dates);
+}
+
+function judgeJson(field: Field, json: string): Judged {
+  const found = findNumberFault(json);
+  if (found) return fault(found.reason, `${field.name}: ${found.problem}.`);
+  return judgeText(field, json);
+}
+
+function judgeText(field: Field, text: string, dates?: DateFormat): Judged {
+  const { name, type } = field;
+  let value = text;
+  if (isTime(type)) {
+    const read = dates?.read(text);
+    value = read ?? text;
+    // One that a format has read may still be no day of the calendar, as PostgreSQL says.
+    if (read === undefined && certainTimestamp(text) === undefined) {
+      const found = findDateFault(name, text, dates);
+      if (found) return { fault: found };
+    }
+  }
+  const certain = certainText(value, type);
+  if (certain !== undefined) return { text: certain };
+  if (value.includes("\0") || !value.isWellFormed())
+    return fault("invalid_encoding", `${name} holds a NUL character or half of a surrogate pair.`);
+  return { doubt: value };
+}
+
+const fault = (reason: string, detail: string): Judged => ({ fault: { reason, detail } });
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+
+/** The text to copy for a value that PostgreSQL certainly takes; undefined when only it can tell. */
+export function certainText(value: string, type: string): string | undefined {
+  switch (type) {
+    case "smallint":
+      return /^-?\d{1,5}$/.test(value) && Math.abs(Number(value)) < 2 ** 15 ? value : undefined;
+    case "integer":
+      return /^-?\d{1,10}$/.test(value) && Math.abs(Number(value)) < 2 ** 31 ? value : undefined;
+    case "bigint":
+      if (/^-?\d{1,18}$/.test(value)) return value;
+      return /^-?\d{19}$/.test(value) && BigInt.asIntN(64, BigInt(value)) === BigInt(value)
+        ? value
+        : undefined;
+    case "real":
+      return /^-?\d{1,20}(?:\.\d{1,20})?$/.test(value) ? value : undefined;
+    case "numeric":
+    case "double precision":
+      return /^-?\d{1,30}(?:\.\d{1,30})?(?:[eE][+-]?\d{1,2})?$/.test(value) ? value : undefined;
+    case "boolean":
+      return /^(?:t|f|true|false|0|1)$/.test(value) ? value : undefined;
+    case "uuid":
+      return UUID.test(value) ? value : undefined;
+    case "date":
+      return value.length === 10 ? certainTimestamp(value) : undefined;
+    case "timestamp without time zone":
+      return certainTimestamp(value);
+    case "timestamp with time zone": {
+      const utc = certainTimestamp(value);
+      if (utc === undefined) return undefined;
+      return utc.length === 10 ? `${utc} 00:00+00` : `${utc}+00`;
+    }
+    case "json":
+    case "jsonb":
+      // Escapes left by JSON.stringify are control characters and lone surrogates, some refused by jsonb.
+      return value.includes("\\u") || value.length > 100_000 ? undefined : value;
+  }
+  const longest = lengthOf(type);
+  if (longest === undefined) return undefined;
+  return value.length <= longest && !value.includes("\0") && value.isWellFormed() ? value : undefined;
+}
+
+/** Longest text of a type in characters; undefined if it is no text. */
+function lengthOf(type: string): number | undefined {
+  if (type === "text" || type === "character varying") return Infinity;
+  const [, length] = /^character(?: varying)?\((\d+)\)$/.exec(type) ?? [];
+  return length === undefined ? undefined : Number(length);
+}
