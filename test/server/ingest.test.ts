@@ -148,7 +148,9 @@ describe("POST /ingest", () => {
   });
 
   it("does not ask for a fault to be sent again", async () => {
-    await database.pool.query("alter table staging.raw_users rename column username to name_of_user");
+    await database.pool.query(`
+      create function public.break() returns trigger language plpgsql as $$ begin raise exception 'broken'; end $$;
+      create trigger break before insert on staging.raw_users for each row execute function public.break()`);
     try {
       const { status, body } = await push("/ingest/users", "user_id,username\n1,a\n");
       expect(status).toBe(500);
@@ -157,7 +159,7 @@ describe("POST /ingest", () => {
         error: "The rows could not be taken, and would not be if sent again",
       });
     } finally {
-      await database.pool.query("alter table staging.raw_users rename column name_of_user to username");
+      await database.pool.query("drop function public.break() cascade");
     }
   });
 

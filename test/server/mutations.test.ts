@@ -157,7 +157,7 @@ describe("pipeline mutations", () => {
     );
     await ask("mutation { transformStaging { run { status } } }", "strata_operator");
     const discarded = await ask(
-      'mutation { discardQuarantined(input: { reason: "invalid_email" }) { result } }',
+      'mutation { discardQuarantined(input: { reason: "valid_email" }) { result } }',
       "strata_operator",
     );
     expect(discarded.body.data).toEqual({ discardQuarantined: { result: 1 } });
