@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import { loadConfig, type Config } from "../config.ts";
 import { openDatabase, type Database } from "../database/connect.ts";
 import { currentVersion, installedVersion } from "../database/migrate.ts";
+import { findApiFaults } from "../doctor/api.ts";
 import { findDrift } from "../doctor/catalogue.ts";
 import { sqlChecks, type SqlCheck } from "../doctor/checks.ts";
 import { findTokenFailures, findTokenWarnings } from "../doctor/settings.ts";
@@ -77,6 +78,14 @@ async function examine(config: Config, add: (found: Finding) => void): Promise<v
     const advice = found !== undefined && found > wanted ? "Update Strata" : "Run: npx strata migrate";
     add(finding("schema version", "failure", version, advice));
     if (version.length > 0) return;
+    add(
+      finding(
+        "API",
+        "failure",
+        await findApiFaults(config, database),
+        "Correct the comment, grant or *.json5 file that it is about, then run: npx strata migrate",
+      ),
+    );
     for (const check of sqlChecks)
       if (!(check.serverOnly && database.embedded)) add(await find(database, check));
     await compare(database, add);

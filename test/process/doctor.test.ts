@@ -65,6 +65,9 @@ test(
       "alter function strata.idle_users_now() reset search_path",
       "create table production.orders (user_id integer references production.users)",
       "create table strata.stray (id integer)",
+      "create view analytics.broken as select 1 as a",
+      "grant select on analytics.broken to strata_reader",
+      "comment on view analytics.broken is '@primaryKey no_such_column'",
       "drop index analytics.idx_daily_user_metrics_key",
       "alter table production.transactions drop constraint positive_amount",
       `alter table production.transactions drop constraint valid_status,
@@ -92,6 +95,7 @@ test(
       ],
       "materialized views": [expect.stringMatching(/^analytics\.daily_user_metrics has no unique index/)],
       runs: [expect.stringMatching(/^Run \d+ \(refresh\) is running, but gave no sign of life since/)],
+      API: [expect.stringMatching(/analytics\.broken.*no_such_column/)],
       watermarks: [expect.stringMatching(/^The watermark of events is ahead of this server/)],
       "additions to the machinery": expect.arrayContaining(["column strata.stray.id"]),
     });
