@@ -21,7 +21,7 @@ const VERSION = {
     from strata.refresh_state state`,
 };
 
-/** Undefined if the relations are no longer what the schema was built from: nothing may be kept then. */
+/** Undefined while the relations are not what the schema was built from: nothing may be kept then. */
 export type DataVersion = () => Promise<string | undefined>;
 
 interface State {
@@ -30,7 +30,12 @@ interface State {
 }
 
 /** A question that has been sent may be too old for who comes now: all who come meanwhile share the next one. */
-export function createDataVersion(pool: Pool, getSchema: () => GraphQLSchema): DataVersion {
+export function createDataVersion(
+  pool: Pool,
+  getSchema: () => GraphQLSchema,
+  /** Asked for a schema that knows the relations as they are now. */
+  rebuild: () => void,
+): DataVersion {
   const generations = new WeakMap<GraphQLSchema, number>();
   let generation = 0;
   let running: Promise<unknown> | undefined;
@@ -45,7 +50,9 @@ export function createDataVersion(pool: Pool, getSchema: () => GraphQLSchema): D
     running = answer;
     const state = (await answer).rows[0]!;
     if (!generations.has(schema)) generations.set(schema, ++generation);
-    return state.shape === shape ? `${generations.get(schema)}:${state.version}` : undefined;
+    if (state.shape === shape) return `${generations.get(schema)}:${state.version}`;
+    rebuild();
+    return undefined;
   }
   return () => (next ??= ask());
 }

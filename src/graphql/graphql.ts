@@ -240,7 +240,7 @@ export function createGraphql(options: GraphqlOptions) {
       if (config.RESPONSE_CACHE_MB > 0)
         addAnswers(app, {
           maxBytes: config.RESPONSE_CACHE_MB * BYTES_PER_MB,
-          dataVersion: createDataVersion(versions, () => instance.current()!),
+          dataVersion: createDataVersion(versions, () => instance.current()!, instance.rebuild),
           record: (outcome) => options.observation?.metrics.recordCache(outcome),
           watch: (bytes) => options.observation?.metrics.watchCache(bytes),
         });

@@ -31,6 +31,8 @@ export interface SchemaWatch {
   current(): GraphQLSchema | undefined;
   /** Gives each new schema to `exchange`, from now on. */
   follow(exchange: (schema: GraphQLSchema) => void, log: FastifyBaseLogger | undefined): void;
+  /** Builds a new schema even though no new catalogue was announced, if it is followed. */
+  rebuild(this: void): void;
   /** Says which catalogue the schema shows. */
   check(this: void): Check;
   isOutdated(this: void): boolean;
@@ -47,6 +49,8 @@ export function watchSchema({ preset, pool, notifications }: SchemaWatchOptions)
   let retry: NodeJS.Timeout | undefined;
   /** One at a time. */
   let turn: Promise<void>;
+  let isForced = false;
+  let take: (() => void) | undefined;
 
   async function build(wanted: string): Promise<SchemaResult> {
     const made = await makeSchema(preset);
@@ -65,8 +69,9 @@ export function watchSchema({ preset, pool, notifications }: SchemaWatchOptions)
     if (isReleased) return;
     const wanted = await readVersion(pool);
     const startedAt = performance.now();
-    if (wanted !== version) {
+    if (wanted !== version || isForced) {
       const made = await build(wanted);
+      isForced = false;
       if (isReleased) return;
       current = made;
       exchange(made.schema);
@@ -83,11 +88,15 @@ export function watchSchema({ preset, pool, notifications }: SchemaWatchOptions)
     getSchemaResult,
     getSchema: async () => (await getSchemaResult()).schema,
     current: () => current?.schema,
+    rebuild() {
+      if (!isForced) take?.();
+      isForced = true;
+    },
     isOutdated: () => fault !== undefined,
     // Instances that are not ready get no requests, and this one answers them as well as it did before.
     check: () => ({ ok: true, detail: fault ?? `catalogue ${version}` }),
     follow(exchange, log) {
-      const take = (): void => {
+      take = (): void => {
         clearTimeout(retry);
         turn = turn.then(() =>
           update(exchange, log).catch((error: unknown) => {
@@ -97,7 +106,7 @@ export function watchSchema({ preset, pool, notifications }: SchemaWatchOptions)
               fault = `catalogue ${version}; no schema can be built from the newer one: see the log`;
               log?.error({ error }, "no schema can be built from the new catalogue; the old one stays");
             }
-            retry = setTimeout(take, RETRY_MS).unref();
+            retry = setTimeout(() => take?.(), RETRY_MS).unref();
           }),
         );
       };
@@ -106,7 +115,7 @@ export function watchSchema({ preset, pool, notifications }: SchemaWatchOptions)
         // When the connection comes back, there is an announcement, too: some may have been missed.
         while (!(await changes.next()).done) {
           await sleep(SETTLE_MS, undefined, { ref: false });
-          take();
+          take?.();
         }
       };
       turn = first.then(

@@ -123,3 +123,14 @@ test("an announcement that nobody heard is found out when the connection is back
   );
   await until(() => hasField("unheards"));
 });
+
+test("a view that is replaced in SQL is kept answers of again, as it is now", async () => {
+  const query = "{ quarterlyRevenues { nodes { year activeDays } } }";
+  const isKept = async () => (await server.ask("reader", query)).headers.etag !== undefined;
+  await server.ask("reader", query);
+  expect(await isKept()).toBe(true);
+  await sql(`do $$ begin execute 'create or replace view analytics.quarterly_revenue as '
+    || replace(pg_get_viewdef('analytics.quarterly_revenue'), 'count(DISTINCT m.date)', '7::bigint'); end $$`);
+  expect(await isKept()).toBe(false);
+  await until(isKept);
+});
