@@ -27,6 +27,7 @@ select pg_advisory_xact_lock(hashtextextended('strata:schema', 0));
 \ir sql/70-daily-users.sql
 \ir sql/75-cleanup.sql
 \ir sql/80-views.sql
+\ir sql/85-files.sql
 \ir sql/90-rights.sql
 \ir schema.sql
 commit;

@@ -450,6 +450,26 @@ comment on column analytics.quarterly_revenue.total_revenue is 'Sum of the amoun
 comment on column analytics.quarterly_revenue.weekend_revenue is 'Part of total_revenue made on Saturdays and Sundays, whatever the status.';
 comment on column analytics.quarterly_revenue.active_days is 'Days with at least one transaction, whatever its status.';
 
+-- The specification's view sums all payments; this tells them apart.
+select strata.add_metric('daily_revenue', partition => 'date', query => $$
+  select t.transaction_day as date,
+         count(*) as transactions,
+         coalesce(sum(t.amount) filter (where t.status = 'completed'), 0) as completed,
+         coalesce(sum(t.amount) filter (where t.status = 'pending'), 0) as pending,
+         coalesce(sum(t.amount) filter (where t.status = 'failed'), 0) as failed,
+         coalesce(sum(t.amount) filter (where t.status = 'refunded'), 0) as refunded
+  from production.transactions t
+  group by t.transaction_day
+$$);
+
+comment on table analytics.daily_revenue is 'Amounts by day and status of the transaction, as of the last refresh; one row per day.';
+comment on column analytics.daily_revenue.date is 'Day of the transactions.';
+comment on column analytics.daily_revenue.transactions is 'Number of transactions of any status.';
+comment on column analytics.daily_revenue.completed is 'Sum of completed amounts: revenue in the usual sense.';
+comment on column analytics.daily_revenue.pending is 'Sum of amounts that are still pending.';
+comment on column analytics.daily_revenue.failed is 'Sum of amounts whose payment failed.';
+comment on column analytics.daily_revenue.refunded is 'Sum of amounts that were paid back.';
+
 grant select on production.dim_date, analytics.daily_user_metrics, analytics.daily_user_metrics_live, analytics.quarterly_revenue to strata_reader;
 grant update (is_holiday) on production.dim_date to strata_operator;
 

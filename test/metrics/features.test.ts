@@ -115,7 +115,9 @@ beforeAll(async () => {
       await check(`refreshed after: ${statement}`, "_live");
     }
   }
-  for (const { name } of await sql("select metric as name from strata.metrics where schema_name = 'analytics'"))
+  for (const { name } of await sql(
+    "select metric as name from strata.metrics where schema_name = 'analytics'",
+  ))
     await sql("select strata.remove_metric($1)", [name]);
 }, 600_000);
 
@@ -145,7 +147,11 @@ describe("aggregates", () => {
     "day",
     "select day, count(*) filter (where quantity > 2) as many, sum(amount) filter (where sku in ('p1', 'p2')) as some from {sale} group by day",
   );
-  provable("HAVING", "day", "select day, sku, sum(amount) as amount from {sale} group by day, sku having count(*) > 1");
+  provable(
+    "HAVING",
+    "day",
+    "select day, sku, sum(amount) as amount from {sale} group by day, sku having count(*) > 1",
+  );
   provable(
     "WHERE",
     "day",
@@ -154,46 +160,152 @@ describe("aggregates", () => {
 });
 
 describe("partitions", () => {
-  provable("by date(timestamp)", "d", "select date(ts) as d, count(*) as n, sum(amount) as amount from {sale} group by date(ts)");
-  provable("by date_trunc", "month", "select date_trunc('day', s.ts) as month, count(*) as n from {sale} s group by 1");
+  provable(
+    "by date(timestamp)",
+    "d",
+    "select date(ts) as d, count(*) as n, sum(amount) as amount from {sale} group by date(ts)",
+  );
+  provable(
+    "by date_trunc",
+    "month",
+    "select date_trunc('day', s.ts) as month, count(*) as n from {sale} s group by 1",
+  );
   provable("by a cast", "d", "select ts::date as d, count(*) as n from {sale} group by 1");
-  provable("by extract", "hour", "select extract(hour from ts) as hour, count(*) as n from {sale} group by 1");
+  provable(
+    "by extract",
+    "hour",
+    "select extract(hour from ts) as hour, count(*) as n from {sale} group by 1",
+  );
   provable(
     "by CASE with commas, quotes and parentheses",
     "kind",
     `select case when s.sku = 'it''s, a "(' then 'a, "b' when s.day in ('2024-01-05', '2024-01-06') then E'x\\\\''y' when quantity > 2 then 'from ' || s.sku else ' FROM x, (' end as kind, count(*) as n
      from {sale} s group by 1`,
   );
-  provable("by coalesce", "sku", "select coalesce(s.sku, 'none AS such') as sku, sum(amount) as amount from {sale} s group by 1");
+  provable(
+    "by coalesce",
+    "sku",
+    "select coalesce(s.sku, 'none AS such') as sku, sum(amount) as amount from {sale} s group by 1",
+  );
   provable("by an integer", "quantity", "select quantity, count(*) as n from {sale} group by quantity");
   provable("by a number", "amount", "select amount, count(*) as n from {sale} group by amount");
   provable("by text", "sku", "select sku, count(*) as n from {sale} group by sku");
   provable("by a truth value", "big", "select amount > 3 as big, count(*) as n from {sale} group by 1");
-  provable("by one of several group columns", "sku", "select day, sku, count(*) as n from {sale} group by day, sku");
-  provable("by a column of the dimension", "category", "select p.category, count(*) as n, sum(s.amount) as amount from {sale} s join {product} p using (sku) group by p.category");
-  provable("by an expression of the dimension", "kind", "select upper(p.category) as kind, sum(s.amount) as amount from {product} p join {sale} s on s.sku = p.sku group by 1");
-  provable("of plain rows", "day", "select sale_id, day, amount, upper(sku) as sku from {sale} where quantity > 1");
-  provable("of joined plain rows", "day", "select s.day, s.sale_id, p.category from {sale} s left join {product} p using (sku)");
+  provable(
+    "by one of several group columns",
+    "sku",
+    "select day, sku, count(*) as n from {sale} group by day, sku",
+  );
+  provable(
+    "by a column of the dimension",
+    "category",
+    "select p.category, count(*) as n, sum(s.amount) as amount from {sale} s join {product} p using (sku) group by p.category",
+  );
+  provable(
+    "by an expression of the dimension",
+    "kind",
+    "select upper(p.category) as kind, sum(s.amount) as amount from {product} p join {sale} s on s.sku = p.sku group by 1",
+  );
+  provable(
+    "of plain rows",
+    "day",
+    "select sale_id, day, amount, upper(sku) as sku from {sale} where quantity > 1",
+  );
+  provable(
+    "of joined plain rows",
+    "day",
+    "select s.day, s.sale_id, p.category from {sale} s left join {product} p using (sku)",
+  );
   provable("of distinct rows", "day", "select distinct day, sku from {sale}");
-  provable("with whole rows", "day", "select s.day, count(distinct s) as n, max(p::text) as product from {sale} s join {product} p using (sku) group by s.day");
-  provable("with whole rows of a named join", "day", "select day, max(j::text) as last from ({sale} s join {product} p using (sku)) as j group by day");
+  provable(
+    "with whole rows",
+    "day",
+    "select s.day, count(distinct s) as n, max(p::text) as product from {sale} s join {product} p using (sku) group by s.day",
+  );
+  provable(
+    "with whole rows of a named join",
+    "day",
+    "select day, max(j::text) as last from ({sale} s join {product} p using (sku)) as j group by day",
+  );
 });
 
 describe("joins", () => {
-  provable("by USING", "day", "select day, category, sum(amount) as amount from {sale} join {product} using (sku) group by day, category");
-  provable("by USING with a name, and an expression", "d", "select date(s.ts) as d, j.sku, count(*) as n from {sale} s join {product} p using (sku) as j group by 1, 2");
-  provable("by ON", "day", "select s.day, p.category, sum(s.amount * p.price) as value from {sale} s join {product} p on p.sku = s.sku group by s.day, p.category");
-  provable("by comma and WHERE", "day", "select s.day, p.category, count(*) as n from {sale} s, {product} p where s.sku = p.sku and p.price > 2 group by s.day, p.category");
-  provable("natural", "day", "select day, category, count(*) as n from {sale} natural join (select 1) x natural join {product} group by 1, 2".replace(" natural join (select 1) x", "").replace("{product}", "{product} p (sku, category, price, remark)"));
-  provable("left, with the fact on the preserved side", "day", "select s.day, p.category, h.city, count(*) as n, count(p.price) as priced from {sale} s left join {product} p using (sku) left join {shop} h on h.shop_id = s.shop_id and h.city <> 'city 1' group by 1, 2, 3");
-  provable("right, with the fact on the preserved side", "day", "select s.day, p.category, count(*) as n from {product} p right join {sale} s using (sku) group by 1, 2");
-  provable("in a chain", "day", "select s.day, r.label, sum(s.amount) as amount from {sale} s join {shop} h using (shop_id) join {region} r using (region_id) group by 1, 2");
-  provable("left in a chain", "day", "select s.day, r.label, count(*) as n from {sale} s left join {shop} h using (shop_id) left join {region} r on r.region_id = h.region_id group by 1, 2");
-  provable("nested in the other side of a left join", "day", "select s.day, r.label, count(*) as n from {sale} s left join ({shop} h join {region} r on r.region_id = h.region_id) on h.shop_id = s.shop_id group by 1, 2");
-  provable("of a chain, by a column in its middle", "city", "select h.city, r.label, count(*) as n from {sale} s join {shop} h using (shop_id) join {region} r using (region_id) group by 1, 2");
-  provable("of a table with itself", "day", "select a.day, count(*) as n, count(distinct b.sku) as others from {sale} a join {sale} b on b.shop_id = a.shop_id and b.quantity = 4 group by a.day");
-  provable("of a dimension in two roles", "day", "select s.day, a.city as one, b.city as other, count(*) as n from {sale} s join {shop} a on a.shop_id = s.shop_id join {shop} b on b.shop_id = s.quantity group by 1, 2, 3");
-  provable("anti-join", "shop_id", "select distinct h.shop_id, h.city from {shop} h left join {sale} s on s.shop_id = h.shop_id where s.shop_id is null");
+  provable(
+    "by USING",
+    "day",
+    "select day, category, sum(amount) as amount from {sale} join {product} using (sku) group by day, category",
+  );
+  provable(
+    "by USING with a name, and an expression",
+    "d",
+    "select date(s.ts) as d, j.sku, count(*) as n from {sale} s join {product} p using (sku) as j group by 1, 2",
+  );
+  provable(
+    "by ON",
+    "day",
+    "select s.day, p.category, sum(s.amount * p.price) as value from {sale} s join {product} p on p.sku = s.sku group by s.day, p.category",
+  );
+  provable(
+    "by comma and WHERE",
+    "day",
+    "select s.day, p.category, count(*) as n from {sale} s, {product} p where s.sku = p.sku and p.price > 2 group by s.day, p.category",
+  );
+  provable(
+    "natural",
+    "day",
+    "select day, category, count(*) as n from {sale} natural join (select 1) x natural join {product} group by 1, 2"
+      .replace(" natural join (select 1) x", "")
+      .replace("{product}", "{product} p (sku, category, price, remark)"),
+  );
+  provable(
+    "left, with the fact on the preserved side",
+    "day",
+    "select s.day, p.category, h.city, count(*) as n, count(p.price) as priced from {sale} s left join {product} p using (sku) left join {shop} h on h.shop_id = s.shop_id and h.city <> 'city 1' group by 1, 2, 3",
+  );
+  provable(
+    "right, with the fact on the preserved side",
+    "day",
+    "select s.day, p.category, count(*) as n from {product} p right join {sale} s using (sku) group by 1, 2",
+  );
+  provable(
+    "in a chain",
+    "day",
+    "select s.day, r.label, sum(s.amount) as amount from {sale} s join {shop} h using (shop_id) join {region} r using (region_id) group by 1, 2",
+  );
+  provable(
+    "left in a chain",
+    "day",
+    "select s.day, r.label, count(*) as n from {sale} s left join {shop} h using (shop_id) left join {region} r on r.region_id = h.region_id group by 1, 2",
+  );
+  provable(
+    "nested in the other side of a left join",
+    "day",
+    "select s.day, r.label, count(*) as n from {sale} s left join ({shop} h join {region} r on r.region_id = h.region_id) on h.shop_id = s.shop_id group by 1, 2",
+  );
+  provable(
+    "of a chain, by a column in its middle",
+    "city",
+    "select h.city, r.label, count(*) as n from {sale} s join {shop} h using (shop_id) join {region} r using (region_id) group by 1, 2",
+  );
+  provable(
+    "of a table with itself",
+    "day",
+    "select a.day, count(*) as n, count(distinct b.sku) as others from {sale} a join {sale} b on b.shop_id = a.shop_id and b.quantity = 4 group by a.day",
+  );
+  provable(
+    "of a dimension in two roles",
+    "day",
+    "select s.day, a.city as one, b.city as other, count(*) as n from {sale} s join {shop} a on a.shop_id = s.shop_id join {shop} b on b.shop_id = s.quantity group by 1, 2, 3",
+  );
+  provable(
+    "anti-join",
+    "shop_id",
+    "select distinct h.shop_id, h.city from {shop} h left join {sale} s on s.shop_id = h.shop_id where s.shop_id is null",
+  );
   // An equality in ON of a left join does not hold for the rows that find no partner.
-  provable("left, whose condition compares two tables of the preserved side", "day", "select s.day, p.price, count(*) as n, count(h.city) as cities from {sale} s join {product} p on p.price = s.shop_id left join {shop} h on h.shop_id = s.quantity and p.category = s.note group by 1, 2");
+  provable(
+    "left, whose condition compares two tables of the preserved side",
+    "day",
+    "select s.day, p.price, count(*) as n, count(h.city) as cities from {sale} s join {product} p on p.price = s.shop_id left join {shop} h on h.shop_id = s.quantity and p.category = s.note group by 1, 2",
+  );
 });

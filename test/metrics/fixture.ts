@@ -44,7 +44,11 @@ export function useMetrics() {
 }
 
 /** A query for the rows that only one of both has, as text. */
-export async function comparison(client: Pool | ClientBase, query: string, relation: string): Promise<string> {
+export async function comparison(
+  client: Pool | ClientBase,
+  query: string,
+  relation: string,
+): Promise<string> {
   const { rows } = await client.query<{ list: string }>(
     `select string_agg(quote_ident(attname), ', ' order by attnum) as list from pg_attribute
      where attrelid = $1::regclass and attnum > 0 and not attisdropped`,
@@ -59,6 +63,10 @@ export async function comparison(client: Pool | ClientBase, query: string, relat
      (select 'wrong', row from (table kept except all table truth) w))`;
 }
 
-export async function compare(client: Pool | ClientBase, query: string, relation: string): Promise<unknown[]> {
+export async function compare(
+  client: Pool | ClientBase,
+  query: string,
+  relation: string,
+): Promise<unknown[]> {
   return (await client.query(`${await comparison(client, query, relation)} limit 10`)).rows;
 }

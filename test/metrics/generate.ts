@@ -35,7 +35,9 @@ export function randomCase(seed: number, prefix = `r${seed}`): Case {
          id integer primary key, n integer, t text, d date, ts timestamp, m numeric, u uuid
          ${table.references.map(({ column, to, isForeignKey }) => `, ${column} integer ${isForeignKey ? `references ${to.name} on update cascade ${c.pick(["on delete cascade", "on delete set null"])}` : ""}`).join("")});`,
       ...(c.is(0.7) ? [`create index on ${table.name} (d)`] : []),
-      ...table.references.filter(() => c.is(0.8)).map(({ column }) => `create index on ${table.name} (${column})`),
+      ...table.references
+        .filter(() => c.is(0.8))
+        .map(({ column }) => `create index on ${table.name} (${column})`),
       `insert into ${table.name} ${rows(c, table, 1, 60)}`,
     ]),
     metrics,
@@ -104,38 +106,68 @@ function randomMetric(c: Chance, tables: Table[], name: string): Metric {
       ? `${alias}.id = ${other.alias}.${parent.column}`
       : child
         ? `${other.alias}.id = ${alias}.${child.column}`
-        : c.pick([`${alias}.id = ${other.alias}.n`, `${other.alias}.id = ${alias}.n`, `${other.alias}.u = ${alias}.u and ${alias}.n > 20`]);
-    const more = c.is(0.3) ? ` and ${c.pick([`${alias}.n < 45`, `${alias}.t is not null`, `${other.alias}.m > ${alias}.m`, `${c.pick(joined).alias}.n = ${c.pick(joined).alias}.id`])}` : "";
-    if (!onlyInner && c.is(0.6)) from = c.is(0.8) ? `${from} left join ${table.name} ${alias} on ${on}${more}` : `${table.name} ${alias} right join (${from}) on ${on}${more}`;
+        : c.pick([
+            `${alias}.id = ${other.alias}.n`,
+            `${other.alias}.id = ${alias}.n`,
+            `${other.alias}.u = ${alias}.u and ${alias}.n > 20`,
+          ]);
+    const more = c.is(0.3)
+      ? ` and ${c.pick([`${alias}.n < 45`, `${alias}.t is not null`, `${other.alias}.m > ${alias}.m`, `${c.pick(joined).alias}.n = ${c.pick(joined).alias}.id`])}`
+      : "";
+    if (!onlyInner && c.is(0.6))
+      from = c.is(0.8)
+        ? `${from} left join ${table.name} ${alias} on ${on}${more}`
+        : `${table.name} ${alias} right join (${from}) on ${on}${more}`;
     else if (c.is(0.3) && onlyInner) {
       from = `${from} cross join ${table.name} ${alias}`;
       where.push(on + more);
     } else from = `${from} join ${table.name} ${alias} on ${on}${more}`;
     joined.push({ alias, table });
   }
-  if (c.is(0.3)) where.push(c.pick(["f.n > 5", "f.t is not null", "(f.n < 30 or f.m > 2)", `${c.pick(joined).alias}.m is not null`]));
+  if (c.is(0.3))
+    where.push(
+      c.pick([
+        "f.n > 5",
+        "f.t is not null",
+        "(f.n < 30 or f.m > 2)",
+        `${c.pick(joined).alias}.m is not null`,
+      ]),
+    );
   const partition = partitionOf(c, onlyInner ? c.pick(joined).alias : "f");
   const filter = where.length ? ` where ${where.join(" and ")}` : "";
   const any = () => c.pick(joined).alias;
   const shape = c.below(10);
   if (shape === 0)
-    return { name, partition: "p", query: `select distinct ${partition} as p, ${valueOf(c, any())} as v from ${from}${filter}` };
+    return {
+      name,
+      partition: "p",
+      query: `select distinct ${partition} as p, ${valueOf(c, any())} as v from ${from}${filter}`,
+    };
   if (shape === 1)
-    return { name, partition: "p", query: `select ${partition} as p, ${joined.map(({ alias }) => `${alias}.id as ${alias}_id`).join(", ")}, ${valueOf(c, any())} as v from ${from}${filter}` };
-  const aggregates = c.times(3, () =>
-    c.pick([
-      `sum(${any()}.m)`,
-      `avg(${any()}.n)`,
-      `count(distinct ${valueOf(c, any())})`,
-      `count(distinct ${any()})`,
-      `min(${any()}.t)`,
-      `max(${any()}::text)`,
-      `percentile_disc(0.5) within group (order by ${any()}.m)`,
-      `array_agg(distinct ${any()}.n order by ${any()}.n)`.replace(/distinct (\S+) order by \S+\)/, "distinct $1 order by $1)"),
-      `count(*) filter (where ${any()}.n > 10)`,
-      `bool_or(${any()}.m > 2)`,
-    ]),
-  ).map((aggregate, i) => `, ${aggregate} as v${i}`);
+    return {
+      name,
+      partition: "p",
+      query: `select ${partition} as p, ${joined.map(({ alias }) => `${alias}.id as ${alias}_id`).join(", ")}, ${valueOf(c, any())} as v from ${from}${filter}`,
+    };
+  const aggregates = c
+    .times(3, () =>
+      c.pick([
+        `sum(${any()}.m)`,
+        `avg(${any()}.n)`,
+        `count(distinct ${valueOf(c, any())})`,
+        `count(distinct ${any()})`,
+        `min(${any()}.t)`,
+        `max(${any()}::text)`,
+        `percentile_disc(0.5) within group (order by ${any()}.m)`,
+        `array_agg(distinct ${any()}.n order by ${any()}.n)`.replace(
+          /distinct (\S+) order by \S+\)/,
+          "distinct $1 order by $1)",
+        ),
+        `count(*) filter (where ${any()}.n > 10)`,
+        `bool_or(${any()}.m > 2)`,
+      ]),
+    )
+    .map((aggregate, i) => `, ${aggregate} as v${i}`);
   const group = c.is(0.4) ? `, ${valueOf(c, any())} as g` : "";
   const having = c.is(0.2) ? " having count(*) > 1" : "";
   return {
@@ -151,11 +183,16 @@ function metricOverMetric(c: Chance, tables: Table[], inner: Metric, name: strin
   return {
     name,
     partition: "p",
-    query: c.pick([
-      `select p, count(*) as n, max(x::text) as last from ${kept} x group by p`,
-      `select coalesce(x.p::text, 'none') as p, count(*) as n from ${kept} x group by 1`,
-      `select a.d as p, count(x) as n, max(x.p::text) as last from ${c.pick(tables).name} a left join ${kept} x on x.p::text = a.t group by 1`.replace("x.p::text = a.t", "x.p = x.p and a.id = a.id and a.t = x.p::text"),
-    ].slice(0, 2)),
+    query: c.pick(
+      [
+        `select p, count(*) as n, max(x::text) as last from ${kept} x group by p`,
+        `select coalesce(x.p::text, 'none') as p, count(*) as n from ${kept} x group by 1`,
+        `select a.d as p, count(x) as n, max(x.p::text) as last from ${c.pick(tables).name} a left join ${kept} x on x.p::text = a.t group by 1`.replace(
+          "x.p::text = a.t",
+          "x.p = x.p and a.id = a.id and a.t = x.p::text",
+        ),
+      ].slice(0, 2),
+    ),
   };
 }
 
@@ -177,24 +214,34 @@ function randomStatement(c: Chance, tables: Table[]): string {
       `m = m + 0.5`,
       `u = '00000000-0000-0000-0000-0000000000${10 + c.below(20)}'`,
       ...(reference
-        ? [`${reference.column} = ${reference.isForeignKey ? `(select max(id) from ${reference.to.name} where id < ${c.below(80)})` : c.below(65)}`, `${reference.column} = null`]
+        ? [
+            `${reference.column} = ${reference.isForeignKey ? `(select max(id) from ${reference.to.name} where id < ${c.below(80)})` : c.below(65)}`,
+            `${reference.column} = null`,
+          ]
         : []),
     ]);
   const free = 100 + c.below(800);
   return c.pick([
     () => `insert into ${table.name} ${rows(c, table, free, 1 + c.below(3))} on conflict do nothing`,
-    () => `insert into ${table.name} ${rows(c, table, 1 + c.below(70), 1 + c.below(3))} on conflict (id) do update set n = excluded.n, d = excluded.d`,
+    () =>
+      `insert into ${table.name} ${rows(c, table, 1 + c.below(70), 1 + c.below(3))} on conflict (id) do update set n = excluded.n, d = excluded.d`,
     () => `update ${table.name} set ${change()} where ${which}`,
     () => `update ${table.name} set ${change()} where ${which}`,
-    () => `update ${table.name} set ${change()}, n = coalesce(n, 1) where ${which}`.replace(/set n = (.*), n = /, "set m = 3, n = "),
+    () =>
+      `update ${table.name} set ${change()}, n = coalesce(n, 1) where ${which}`.replace(
+        /set n = (.*), n = /,
+        "set m = 3, n = ",
+      ),
     () => `update ${table.name} set t = t, m = m where ${some}`,
     () => `update ${table.name} set id = id + 1000 where ${one}`,
     () => `update ${table.name} set id = -id where ${some}`,
     () => `delete from ${table.name} where ${which}`,
-    () => `with gone as (delete from ${table.name} where ${one} returning *) insert into ${table.name} select * from gone where false`,
+    () =>
+      `with gone as (delete from ${table.name} where ${one} returning *) insert into ${table.name} select * from gone where false`,
     () => `merge into ${table.name} o using (${rows(c, table, 1 + c.below(70), 4)}) s (id, n, t, d, ts, m, u${table.references.map(({ column }) => `, ${column}`).join("")}) on o.id = s.id
            when matched and s.id % 2 = 0 then delete when matched then update set d = s.d, m = s.m
            when not matched then insert (id, n, d, ts, m) values (s.id, s.n, s.d, s.ts, s.m)`,
-    () => (c.is(0.2) ? `truncate ${table.name} cascade` : `delete from ${table.name} where id = ${c.below(60)}`),
+    () =>
+      c.is(0.2) ? `truncate ${table.name} cascade` : `delete from ${table.name} where id = ${c.below(60)}`,
   ])();
 }

@@ -13,10 +13,16 @@ const CASES = Number(process.env.METRICS_CASES ?? 12);
 const SEED = Number(process.env.METRICS_SEED ?? 1);
 const STEPS = 10;
 
-const differing = async (metrics: { name: string; query: string }[], suffix: string, client: PoolClient | undefined = undefined) => {
+const differing = async (
+  metrics: { name: string; query: string }[],
+  suffix: string,
+  client: PoolClient | undefined = undefined,
+) => {
   const queries: string[] = [];
   for (const { name, query } of metrics)
-    queries.push(`(select '${name}${suffix}' as metric, d.side, d.row from ${await comparison(client ?? pool(), query, `analytics.${name}${suffix}`)} d limit 3)`);
+    queries.push(
+      `(select '${name}${suffix}' as metric, d.side, d.row from ${await comparison(client ?? pool(), query, `analytics.${name}${suffix}`)} d limit 3)`,
+    );
   return (await (client ?? pool()).query(queries.join(" union all "))).rows as unknown[];
 };
 
@@ -33,14 +39,18 @@ test.each(Array.from({ length: CASES }, (_, i) => SEED + i))("stays exact (seed 
   const c = chance(-seed);
   const history: string[] = [];
   const check = async (suffix: string) =>
-    expect(await differing(metrics, suffix), [...metrics.map(({ query }) => query), ...history].join("\n")).toEqual([]);
+    expect(
+      await differing(metrics, suffix),
+      [...metrics.map(({ query }) => query), ...history].join("\n"),
+    ).toEqual([]);
   for (let step = 0; step < STEPS; step++) {
     for (let i = c.below(3); i >= 0; i--) {
       const text = statement();
       history.push(text);
       await sql(text).catch((error: { code?: string; message: string }) => {
         // A foreign or unique key rejects some: then nothing has changed.
-        if (error.code !== "23503" && error.code !== "23505" && error.code !== "21000") throw new Error(`${error.message}: ${text}`);
+        if (error.code !== "23503" && error.code !== "23505" && error.code !== "21000")
+          throw new Error(`${error.message}: ${text}`);
       });
     }
     await check("_live");

@@ -1,6 +1,6 @@
 // One thread answers everybody: whatever a client sends, what runs for it in one go is short.
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { MAX_BODY_BYTES } from "../../src/guard/limits.ts";
+import { MAX_BODY_BYTES } from "../../src/guard/document.ts";
 import { createTestApp, type TestApp } from "../support/app.ts";
 
 /** Some 40 ms, as `unit` below; what is compiled for the first time or runs on a busy machine may take more. */

@@ -98,6 +98,8 @@ reader: execute on strata.idle_users_now()
 reader: execute on strata.lineage_edges()
 reader: execute on strata.stale_partitions(text,boolean)
 reader: execute on strata.stale_rows(anyelement)
+reader: select on analytics.daily_revenue
+reader: select on analytics.daily_revenue_live
 reader: select on analytics.daily_user_metrics
 reader: select on analytics.daily_user_metrics_live
 reader: select on analytics.datasets

@@ -1,3 +1,4 @@
+import { readdirSync, readFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { applySchema } from "../../src/database/migrate.ts";
 import { createDatabase, type TestDatabase } from "../support/database.ts";
@@ -188,4 +189,13 @@ test("a reader sees the live view, but no address and no error of a run", async 
   } finally {
     client.release();
   }
+});
+
+test("init.sql applies the same files as `strata migrate`, in the same order", () => {
+  const root = new URL("../../", import.meta.url);
+  const listed = [...readFileSync(new URL("init.sql", root), "utf8").matchAll(/^\\ir (\S+)$/gm)].map(
+    ([, name]) => name,
+  );
+  const files = readdirSync(new URL("sql/", root)).sort();
+  expect(listed).toEqual([...files.map((name) => `sql/${name}`), "schema.sql"]);
 });

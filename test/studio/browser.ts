@@ -4,7 +4,7 @@ import { createServer, connect, type AddressInfo, type Socket } from "node:net";
 import axe from "axe-core";
 import { chromium, type Browser, type BrowserContextOptions, type Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect } from "vitest";
-import { createToken } from "../../src/http/auth.ts";
+import { createToken } from "../../src/http/token.ts";
 import { loadSample } from "../../src/sample/sample.ts";
 import { startWorker } from "../../src/worker/worker.ts";
 import { createTestApp, type TestApp } from "../support/app.ts";
