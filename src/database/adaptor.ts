@@ -209,9 +209,11 @@ export function createOperation({ pool, prepare, maxBytes, signal }: OperationOp
 const QUERY_CANCELED = "57014";
 export const isCancelled = (error: unknown): boolean => (error as { code?: unknown }).code === QUERY_CANCELED;
 
-// With the code that the server itself gives: nobody waits for the answer, and the log is not for it.
-export const cancelled = (): Error =>
-  Object.assign(new Error("The operation was cancelled"), { code: QUERY_CANCELED });
+/** The operation has ended before its statement, mostly because the client has gone away. */
+export class Cancelled extends Error {
+  readonly code = QUERY_CANCELED;
+}
+export const cancelled = (): Error => new Cancelled("The operation was cancelled");
 
 interface Transaction {
   pending: number;
@@ -301,7 +303,8 @@ function createTransaction({
         return await result;
       } catch (error) {
         failed = true;
-        throw error;
+        // Whatever the statement ended with, it was cancelled here: by a request, or with its connection.
+        throw closed ? cancelled() : error;
       } finally {
         self.pending--;
         if (sent >= limit && self.pending === 0) self.abandon();

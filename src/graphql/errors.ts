@@ -3,6 +3,7 @@ import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from "fastify";
 import { isSafeError, SafeError } from "grafast";
 import { GraphQLError } from "grafast/graphql";
 import { explainDataError } from "../../plugins/support/errors.ts";
+import { Cancelled } from "../database/adaptor.ts";
 import { ResponseTooLarge } from "../database/budget.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import { RETRY_AFTER_S } from "../http/health.ts";
@@ -61,6 +62,7 @@ const DATABASE: [prefix: string, code: string, message?: string][] = [
 function explainDatabaseError(error: unknown): Explanation | undefined {
   if (error instanceof ResponseTooLarge)
     return { code: "RESPONSE_TOO_LARGE", message: error.message, limit: error.megabytes };
+  if (error instanceof Cancelled) return { code: "CANCELLED", message: "The client has gone away" };
   if (isUnavailable(error)) return UNAVAILABLE;
   const explained = explainDataError(error as Error);
   if (explained) return { ...explained };
@@ -115,7 +117,8 @@ export function presentError(error: GraphQLError, asker: Asker): GraphQLError {
 
 function logFault(error: unknown, code: string, log: FastifyBaseLogger): void {
   if (code === "INTERNAL_SERVER_ERROR") log.error({ error, code }, "operation failed");
-  else if (code === "SERVICE_UNAVAILABLE") log.warn({ error, code }, "the database does not answer");
+  else if (code === "SERVICE_UNAVAILABLE" && (error as { isRepeated?: boolean }).isRepeated !== true)
+    log.warn({ error, code }, "a service that this server needs does not answer");
   else log.debug({ code }, "operation refused");
 }
 

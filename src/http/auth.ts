@@ -1,6 +1,7 @@
 // Who is asking: a bearer token becomes a role and a subject, nothing else is trusted.
 import { createSecretKey } from "node:crypto";
 import { createRemoteJWKSet, errors, jwtVerify, type JWTPayload } from "jose";
+import { createBoundedMap } from "../bounded-map.ts";
 import { isRole, toRole, type Config, type Role } from "../config.ts";
 import { refusal } from "../graphql/errors.ts";
 import { signingSecret } from "./token.ts";
@@ -41,7 +42,7 @@ export type FindRole = (name: string) => Promise<Role | undefined>;
 
 export function createAuthenticator(config: Config, findRole?: FindRole): Authenticator {
   const verify = createVerifier(config);
-  const known = new Map<string, { claims: Claims; until: number }>();
+  const known = createBoundedMap<string, { claims: Claims; until: number }>(MAX_KNOWN);
   const role = config.ANONYMOUS_ROLE === "none" ? undefined : config.ANONYMOUS_ROLE;
   const anonymous: Claims = {
     role,
@@ -50,6 +51,13 @@ export function createAuthenticator(config: Config, findRole?: FindRole): Authen
     subject: "anonymous",
     isAnonymous: true,
     expiresAt: undefined,
+  };
+
+  let loggedAt = -Infinity;
+  const isRepeated = (): boolean => {
+    const isRecent = performance.now() - loggedAt < KEY_SET_LOG_MS;
+    if (!isRecent) loggedAt = performance.now();
+    return isRecent;
   };
 
   const recall: Authenticator["recall"] = (authorization) => {
@@ -67,8 +75,10 @@ export function createAuthenticator(config: Config, findRole?: FindRole): Authen
         throw unauthenticated("The Authorization header is not of the form: Bearer <JSON Web Token>");
       const cached = recall(authorization);
       if (cached) return cached;
-      const claims = await toClaims(await verify(token).catch(explain), findRole);
-      if (known.size >= MAX_KNOWN) known.clear();
+      const claims = await toClaims(
+        await verify(token).catch((error: unknown) => explain(error, isRepeated)),
+        findRole,
+      );
       known.set(authorization, { claims, until: Math.min(claims.expiresAt! * 1000, Date.now() + KNOWN_MS) });
       return claims;
     },
@@ -119,7 +129,10 @@ async function toClaims(payload: JWTPayload, findRole?: FindRole): Promise<Claim
   };
 }
 
-function explain(error: unknown): never {
+/** Milliseconds between two log lines about a key set that does not answer, however many tokens come meanwhile. */
+const KEY_SET_LOG_MS = 30_000;
+
+function explain(error: unknown, isRepeated: () => boolean): never {
   if (error instanceof errors.JWTExpired)
     throw unauthenticated("The token has expired", { reason: "expired" }, error);
   if (error instanceof errors.JWTClaimValidationFailed)
@@ -130,7 +143,7 @@ function explain(error: unknown): never {
     throw unauthenticated("The token is malformed or its signature does not match", undefined, error);
   throw Object.assign(
     refusal("SERVICE_UNAVAILABLE", "The token cannot be checked: the key set (JWKS_URL) does not answer"),
-    { cause: error },
+    { cause: error, isRepeated: isRepeated() },
   );
 }
 

@@ -199,6 +199,16 @@ describe("with a key set", () => {
     const authenticator = configured({ JWKS_URL: "http://127.0.0.1:9/keys" });
     expect(await check(authenticator, sign(first))).toMatchObject({ code: "SERVICE_UNAVAILABLE" });
   });
+
+  test("a key set that does not answer is worth one line in the log, not one a token", async () => {
+    const authenticator = configured({ JWKS_URL: "http://127.0.0.1:9/keys" });
+    const faults = [];
+    for (let i = 0; i < 3; i++)
+      faults.push(
+        await authenticator.authenticate(`Bearer ${await sign(first)}`).catch((error: unknown) => error),
+      );
+    expect(faults).toMatchObject([{ isRepeated: false }, { isRepeated: true }, { isRepeated: true }]);
+  });
 });
 
 describe("configuration", () => {

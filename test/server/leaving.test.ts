@@ -1,0 +1,52 @@
+// A client that leaves is no time-out, in the metrics and in the log.
+import { request as httpRequest } from "node:http";
+import type { AddressInfo } from "node:net";
+import pg from "pg";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { createTestApp, type TestApp } from "../support/app.ts";
+import { isServer } from "../support/database.ts";
+
+let server: TestApp;
+const METRICS_TOKEN = "a token of the tests";
+
+beforeAll(async () => {
+  server = await createTestApp({ METRICS_TOKEN });
+  await server.app.listen({ port: 0, host: "127.0.0.1" });
+});
+afterAll(() => server.close());
+
+async function outcomes(name: string): Promise<string[]> {
+  const headers = { authorization: `Bearer ${METRICS_TOKEN}` };
+  const { body } = await server.inject({ url: "/metrics", headers });
+  const lines = body.matchAll(
+    new RegExp(`^strata_operations_total\\{type="\\w+",name="${name}",outcome="(\\w+)"`, "gm"),
+  );
+  return [...lines].map(([, outcome]) => outcome!);
+}
+
+test.runIf(isServer).each([
+  ["Compiled", "query Compiled { events { nodes { eventId } } }"],
+  ["Planned", "query Planned { events @include(if: true) { nodes { eventId } } }"],
+  [
+    "Changes",
+    'mutation Changes { updateEvent(input: { eventId: 1, patch: { eventType: "a" } }) { event { eventId } } }',
+  ],
+])("%s: who goes away has the outcome CANCELLED", async (name, query) => {
+  const other = new pg.Client(server.database.connection);
+  await other.connect();
+  try {
+    await other.query("begin; lock table production.events in access exclusive mode");
+    const { port } = server.app.server.address() as AddressInfo;
+    const headers = { ...server.as.operator, "content-type": "application/json" };
+    const options = { port, host: "127.0.0.1", path: "/graphql", method: "POST", headers };
+    const request = httpRequest(options).on("error", () => undefined);
+    request.end(JSON.stringify({ query }));
+    const waiting = async () =>
+      (await other.query("select count(*)::int as n from pg_locks where not granted")).rows[0].n as number;
+    await expect.poll(waiting, { timeout: 20_000 }).toBeGreaterThan(0);
+    request.destroy();
+    await expect.poll(() => outcomes(name), { timeout: 9_000 }).toEqual(["CANCELLED"]);
+  } finally {
+    await other.end();
+  }
+});
