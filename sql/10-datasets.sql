@@ -114,7 +114,8 @@ return expression is not null
 
 comment on function strata.is_constant(pg_node_tree) is 'Whether an expression has the same value for every row and at any time.';
 
--- The columns of a production table, as the transform needs them.
+-- The columns of a production table, as the transform needs them; typmod and base_type of a domain are those of the
+-- type below it.
 create or replace function strata.table_columns(relation regclass)
 returns table (
   attnum smallint, name text, type text, type_id oid, typmod integer, base_type oid, not_null boolean, is_key boolean,
@@ -122,21 +123,23 @@ returns table (
 )
 language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
-  select a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod,
-         b.base, a.attnotnull or b.not_null,
-         a.attname = any (coalesce(strata.key_columns(relation), '{}')),
+  with key as materialized (select coalesce(strata.key_columns(relation), '{}') as names)
+  select a.attnum, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid, coalesce(b.base_typmod, a.atttypmod),
+         coalesce(b.base, a.atttypid), a.attnotnull or coalesce(b.not_null, false),
+         a.attname = any (key.names),
          a.attgenerated <> '',
-         a.attidentity = 'a' and a.attname <> all (coalesce(strata.key_columns(relation), '{}')),
+         a.attidentity = 'a' and a.attname <> all (key.names),
          case when a.attgenerated <> '' then pg_get_expr(d.adbin, d.adrelid) end,
-         case when a.attidentity <> '' then format('nextval(%L::regclass)', pg_get_serial_sequence(relation::text, a.attname))
+         case when a.attidentity <> '' then format('nextval(%L::regclass)', s.name)
               when a.attgenerated = '' then coalesce(pg_get_expr(d.adbin, d.adrelid), t.typdefault) end,
          a.attidentity = '' and a.attgenerated = '' and strata.is_constant(coalesce(d.adbin, t.typdefaultbin)),
-         pg_get_serial_sequence(relation::text, a.attname)::regclass
-  from pg_attribute a
+         s.name::regclass
+  from key
+  join pg_attribute a on a.attrelid = relation and a.attnum > 0 and not a.attisdropped
   join pg_type t on t.oid = a.atttypid
-  cross join lateral strata.base_type(a.atttypid, a.atttypmod) b
   left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-  where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+  left join lateral (select * from strata.base_type(a.atttypid, a.atttypmod) where t.typtype = 'd') b on true
+  left join lateral (select pg_get_serial_sequence(relation::text, a.attname) as name where a.attidentity <> '' or d.oid is not null) s on true
   order by a.attnum;
 end;
 

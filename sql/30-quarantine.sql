@@ -220,7 +220,7 @@ begin
       where q.waiting and q.retried_at is null and q.dataset = $1
         -- One that is rejected although its parents exist is not tried again and again within a run.
         and (q.attempts < 5 or q.run_id is distinct from $3) and %s
-      limit $2
+      order by q.quarantine_id limit $2
       for update skip locked
     ) r
   $sql$, arrived)

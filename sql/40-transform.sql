@@ -178,13 +178,13 @@ declare
   last bigint := coalesce(pg_sequence_last_value(sequence), s.seqstart - s.seqincrement);
   target bigint := least(id, s.seqmax);
 begin
-  if target is null or target <= last or s.seqincrement < 0 then
+  if id is null or target <= last or s.seqincrement < 0 then
     return;
   end if;
   if target - last > 10000 then
     perform setval(sequence, target);
   else
-    perform count(nextval(sequence)) from generate_series(last + 1, target, s.seqincrement);
+    perform count(nextval(sequence)) from generate_series(last + s.seqincrement, target, s.seqincrement);
   end if;
 end
 $$;
@@ -284,14 +284,13 @@ begin
 
   for col in
     select c.*, s.atttypid as source_type, s.atttypmod as source_typmod, s.attname is not null as is_given, quote_ident(c.name) as q,
-           b.base_typmod, format_type(c.base_type, b.base_typmod) as base_name,
+           format_type(c.base_type, c.typmod) as base_name,
            (select t.typcategory from pg_type t where t.oid = s.atttypid) as source_category,
            (select t.typcategory from pg_type t where t.oid = c.base_type) as base_category,
            coalesce((select format(' collate %I.%I', n.nspname, l.collname)
                      from pg_attribute a join pg_collation l on l.oid = a.attcollation join pg_namespace n on n.oid = l.collnamespace
                      where a.attrelid = production and a.attnum = c.attnum and l.collname <> 'default'), '') as collation
     from strata.table_columns(production) c
-    cross join lateral strata.base_type(c.type_id, c.typmod) b
     left join pg_attribute s on s.attrelid = source and s.attname = c.name and s.attnum > 0 and not s.attisdropped
       and not c.is_identity_only
       -- The identity of a raw row is no field of the dataset.
@@ -305,8 +304,8 @@ begin
       fits text;
       broken text;
       -- As numeric keeps them: eleven bits of scale, with a sign, below the precision.
-      scale integer := ((((col.base_typmod - 4) & 2047) # 1024) - 1024);
-      precision_of integer := ((col.base_typmod - 4) >> 16) & 65535;
+      scale integer := ((((col.typmod - 4) & 2047) # 1024) - 1024);
+      precision_of integer := ((col.typmod - 4) >> 16) & 65535;
     begin
       -- A domain is judged as the type below it, which cannot fail, and then by its constraints.
       reasons := reasons || array(
@@ -325,17 +324,17 @@ begin
       if not col.is_given then
         -- It may have a default, or a value in production: PostgreSQL judges it.
         value := format('null::%s', col.base_name);
-      elsif (col.source_type, col.source_typmod) = (col.base_type, col.base_typmod) then
+      elsif (col.source_type, col.source_typmod) = (col.base_type, col.typmod) then
         value := given;
-      elsif (col.source_category = 'S' and col.base_category <> 'S') or (col.base_typmod <> -1 and col.base_category = 'U')
+      elsif (col.source_category = 'S' and col.base_category <> 'S') or (col.typmod <> -1 and col.base_category = 'U')
             or (col.base_type in ('float4'::regtype, 'float8'::regtype) and col.source_category = 'N') then
         broken := format('strata.cast_fault((%s)::text, %L, %L)', given, col.base_name, col.name);
         value := format('(%s)::text::%s', given, col.base_name);
       else
-        if col.base_type in ('varchar'::regtype, 'bpchar'::regtype) and col.base_typmod > 0 then
-          fits := format('char_length(rtrim((%s)::text, '' '')) <= %s', given, col.base_typmod - 4);
+        if col.base_type in ('varchar'::regtype, 'bpchar'::regtype) and col.typmod > 0 then
+          fits := format('char_length(rtrim((%s)::text, '' '')) <= %s', given, col.typmod - 4);
           broken := format('case when not (%s) then %L end', fits, col.name || '_too_long');
-        elsif col.base_type = 'numeric'::regtype and col.base_typmod > 0 then
+        elsif col.base_type = 'numeric'::regtype and col.typmod > 0 then
           fits := format('abs(round((%s)::numeric, %s)) < 1e%s', given, scale, precision_of - scale);
           broken := format('case when not (%s) then %L end', fits, col.name || '_out_of_range');
         elsif col.base_type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) and col.source_category = 'N' then
@@ -369,7 +368,7 @@ begin
           updated := updated || format('%s = %s', col.q, case when col.default_sql is not null and not col.is_constant
             then format('coalesce(c.%1$s, t.%1$s)', col.q) else 'c.' || col.q end);
           same := case when strata.has_equality(col.type_id) then '%s'
-                       when col.base_type in ('public.geometry'::regtype, 'public.geography'::regtype) then 'public.st_asewkb(%s)'
+                       when col.base_type = 'public.geometry'::regtype then 'public.st_asewkb(%s)'
                        else '(%s)::text collate "C"' end;
           compared_new := compared_new || format(same, case when col.default_sql is not null and not col.is_constant
             then format('coalesce(l.%1$s, t.%1$s)', col.q) else 'l.' || col.q end);
@@ -568,10 +567,13 @@ begin
   into statements.sequences
   from strata.table_columns(production) c where c.sequence is not null and quote_ident(c.name) = any (written);
 
-  select format('select strata.cover_dates(min(d), max(d)) from (select unnest(array[%s]) from pg_temp.strata_batch where strata_reasons = ''{}'') x (d) '
-                'where d between ''1900-01-01'' and ''2199-12-31'' having count(*) > 0', string_agg(quote_ident(c.name), ', '))
+  select format('select strata.cover_dates(min(least(%1$s)), max(greatest(%1$s))) from pg_temp.strata_batch b '
+                'where b.strata_reasons = ''{}'' having count(coalesce(%1$s)) > 0', string_agg(d.possible, ', '))
   into statements.dates
-  from strata.table_columns(production) c where c.type_id = 'date'::regtype having count(*) > 0;
+  from (
+    select format('case when b.%1$I between ''1900-01-01'' and ''2199-12-31'' then b.%1$I end', c.name) as possible
+    from strata.table_columns(production) c where c.type_id = 'date'::regtype
+  ) d having count(*) > 0;
   return statements;
 end
 $$;
@@ -692,6 +694,10 @@ begin
   foreach statement in array coalesce(statements.lock_parents, '{}') loop
     execute statement;
   end loop;
+  -- Before a key is drawn that a record of the batch brings.
+  if statements.sequences is not null then
+    execute statements.sequences;
+  end if;
 
   if statements.contested is not null then
     execute statements.contested into contested;
@@ -712,9 +718,6 @@ begin
         from strata.merge_range(run_id, dataset, statements, words, row_seq, row_seq, '{}') m;
       end if;
     end loop;
-  end if;
-  if statements.sequences is not null then
-    execute statements.sequences;
   end if;
   if statements.dates is not null then
     execute statements.dates;

@@ -23,14 +23,14 @@ export function useDatasets() {
     (await database.pool.query<T>(text, values)).rows;
 
   const own = () =>
-    sql<{ dataset: string }>(
-      "select dataset from strata.datasets where dataset not in ('users', 'transactions', 'events')",
+    sql<{ dataset: string; view: boolean }>(
+      "select dataset, strata.mapping_view(dataset) is not null as view from strata.datasets where dataset not in ('users', 'transactions', 'events')",
     );
   afterEach(async () => {
-    for (const { dataset } of await own()) {
+    for (const { dataset, view } of await own()) {
       await sql("select strata.remove_dataset($1)", [dataset]);
       await sql(
-        `drop view if exists ${name("staging", dataset)}; drop table if exists ${name("production", dataset)} cascade;
+        `${view ? `drop view ${name("staging", dataset)};` : ""} drop table if exists ${name("production", dataset)} cascade;
          drop table if exists ${name("staging", `raw_${dataset}`)} cascade`,
       );
     }
@@ -59,13 +59,18 @@ export function useDatasets() {
     },
     transform: (): Promise<Run> =>
       runStep(database.pool, { step: "transform", trigger: "cli", actor: "test" }),
-    /** What production holds, without the provenance, in the order of the rows' text. */
-    rows: async (dataset: string): Promise<Row[]> =>
-      (
+    /** What production holds, without the provenance, in the order of the key. */
+    rows: async (dataset: string): Promise<Row[]> => {
+      const [found] = await sql<{ key: string }>(
+        "select string_agg(quote_ident(k), ', ') as key from unnest(strata.key_columns(strata.production_table($1))) k",
+        [dataset],
+      );
+      return (
         await sql<{ row: Row }>(
-          `select to_jsonb(t) - 'source_seq' as row from ${name("production", dataset)} t order by (to_jsonb(t) - 'source_seq')::text collate "C"`,
+          `select to_jsonb(t) - 'source_seq' as row from ${name("production", dataset)} t order by ${found!.key}`,
         )
-      ).map(({ row }) => row),
+      ).map(({ row }) => row);
+    },
     rejected: (dataset: string): Promise<Rejected[]> =>
       sql<Rejected & Row>(
         "select reasons, detail, waiting, payload from analytics.quarantine where dataset = $1 order by quarantine_id",
