@@ -273,9 +273,10 @@ comment on function strata.guard_updated_at(regclass) is 'Keeps updated_at of a 
 -- reference system), and is not found without the extension's schema.
 create or replace function strata.has_equality(type_id oid)
 returns boolean
-language sql stable set search_path = pg_catalog, pg_temp
-return exists (
-    select from strata.base_type(type_id, -1) b join pg_type base on base.oid = b.base
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return exists (
+    select from strata.base_type(has_equality.type_id, -1) b join pg_type base on base.oid = b.base
     left join pg_type element on element.oid = base.typelem and base.typcategory = 'A'
     cross join lateral strata.base_type(coalesce(element.oid, base.oid), -1) i join pg_type item on item.oid = i.base
     where item.typtype in ('e', 'r', 'm')
@@ -284,36 +285,46 @@ return exists (
                        where m.amname = 'btree' and o.opcdefault
                          and (o.opcintype = item.oid or (item.oid = 'varchar'::regtype and o.opcintype = 'text'::regtype))))
   );
+end
+$$;
 
 comment on function strata.has_equality(oid) is 'Whether the equality of a type tells all its values apart.';
 
 -- The search path of these functions has no extensions: citext = citext would be found as text = text.
 create or replace function strata.equality(opclass oid)
 returns text
-language sql stable set search_path = pg_catalog, pg_temp
-begin atomic
-  select case when n.nspname = 'pg_catalog' then p.oprname::text else format('operator(%I.%s)', n.nspname, p.oprname) end
-  from pg_opclass o
-  join pg_amop a on a.amopfamily = o.opcfamily and a.amoplefttype = o.opcintype and a.amoprighttype = o.opcintype and a.amopstrategy = 3
-  join pg_operator p on p.oid = a.amopopr
-  join pg_namespace n on n.oid = p.oprnamespace
-  where o.oid = opclass;
-end;
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return (
+    select case when n.nspname = 'pg_catalog' then p.oprname::text else format('operator(%I.%s)', n.nspname, p.oprname) end
+    from pg_opclass o
+    join pg_amop a on a.amopfamily = o.opcfamily and a.amoplefttype = o.opcintype and a.amoprighttype = o.opcintype and a.amopstrategy = 3
+    join pg_operator p on p.oid = a.amopopr
+    join pg_namespace n on n.oid = p.oprnamespace
+    where o.oid = opclass
+  );
+end
+$$;
 
 comment on function strata.equality(oid) is 'Operator by which an operator class of b-trees finds two values equal.';
 
 create or replace function strata.columns_equal(relation regclass, columns text[], one text, other text, other_columns text[] default null)
 returns text
-language sql stable set search_path = pg_catalog, pg_temp
-begin atomic
-  select string_agg(format('%s.%I %s %s.%I', one, c.name, coalesce(strata.equality((
-           select o.oid from pg_opclass o join pg_am m on m.oid = o.opcmethod
-           where m.amname = 'btree' and o.opcdefault and o.opcintype = (select b.base from strata.base_type(a.atttypid, -1) b)
-         )), '='), other, o.name), ' and ' order by c.place)
-  from unnest(columns) with ordinality c (name, place)
-  join unnest(coalesce(other_columns, columns)) with ordinality o (name, place) on o.place = c.place
-  join pg_attribute a on a.attrelid = relation and a.attname = c.name;
-end;
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return (
+    select string_agg(format('%s.%I %s %s.%I', one, c.name, coalesce(strata.equality((
+             select o.oid from pg_opclass o join pg_am m on m.oid = o.opcmethod
+             where m.amname = 'btree' and o.opcdefault
+               and o.opcintype = case when t.typtype = 'd' then (select b.base from strata.base_type(t.oid, -1) b) else t.oid end
+           )), '='), other, o.name), ' and ' order by c.place)
+    from unnest(columns) with ordinality c (name, place)
+    join unnest(coalesce(other_columns, columns)) with ordinality o (name, place) on o.place = c.place
+    join pg_attribute a on a.attrelid = relation and a.attname = c.name
+    join pg_type t on t.oid = a.atttypid
+  );
+end
+$$;
 
 comment on function strata.columns_equal(regclass, text[], text, text, text[]) is
   'Condition that columns of a table, under one alias, equal those of another.';

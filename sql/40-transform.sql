@@ -252,7 +252,9 @@ declare
   has_reasons boolean;
   keys text[];
   key_names text[] := strata.key_columns(production);
-  drawn text[];               -- key columns that PostgreSQL fills when they are absent
+  drawn text[] := '{}';       -- key columns that PostgreSQL fills when they are absent
+  sequences text[] := '{}';
+  dates text[] := '{}';
   col record;
   fk record;
   uniq record;
@@ -280,7 +282,6 @@ begin
     select * from %s w where (w.ingest_xid, w.ingest_seq) > ($1, $2) and (w.ingest_xid, w.ingest_seq) <= ($3, $4)
     order by w.ingest_xid, w.ingest_seq limit $5$sql$, source);
   keys := array(select quote_ident(k) from unnest(key_names) k);
-  drawn := array(select quote_ident(c.name) from strata.table_columns(production) c where c.is_key and c.default_sql is not null and not c.is_constant);
 
   for col in
     select c.*, s.atttypid as source_type, s.atttypmod as source_typmod, s.attname is not null as is_given, quote_ident(c.name) as q,
@@ -317,6 +318,9 @@ begin
         select format('case when (select (%s) from (select j.%s) d (value)) is false then %L end', pg_get_expr(k.conbin, 0), col.q, k.conname)
         from domains d join pg_constraint k on k.contypid = d.oid and k.contype = 'c' order by k.conname
       );
+      if col.type_id = 'date'::regtype then
+        dates := dates || format('case when b.%1$I between ''1900-01-01'' and ''2199-12-31'' then b.%1$I end', col.name);
+      end if;
       if col.is_generated then
         generated := generated || format('(%s)::%s%s as %s', col.expression, col.base_name, col.collation, col.q);
         continue;
@@ -359,6 +363,12 @@ begin
           case when broken is not null then format('and j.strata_fault_%s is null', col.attnum) else '' end, col.name || '_missing');
       end if;
 
+      if col.is_key and col.default_sql is not null and not col.is_constant then
+        drawn := drawn || col.q;
+      end if;
+      if col.is_given and col.sequence is not null then
+        sequences := sequences || format('strata.advance_sequence(%L, max(b.%s)::bigint)', col.sequence, col.q);
+      end if;
       if col.is_given then
         written := written || col.q;
         inserted := inserted || case when col.default_sql is not null and not col.is_constant
@@ -562,18 +572,13 @@ begin
     coalesce(nullif(array_to_string(updated, ', '), '') || ',', ''),
     strata.columns_equal(production, key_names, 't', 'c'));
 
-  select 'select ' || string_agg(format('strata.advance_sequence(%L, (select max(%I) from pg_temp.strata_batch where strata_reasons = ''{}'')::bigint)',
-                                        c.sequence, c.name), ', ')
-  into statements.sequences
-  from strata.table_columns(production) c where c.sequence is not null and quote_ident(c.name) = any (written);
-
-  select format('select strata.cover_dates(min(least(%1$s)), max(greatest(%1$s))) from pg_temp.strata_batch b '
-                'where b.strata_reasons = ''{}'' having count(coalesce(%1$s)) > 0', string_agg(d.possible, ', '))
-  into statements.dates
-  from (
-    select format('case when b.%1$I between ''1900-01-01'' and ''2199-12-31'' then b.%1$I end', c.name) as possible
-    from strata.table_columns(production) c where c.type_id = 'date'::regtype
-  ) d having count(*) > 0;
+  if sequences <> '{}' then
+    statements.sequences := format('select %s from pg_temp.strata_batch b where b.strata_reasons = ''{}''', array_to_string(sequences, ', '));
+  end if;
+  if dates <> '{}' then
+    statements.dates := format('select strata.cover_dates(min(least(%1$s)), max(greatest(%1$s))) from pg_temp.strata_batch b '
+                               'where b.strata_reasons = ''{}'' having count(coalesce(%1$s)) > 0', array_to_string(dates, ', '));
+  end if;
   return statements;
 end
 $$;
@@ -610,7 +615,7 @@ create or replace function strata.merge_range(
   run_id bigint, dataset text, statements strata.merge_statements, words jsonb, from_seq bigint, to_seq bigint, contested bigint[],
   out rows_written bigint, out rows_rejected bigint
 )
-language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   state text;
   problem text;
@@ -663,7 +668,7 @@ create or replace function strata.merge_window(
   out rows_read bigint, out rows_written bigint, out rows_rejected bigint
 )
 language plpgsql volatile
-set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan set random_page_cost = 1.1 set jit = off as $$
+set search_path = pg_catalog, pg_temp set random_page_cost = 1.1 set jit = off as $$
 #variable_conflict use_column
 declare
   statement text;
@@ -804,7 +809,7 @@ create or replace function strata.transform_batch(
   run_id bigint, dataset text, upper_xid xid8, batch_size integer default 20000, progress real default null,
   out rows_read bigint, out rows_written bigint, out rows_rejected bigint
 )
-language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' set plan_cache_mode = force_custom_plan as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' as $$
 declare
   mark strata.datasets;
   raw regclass := strata.raw_table(dataset);
@@ -813,6 +818,8 @@ declare
 begin
   perform strata.enter_batch(run_id);
   perform strata.check_dataset(dataset);
+  -- PostgreSQL looks for each parent by a plan that it keeps, and which may be of a time when the parents were few.
+  execute 'discard plans';
   -- A deferred constraint would fail at the commit, where no row can be told from another.
   set constraints all immediate;
   select * into strict mark from strata.datasets d where d.dataset = transform_batch.dataset for update;

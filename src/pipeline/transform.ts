@@ -74,7 +74,8 @@ export async function transform({ pool, runId, afterBatch }: Work): Promise<void
   await pool.query("select strata.renumber_restored()");
   const { datasets, upperXid } = await openWindow();
   total = datasets.reduce((sum, { rows }) => sum + rows, 0);
-  for (let pass = 1, requeued = 1; requeued > 0 && pass <= MAX_PASSES; pass++) {
+  // The second pass is for rows that came before their parents, in another batch or in a dataset further on.
+  for (let pass = 1, requeued = 1; (requeued > 0 || pass === 2) && pass <= MAX_PASSES; pass++) {
     requeued = 0;
     for (const { dataset } of datasets) {
       await unlessFailed(dataset, async () => {

@@ -334,7 +334,7 @@ export class Model {
 
   transform(batchSize: number): void {
     this.run++;
-    for (let pass = 1, requeued = 1; requeued > 0; pass++) {
+    for (let pass = 1, requeued = 1; requeued > 0 || pass === 2; pass++) {
       requeued = 0;
       for (const table of this.tables) {
         const contents = this.contents.get(table)!;

@@ -65,7 +65,7 @@ async function transform(size: number): Promise<void> {
     "insert into strata.runs (run_id, step, status, heartbeat_at) overriding system value values ($1, 'transform', 'running', clock_timestamp())",
     [run],
   );
-  for (let pass = 1, requeued = 1; requeued > 0 && pass < 100; pass++) {
+  for (let pass = 1, requeued = 1; (requeued > 0 || pass === 2) && pass <= 100; pass++) {
     requeued = 0;
     for (const { dataset } of datasets) {
       const [waiting] = await sql<{ found: number }>(
