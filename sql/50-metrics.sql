@@ -638,7 +638,7 @@ begin
     case when is_read then format(append, relation, on_change, 'count(*)') end);
   -- An update counts if a used column is not the same in every bit: numbers that are equal may print differently.
   select string_agg(format('n.%1$I = o.%1$I', k), ' and ')
-         || (select format(' and row(%s)::record operator(pg_catalog.*=) row(%s)::record', string_agg(format('n.%I', c), ', '), string_agg(format('o.%I', c), ', ')) from unnest(used) c)
+         || (select format(' and row(%s)::record operator(pg_catalog.*=) row(%s)::record', string_agg(format('n.%I', c), ', '), string_agg(format('o.%I', c), ', ')) from unnest(used) c having used is not null)
   into is_same from unnest(key) k;
   touched := case when is_same is null then 'select * from old_rows union all select * from new_rows'
     else format('select o.* from old_rows o where not exists (select from new_rows n where %1$s) union all '

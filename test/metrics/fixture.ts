@@ -40,8 +40,43 @@ export function useMetrics() {
 
   const refresh = () => sql("select strata.refresh()");
 
-  return { pool, sql, differences, metric, refresh };
+  /** A shop of its own for each test: sales of products by shops, over enough days that few are a small part. */
+  let shops = 0;
+  const shop = async (days = 40) => {
+    const n = (shops += 1);
+    const name = (table: string) => `production.${table}${n}`;
+    await sql(`
+      create table ${name("region")} (region_id integer primary key, label text);
+      create table ${name("shop")} (shop_id integer primary key, region_id integer references ${name("region")} on update cascade, city text);
+      create table ${name("product")} (sku text primary key, category text, price numeric, note text);
+      create table ${name("sale")} (
+        sale_id serial primary key,
+        sku text references ${name("product")} on delete cascade on update cascade,
+        shop_id integer references ${name("shop")} on delete set null on update cascade,
+        ts timestamp, day date generated always as (ts::date) stored,
+        amount numeric, quantity integer, note text
+      );
+      create index on ${name("sale")} (day);
+      insert into ${name("region")} select n, 'region ' || n from generate_series(1, 3) n;
+      insert into ${name("shop")} select n, 1 + n % 3, 'city ' || n % 4 from generate_series(1, 8) n;
+      insert into ${name("product")} select 'p' || n, 'category ' || n % 3, n, 'x' from generate_series(1, 12) n;
+      insert into ${name("sale")} (sku, shop_id, note, ts, amount, quantity)
+      select 'p' || 1 + n % 12, 1 + n % 8, case when n % 50 = 0 then 'x' end, timestamp '2024-01-01' + (n % ${days}) * interval '1 day' + (n % 24) * interval '1 hour', n % 7 + 0.25, n % 5
+      from generate_series(1, ${days * 6}) n;
+    `);
+    return {
+      sale: name("sale"),
+      product: name("product"),
+      shop: name("shop"),
+      region: name("region"),
+      name: (metric: string) => `${metric}${n}`,
+    };
+  };
+
+  return { pool, sql, differences, metric, refresh, shop };
 }
+
+export type Shop = Awaited<ReturnType<ReturnType<typeof useMetrics>["shop"]>>;
 
 /** A query for the rows that only one of both has, as text. */
 export async function comparison(

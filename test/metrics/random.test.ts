@@ -1,8 +1,6 @@
 // Random metrics over random tables with random histories. METRICS_CASES=300 METRICS_SEED=1 for more of them.
-import { setTimeout as sleep } from "node:timers/promises";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import type { PoolClient } from "pg";
-import { isServer } from "../support/database.ts";
 import { chance } from "../support/random.ts";
 import { comparison, useMetrics } from "./fixture.ts";
 import { randomCase } from "./generate.ts";
@@ -11,7 +9,7 @@ const { pool, sql, refresh } = useMetrics();
 
 const CASES = Number(process.env.METRICS_CASES ?? 12);
 const SEED = Number(process.env.METRICS_SEED ?? 1);
-const STEPS = 10;
+const STEPS = 7;
 
 const differing = async (
   metrics: { name: string; query: string }[],
