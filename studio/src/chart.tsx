@@ -252,7 +252,7 @@ const Legend = ({ plot, cursor }: { plot: Plot; cursor: number | undefined }) =>
 );
 
 const Numbers = ({ plot }: { plot: Plot }) => (
-  <div class="table-scroll tall" role="region" aria-label="The numbers of the chart" tabIndex={0}>
+  <div class="table-scroll tall" role="group" aria-label="The numbers of the chart" tabIndex={0}>
     <table>
       <caption class="hidden">The numbers of the chart, by {plot.step.toLowerCase()}</caption>
       <thead>

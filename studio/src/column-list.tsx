@@ -62,7 +62,7 @@ export const ColumnList = ({ detail, readable }: { detail: Detail; readable: Set
   const deciding = edges.filter(({ targetColumn }) => targetColumn === null);
   return (
     <section class="panel flush" aria-label="Columns">
-      <div class="table-scroll" role="region" aria-label="Columns" tabIndex={0}>
+      <div class="table-scroll" role="group" aria-label="Columns" tabIndex={0}>
         <table class="column-list">
           <caption class="hidden">Columns of {title(detail.entity.field)}</caption>
           <thead>

@@ -233,10 +233,10 @@ export const Flow = ({ lanes, tables, results }: { lanes: Lane[]; tables: Box[];
               class={`box production ${lane.isTransforming ? "working" : ""}`}
               data-box={`production:${lane.name}`}
             >
-              <h3>
+              <h2>
                 <Name box={lane} />
                 <Rows box={lane} />
-              </h3>
+              </h2>
               <Fresh freshness={lane.freshness} what="wait in staging" />
             </div>
           </li>
@@ -244,10 +244,10 @@ export const Flow = ({ lanes, tables, results }: { lanes: Lane[]; tables: Box[];
         {tables.map((table) => (
           <li key={table.name} class="lane" aria-label={title(table.name)}>
             <div class="box production plain" data-box={`production:${table.name}`}>
-              <h3>
+              <h2>
                 <Name box={table} />
                 <Rows box={table} />
-              </h3>
+              </h2>
               <p class="quiet">A table of its own</p>
             </div>
           </li>
@@ -267,10 +267,10 @@ export const Flow = ({ lanes, tables, results }: { lanes: Lane[]; tables: Box[];
                 class={`box result ${result.isRefreshing ? "working" : ""}`}
                 data-box={`result:${result.name}`}
               >
-                <h3>
+                <h2>
                   <Name box={result} />
                   <Rows box={result} />
-                </h3>
+                </h2>
                 {result.freshness ? (
                   <Fresh freshness={result.freshness} what="not in it yet" />
                 ) : (

@@ -183,7 +183,7 @@ export const Grid = ({ detail, columns, filter }: ViewProps) => {
         <section class="panel flush" aria-busy={isLoading} aria-label="Rows">
           <div
             class={`table-scroll ${isStale ? "stale" : ""}`}
-            role="region"
+            role="group"
             aria-label={title(entity.field)}
             tabIndex={0}
           >

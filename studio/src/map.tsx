@@ -9,7 +9,7 @@ import { compact, count, plural } from "./format.ts";
 import { changes } from "./live.ts";
 import type { ViewProps } from "./pages/explore.tsx";
 import { go, hrefWith, route } from "./router.ts";
-import { Announcer, Button, csvLine, Notice, save, Skeleton } from "./ui.tsx";
+import { Announcer, Button, csvLine, Icon, Notice, save, Skeleton } from "./ui.tsx";
 
 interface Box {
   west: number;
@@ -437,10 +437,10 @@ export const WorldMap = (props: ViewProps) => {
         </div>
         <div class="map-buttons">
           <button type="button" class="icon-button" aria-label="Zoom in" onClick={() => zoom(0.5)}>
-            +
+            <Icon name="plus" />
           </button>
           <button type="button" class="icon-button" aria-label="Zoom out" onClick={() => zoom(2)}>
-            −
+            <Icon name="minus" />
           </button>
           <button
             type="button"
@@ -448,7 +448,7 @@ export const WorldMap = (props: ViewProps) => {
             aria-label="Show the whole world"
             onClick={() => show(WORLD)}
           >
-            0
+            <Icon name="world" />
           </button>
         </div>
         {!shown && isLoading && <Skeleton lines={1} label="Counting" />}
@@ -472,7 +472,7 @@ export const WorldMap = (props: ViewProps) => {
         </Button>
       </div>
       {isTable && shown && (
-        <div class="table-scroll tall" role="region" aria-label="What the map shows" tabIndex={0}>
+        <div class="table-scroll tall" role="group" aria-label="What the map shows" tabIndex={0}>
           <table>
             <caption class="hidden">What the map shows</caption>
             <thead>

@@ -19,7 +19,7 @@ export const RunList = ({
   label: string;
   isShort?: boolean;
 }) => (
-  <div class="table-scroll" role="region" aria-label={label} tabIndex={0}>
+  <div class="table-scroll" role="group" aria-label={label} tabIndex={0}>
     <table class="runs">
       <caption class="hidden">{label}</caption>
       <thead>

@@ -54,9 +54,12 @@ const Person = () => {
   const { role, subject } = claims.value ?? {};
   const name = claims.value ? (subject ?? "token") : "Anonymous";
   return (
-    <a class="person" href="#/who" aria-label={`Who: ${name}${role ? `, ${role}` : ""}`}>
+    <a class="person" href="#/who">
       <Icon name="who" />
-      <span class="person-name">{name}</span>
+      <span class="person-name">
+        <span class="hidden">Who: </span>
+        {name}
+      </span>
       {role && <span class="badge">{role}</span>}
     </a>
   );

@@ -239,7 +239,7 @@ const Mapping = ({
             <Command name={file.name} />
           </Notice>
         )}
-        <div class="table-scroll" role="region" aria-label="Columns of the file" tabIndex={0}>
+        <div class="table-scroll" role="group" aria-label="Columns of the file" tabIndex={0}>
           <table class="mapping">
             <caption class="hidden">Columns of the file and the fields that they become</caption>
             <thead>

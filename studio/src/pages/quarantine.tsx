@@ -323,7 +323,7 @@ const List = () => {
               </Empty>
             ) : (
               <section class="panel flush" aria-busy={isLoading}>
-                <div class="table-scroll" role="region" aria-label="Quarantined rows" tabIndex={0}>
+                <div class="table-scroll" role="group" aria-label="Quarantined rows" tabIndex={0}>
                   <table class="quarantined">
                     <caption class="hidden">Quarantined rows</caption>
                     <thead>

@@ -270,7 +270,7 @@ const Detail = ({ runId }: { runId: string }) => {
           {data?.datasets && data.datasets.nodes.length > 0 && (
             <section class="panel flush" aria-labelledby="by-dataset">
               <h2 id="by-dataset">What it read and wrote</h2>
-              <div class="table-scroll" role="region" aria-label="By dataset" tabIndex={0}>
+              <div class="table-scroll" role="group" aria-label="By dataset" tabIndex={0}>
                 <table>
                   <thead>
                     <tr>

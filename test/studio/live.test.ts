@@ -1,0 +1,107 @@
+// Honest: what is shown is true now, or was at a time that is said. A lost socket is asked again after, not only listened to.
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Page } from "playwright-core";
+import { expect, test } from "vitest";
+import { describeInBrowser, LONG, useStudio } from "./browser.ts";
+
+describeInBrowser("the state of the page", () => {
+  const studio = useStudio();
+  const stateOf = (page: Page) => page.getByRole("status", { name: "State of the data" });
+  const insertRun = (step = "cleanup") =>
+    studio.sql<{ id: string }>(
+      `insert into strata.runs (step, status, trigger, actor, started_at, finished_at)
+       values ($1, 'succeeded', 'sql', 'nobody told', now(), now()) returning run_id as id`,
+      [step],
+    );
+
+  test("the socket is cut, the data changes, the wire is restored: the page knows, without having been told", async () => {
+    const page = await studio.open("operator", "/runs");
+    await stateOf(page).getByText("Live").waitFor(LONG);
+    studio.wire.cut();
+    await stateOf(page)
+      .getByText(/Reconnecting|Offline/)
+      .waitFor(LONG);
+    expect(await stateOf(page).textContent()).toMatch(/ · as of \d\d:\d\d:\d\d$/);
+    // What was there stays readable.
+    expect(await page.getByRole("table", { name: "Runs" }).getByRole("row").count()).toBeGreaterThan(3);
+    const [{ id } = { id: "" }] = await insertRun();
+    studio.wire.restore();
+    await page.getByRole("link", { name: `${id} Cleanup` }).waitFor({ timeout: 40_000 });
+    await stateOf(page).getByText("Live").waitFor({ timeout: 40_000 });
+    expect(await stateOf(page).textContent()).toBe("Live");
+  });
+
+  test("where sockets do not get through, it polls and says so", async () => {
+    studio.wire.blockSockets(true);
+    try {
+      const page = await studio.open("operator", "/runs");
+      await stateOf(page)
+        .getByText(/Polling · as of \d\d:\d\d:\d\d/)
+        .waitFor({ timeout: 40_000 });
+      const [{ id } = { id: "" }] = await insertRun();
+      await page.getByRole("link", { name: `${id} Cleanup` }).waitFor({ timeout: 40_000 });
+      studio.wire.blockSockets(false);
+      await stateOf(page).getByText("Live").waitFor({ timeout: 60_000 });
+    } finally {
+      studio.wire.blockSockets(false);
+    }
+  });
+
+  test("running work is seen while it runs, and its progress moves", async () => {
+    const page = await studio.open("operator");
+    await stateOf(page).getByText("Live").waitFor(LONG);
+    const [{ id } = { id: "" }] = await studio.sql<{ id: string }>(
+      `insert into strata.runs (step, status, trigger, actor, started_at, heartbeat_at)
+       values ('cleanup', 'running', 'sql', 'test', now(), now()) returning run_id as id`,
+    );
+    const bar = page
+      .getByRole("region", { name: "At work now" })
+      .getByRole("progressbar", { name: `Progress of run ${id}` });
+    await bar.waitFor(LONG);
+    await studio.sql("update strata.runs set progress = 0.5, heartbeat_at = now() where run_id = $1", [id]);
+    await page.getByRole("region", { name: "At work now" }).getByText("50 %").waitFor(LONG);
+    await studio.sql("update strata.runs set status = 'succeeded', finished_at = now() where run_id = $1", [
+      id,
+    ]);
+    await bar.waitFor({ state: "detached", ...LONG });
+  });
+
+  test("a tab that hears of a thousand changes takes no more memory", async () => {
+    const page = await studio.open("operator");
+    await stateOf(page).getByText("Live").waitFor(LONG);
+    const [{ id } = { id: "" }] = await studio.sql<{ id: string }>(
+      `insert into strata.runs (step, status, trigger, actor, started_at, heartbeat_at)
+       values ('cleanup', 'running', 'sql', 'test', now(), now()) returning run_id as id`,
+    );
+    const session = await page.context().newCDPSession(page);
+    const heap = async (): Promise<number> => {
+      await session.send("HeapProfiler.collectGarbage");
+      const { usedSize } = await session.send("Runtime.getHeapUsage");
+      return usedSize;
+    };
+    let heard = 0;
+    page.on("websocket", () => undefined);
+    const change = async (times: number): Promise<void> => {
+      for (let time = 0; time < times; time++) {
+        await studio.sql(
+          "update strata.runs set progress = $2, heartbeat_at = clock_timestamp() where run_id = $1",
+          [id, (++heard % 100) / 100],
+        );
+        if (time % 20 === 0) await sleep(20);
+      }
+      await page
+        .getByRole("region", { name: "At work now" })
+        .getByText(`${heard % 100} %`)
+        .waitFor(LONG);
+      await sleep(2_500);
+    };
+    await change(201);
+    const before = await heap();
+    await change(1_001);
+    const after = await heap();
+    await studio.sql("update strata.runs set status = 'succeeded', finished_at = now() where run_id = $1", [
+      id,
+    ]);
+    expect(after - before).toBeLessThan(1_000_000);
+  });
+});

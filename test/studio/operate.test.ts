@@ -1,0 +1,192 @@
+// What an operator does: run the pipeline, work off the quarantine, bring a file.
+import type { Page } from "playwright-core";
+import { expect, test } from "vitest";
+import { describeInBrowser, findingsOf, LONG, useStudio } from "./browser.ts";
+
+describeInBrowser("an operator", () => {
+  const studio = useStudio();
+  const count = async (text: string, values?: unknown[]): Promise<number> =>
+    Number((await studio.sql<{ count: string }>(text, values))[0]!.count);
+  const inQuarantine = (where = "true") => count(`select count(*) from analytics.quarantine where ${where}`);
+  const outcomeOf = async (page: Page): Promise<string> => {
+    const outcome = page.getByRole("status").filter({ hasText: /went on|discarded/ });
+    await outcome.waitFor({ timeout: 60_000 });
+    return (await outcome.textContent())!.trim();
+  };
+
+  test("runs the pipeline, and sees it end without asking again", async () => {
+    const page = await studio.open("operator");
+    await page.getByRole("status", { name: "State of the data" }).getByText("Live").waitFor(LONG);
+    await page.getByRole("button", { name: "Run pipeline" }).click();
+    const link = page.getByRole("status").getByRole("link", { name: /^Run \d+$/ });
+    await link.waitFor(LONG);
+    const runId = /\d+/.exec((await link.textContent())!)![0];
+    const row = page
+      .getByRole("table", { name: "Last runs" })
+      .getByRole("row")
+      .filter({ hasText: runId })
+      .first();
+    await row.getByText("succeeded").waitFor({ timeout: 60_000 });
+    await link.click().catch(() => studio.visit(page, `/runs/${runId}`));
+    await page.getByRole("table", { name: "Parts of the run" }).waitFor(LONG);
+    await page.getByRole("button", { name: "Run again" }).click();
+    await page.waitForURL((url) => /#\/runs\/\d+$/.test(url.href) && !url.href.endsWith(`/${runId}`), LONG);
+  });
+
+  test("cleans up with a number of days, after being asked", async () => {
+    const page = await studio.open("operator");
+    const button = page.getByRole("button", { name: "Clean up …" });
+    await button.click();
+    const dialog = page.getByRole("dialog", { name: "Clean up staging" });
+    expect(await findingsOf(page)).toEqual([]);
+    await page.keyboard.press("Escape");
+    await dialog.waitFor({ state: "detached" });
+    // The focus is where it was.
+    expect(await button.evaluate("(element) => element === document.activeElement")).toBe(true);
+    await button.click();
+    await dialog.getByLabel("Days to keep").fill("7");
+    await dialog.getByRole("button", { name: "Clean up" }).click();
+    await page
+      .getByRole("status")
+      .getByRole("link", { name: /^Run \d+$/ })
+      .waitFor(LONG);
+    const [run] = await studio.sql<{ arguments: object }>(
+      "select arguments from strata.runs where step = 'cleanup' order by run_id desc limit 1",
+    );
+    expect(run!.arguments).toMatchObject({ daysToKeep: 7 });
+  });
+
+  test("mends a row and retries it: it goes on", async () => {
+    const [bad] = await studio.sql<{ id: string; payload: Record<string, string> }>(
+      `select quarantine_id as id, payload from analytics.quarantine
+       where reasons = '{invalid_number}' and stage = 'ingest' limit 1`,
+    );
+    const field = Object.entries(bad!.payload).find(([name]) => name === "amount")![0];
+    const page = await studio.open("operator", `/quarantine/${bad!.id}`);
+    await page.getByRole("textbox", { name: field }).fill("12.50");
+    await page.getByRole("button", { name: "Retry with 1 change" }).click();
+    expect(await outcomeOf(page)).toMatch(/^1 row went on, 0 came back\./);
+    expect(await inQuarantine(`quarantine_id = ${bad!.id}`)).toBe(0);
+    expect(
+      await count(
+        "select count(*) from production.transactions where transaction_id = $1 and amount = 12.5",
+        [bad!.payload.transaction_id],
+      ),
+    ).toBe(1);
+  });
+
+  test("retries all that match, with the number shown first: those that are still wrong come back, with the reason", async () => {
+    const reason = "invalid_email";
+    const before = await inQuarantine("'valid_email' = any (reasons) or 'invalid_email' = any (reasons)");
+    const [{ reason: code } = { reason }] = await studio.sql<{ reason: string }>(
+      "select r as reason from analytics.quarantine, unnest(reasons) r where r in ('valid_email', 'invalid_email') limit 1",
+    );
+    const page = await studio.open("operator", `/quarantine?reason=${code}`);
+    await page.getByRole("button", { name: `Retry all ${before} …` }).click();
+    const dialog = page.getByRole("dialog");
+    expect(await dialog.ariaSnapshot()).toContain(code);
+    expect(await findingsOf(page)).toEqual([]);
+    await dialog.getByRole("button", { name: /^Retry \d+ rows?$/ }).click();
+    expect(await outcomeOf(page)).toMatch(
+      new RegExp(`^0 rows went on, ${before} came back, because ${code} \\(${before}\\)\.`),
+    );
+  });
+
+  test("discards chosen rows, and no other", async () => {
+    const before = await inQuarantine();
+    const page = await studio.open("operator", "/quarantine");
+    const boxes = page
+      .getByRole("table", { name: "Quarantined rows" })
+      .getByRole("checkbox", { name: /^Choose row/ });
+    await boxes.first().check();
+    await boxes.nth(1).check();
+    await page.getByRole("button", { name: "Discard 2 chosen …" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Discard 2 rows" }).click();
+    expect(await outcomeOf(page)).toMatch(/^2 rows discarded\./);
+    expect(await inQuarantine()).toBe(before - 2);
+  });
+
+  test("brings a CSV file, says what its columns are, and sees what was rejected", async () => {
+    const page = await studio.open("operator", "/bring");
+    await page.locator("input[type=file]").setInputFiles({
+      name: "people.csv",
+      mimeType: "text/csv",
+      buffer: Buffer.from(
+        "user_id,Username,mail,created_at,country,shoe size\n" +
+          '90001,"carl, the 1st",carl@example.org,2026-01-02,France,43\n' +
+          "ninety,zoe,zoe@example.org,2026-01-02,France,38\n",
+      ),
+    });
+    const columns = page.getByRole("table", { name: /Columns of the file/ });
+    await columns.waitFor(LONG);
+    // The dataset with the most of these columns is proposed, and fields that are called alike.
+    expect(await page.getByLabel("Dataset", { exact: true }).inputValue()).toBe("users");
+    expect(await page.getByLabel("Field for Username").inputValue()).toBe("username");
+    expect(await page.getByLabel("Field for shoe size").inputValue()).toBe("");
+    expect(await findingsOf(page)).toEqual([]);
+    await page.getByLabel("Field for mail").selectOption("email");
+    await page.getByLabel("Source system").fill("studio test");
+    await page.getByRole("button", { name: "Bring it into users" }).click();
+    await page.getByRole("heading", { name: "It is in staging" }).waitFor(LONG);
+    expect(await page.getByRole("region", { name: "It is in staging" }).ariaSnapshot()).toMatch(
+      /Rows read[^]*"?2"?[^]*Landed[^]*"?1"?[^]*Rejected[^]*"?1"?/,
+    );
+    const [landed] = await studio.sql("select * from staging.raw_users where user_id = 90001");
+    expect(landed).toMatchObject({
+      username: "carl, the 1st",
+      email: "carl@example.org",
+      source_system: "studio test",
+    });
+    await page.getByRole("link", { name: "1 row in quarantine, with the reasons" }).click();
+    await page.getByRole("table", { name: "Quarantined rows" }).getByText("invalid_integer").waitFor(LONG);
+  });
+
+  test("brings NDJSON, and is told to propose a dataset for what fits none", async () => {
+    const page = await studio.open("operator", "/bring");
+    await page.locator("input[type=file]").setInputFiles({
+      name: "parts.ndjson",
+      mimeType: "application/x-ndjson",
+      buffer: Buffer.from('{"sku": "a", "weight": 1}\n{"sku": "b", "weight": 2}\n'),
+    });
+    await page.getByText("npx strata add parts.ndjson").waitFor(LONG);
+    await page.getByRole("button", { name: "Another file" }).click();
+    await page
+      .locator("input[type=file]")
+      .setInputFiles({ name: "x.json", mimeType: "application/json", buffer: Buffer.from("[1]") });
+    expect(await page.getByRole("alert").textContent()).toContain("write one object per line");
+  });
+
+  test("follows relations from a row, filters and orders, in the address", async () => {
+    const page = await studio.open("operator", "/explore/transactions");
+    const table = page.getByRole("table", { name: "Transactions" });
+    await table.getByRole("button", { name: "Amount" }).click();
+    await page.waitForURL(/order=amount/);
+    await page
+      .getByRole("columnheader", { name: "Amount" })
+      .and(page.locator("[aria-sort=ascending]"))
+      .waitFor(LONG);
+    await page.getByRole("button", { name: "Filter" }).click();
+    await page.getByLabel("Column").selectOption("status");
+    await page.getByLabel("Value").fill("completed");
+    await page.getByRole("button", { name: "Add" }).click();
+    await page.waitForURL(/where=status%3AequalTo%3Acompleted/);
+    const expected = await count("select count(*) from production.transactions where status = 'completed'");
+    await page
+      .getByRole("navigation", { name: "Pages of the list" })
+      .getByText(`${expected.toLocaleString("en-US")} rows`)
+      .waitFor(LONG);
+    await page.getByRole("button", { name: "Next" }).click();
+    await page.waitForURL(/after=/);
+    await table
+      .getByRole("button", { name: /^Open row/ })
+      .first()
+      .click();
+    await page.getByRole("dialog").getByRole("button", { name: "User", exact: true }).click();
+    await page.waitForURL(/explore\/users\?where=userId/);
+    await page.getByRole("navigation", { name: "Pages of the list" }).getByText("1 row").waitFor(LONG);
+    await page.getByRole("button", { name: /^Open row/ }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Transactions" }).click();
+    await page.waitForURL(/explore\/transactions\?where=user\.userId/);
+    await table.waitFor(LONG);
+  });
+});
