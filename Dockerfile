@@ -7,6 +7,14 @@ COPY package.json package-lock.json .npmrc ./
 # The optional packages bring Node for machines without it; this image has it.
 RUN npm ci --omit=dev --omit=optional --ignore-scripts && npm cache clean --force
 
+# --- The studio: scripts and style of the first page, bundled once ---------------------------------------
+FROM node:24-bookworm-slim AS studio
+WORKDIR /app
+COPY package.json package-lock.json .npmrc ./
+RUN npm ci --ignore-scripts
+COPY studio ./studio
+RUN node studio/build.ts
+
 # --- The image: no build step, Node runs the sources as they are -----------------------------------------
 FROM node:24-bookworm-slim
 LABEL org.opencontainers.image.title="Strata" \
@@ -18,6 +26,8 @@ COPY package.json graphile.config.ts schema.sql init.sql ./
 COPY sql ./sql
 COPY plugins ./plugins
 COPY src ./src
+COPY studio/build.ts ./studio/
+COPY --from=studio /app/studio/dist ./studio/dist
 
 # Only used without DATABASE_URL; the one place that the process writes to.
 ENV DATA_DIR=/data HOST=0.0.0.0 PORT=4000

@@ -1,7 +1,7 @@
 import tseslint from "typescript-eslint";
 
 export default tseslint.config(
-  { ignores: ["node_modules", ".data"] },
+  { ignores: ["node_modules", ".data", "studio/dist"] },
   tseslint.configs.recommendedTypeChecked,
   {
     languageOptions: {

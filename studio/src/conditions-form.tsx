@@ -27,7 +27,8 @@ interface Props {
   onChange: (conditions: Condition[]) => void;
 }
 
-const inputType = ({ kind }: Column): "date" | "text" => (kind === "date" ? "date" : "text");
+// The types of Preact tell inputs apart by theirs.
+const inputType = ({ kind }: Column) => (kind === "date" ? "date" : "text") as "text";
 const hint = (column: Column, operator: string): string =>
   ["in", "notIn", "overlaps"].includes(operator) || column.kind === "list"
     ? "one, two, …"
@@ -97,7 +98,7 @@ const Form = ({ columns, onAdd }: { columns: Column[]; onAdd: (condition: Condit
           </select>
         ) : (
           <input
-            type={inputType(column) as "text"}
+            type={inputType(column)}
             value={value}
             placeholder={hint(column, operator)}
             required

@@ -49,6 +49,13 @@ export const title = (name: string): string => {
     .toLowerCase();
   return text.charAt(0).toUpperCase() + text.slice(1);
 };
+/** A value of any type as one line of text. */
+export const textOf = (value: unknown): string =>
+  value == null
+    ? ""
+    : typeof value === "object"
+      ? JSON.stringify(value)
+      : String(value as string | number | boolean);
 export const bytes = (size: number): string =>
   size < 1024
     ? `${size} B`

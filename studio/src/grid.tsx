@@ -1,7 +1,7 @@
 // Rows of a list: ordered, filtered and paged by the API; a row opens with everything that it leads to.
 import { useState } from "preact/hooks";
 import { request } from "./api.ts";
-import { count, plural, title, utc } from "./format.ts";
+import { count, plural, textOf, title, utc } from "./format.ts";
 import { openInGraphiql } from "./graphiql.ts";
 import { PAGE_ARGUMENTS, PAGE_INFO, PAGE_VARIABLES, pageArguments, Pager, type PageInfo } from "./pager.tsx";
 import type { ViewProps } from "./pages/explore.tsx";
@@ -33,7 +33,7 @@ export const cellText = (value: unknown, { kind }: Column): string => {
     const { latitude, longitude } = value as { latitude: number; longitude: number };
     return `${latitude.toFixed(4)}, ${longitude.toFixed(4)}`;
   }
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
+  return textOf(value);
 };
 /** Numbers that name something are not amounts: they are shown as they are. */
 const isName = ({ name, kind }: Column, { entity }: Detail): boolean =>
@@ -48,7 +48,7 @@ const Cell = ({ value, column, detail }: { value: unknown; column: Column; detai
   ) : column.kind === "json" ? (
     <code class="ellipsis">{JSON.stringify(value)}</code>
   ) : isName(column, detail) ? (
-    <>{String(value)}</>
+    <>{textOf(value)}</>
   ) : (
     <span class={column.kind === "text" ? "ellipsis" : ""}>{cellText(value, column)}</span>
   );

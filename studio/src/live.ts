@@ -156,7 +156,7 @@ function connect(): () => void {
           if (isDisposed) return;
           failures.value++;
           link.value = "lost";
-          const { code, reason } = event as CloseEvent;
+          const { code, reason } = event as { code: CloseCode; reason: string };
           if (code === CloseCode.Unauthorized) wantsToken.value = reason || "The server wants a token";
           // This token will not do; another one starts another client.
           if (code === CloseCode.Forbidden) {

@@ -420,7 +420,7 @@ export const WorldMap = (props: ViewProps) => {
       <div class="map-frame" aria-busy={isLoading}>
         <div
           class="map-keys"
-          // eslint-disable-next-line -- a map that is moved by keys is an application of its own
+          // Moved by keys, it is an application of its own.
           role="application"
           tabIndex={0}
           aria-label={`Map of ${boxInWords(view)}. ${summary}`}

@@ -1,5 +1,6 @@
 // What the pipeline's pages share: reading runs, asking for runs.
 import { request, type Variables } from "./api.ts";
+import { textOf } from "./format.ts";
 import { updates, type RunUpdate } from "./live.ts";
 import { rights } from "./rights.ts";
 import { features, type Entity } from "./schema.ts";
@@ -79,6 +80,6 @@ export function entityOf(relation: string): Entity | undefined {
 export function argumentsInWords({ arguments: given = {} }: Run): string {
   return Object.entries(given)
     .filter(([, value]) => value !== null && value !== false)
-    .map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : String(value)}`)
+    .map(([name, value]) => `${name}: ${textOf(value)}`)
     .join(", ");
 }

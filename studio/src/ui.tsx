@@ -3,7 +3,7 @@ import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useRef, useState } from "preact/hooks";
 import type { ApiError } from "./api.ts";
-import { ago, utc } from "./format.ts";
+import { ago, textOf, utc } from "./format.ts";
 
 /** The clock of all words like "3 minutes ago": one timer for the page. */
 export const now = signal(Date.now());
@@ -311,7 +311,7 @@ export function save(name: string, type: string, parts: string[]): void {
 }
 
 const csvCell = (value: unknown): string => {
-  const text = value == null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+  const text = textOf(value);
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 };
 export const csvLine = (cells: unknown[]): string => `${cells.map(csvCell).join(",")}\r\n`;

@@ -1,5 +1,6 @@
 // A file into a dataset: its first lines are read here, all of it is streamed to POST /ingest.
 import { authorization } from "./api.ts";
+import { textOf } from "./format.ts";
 
 export interface Preview {
   format: "csv" | "ndjson";
@@ -36,9 +37,6 @@ function parseCsv(text: string, delimiter: string): string[][] {
   return records;
 }
 
-const asText = (value: unknown): string =>
-  value == null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
-
 export async function preview(file: File): Promise<Preview> {
   const head = await file.slice(0, HEAD_BYTES).text();
   const text = (file.size > HEAD_BYTES || head.endsWith("\n") ? head : `${head}\n`).replace(/^\uFEFF/, "");
@@ -62,7 +60,7 @@ export async function preview(file: File): Promise<Preview> {
     const columns = [...new Set(objects.flatMap((object) => Object.keys(object)))];
     const rows = objects
       .slice(0, SHOWN_ROWS)
-      .map((object) => columns.map((column) => asText(object[column])));
+      .map((object) => columns.map((column) => textOf(object[column])));
     return { format: "ndjson", columns, rows };
   }
   if (/^\s*\[/.test(text)) throw new Error("A JSON array is not taken; write one object per line (NDJSON)");

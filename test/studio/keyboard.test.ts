@@ -10,9 +10,9 @@ const press = async (page: Page, ...keys: string[]): Promise<void> => {
 async function tabTo(page: Page, name: RegExp): Promise<void> {
   for (let tabs = 0; tabs < 60; tabs++) {
     await press(page, "Tab");
-    const focused = (await page.evaluate(
+    const focused = await page.evaluate<string>(
       "(document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent ?? '').trim()",
-    )) as string;
+    );
     if (name.test(focused)) return;
   }
   throw new Error(`No Tab leads to ${name}`);

@@ -1,6 +1,6 @@
 // Rejected rows: how many of which kind, why each, and what becomes of them.
 import { useEffect, useState } from "preact/hooks";
-import { count, plural, title, utc } from "../format.ts";
+import { count, plural, textOf, title, utc } from "../format.ts";
 import { askAgain } from "../live.ts";
 import { PAGE_ARGUMENTS, PAGE_INFO, PAGE_VARIABLES, pageArguments, Pager, type PageInfo } from "../pager.tsx";
 import { useAction, useQuery } from "../query.ts";
@@ -402,9 +402,6 @@ const List = () => {
   );
 };
 
-const asText = (value: unknown): string =>
-  value == null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
-
 const Detail = ({ id }: { id: string }) => {
   const { data, error, isLoading } = useQuery<{ quarantinedRow: Row | null }>(
     `query StudioQuarantined($id: BigInt!) { quarantinedRow(quarantineId: $id) { ${ROW} } }`,
@@ -422,7 +419,7 @@ const Detail = ({ id }: { id: string }) => {
   const mend = (name: string, given: string, before: unknown) => {
     const next = { ...patch };
     // An emptied field has no value; what is as it was is not a change.
-    if (given === asText(before)) delete next[name];
+    if (given === textOf(before)) delete next[name];
     else next[name] = given === "" ? null : given;
     setPatch(next);
   };
@@ -512,7 +509,7 @@ const Detail = ({ id }: { id: string }) => {
                     </span>
                     <input
                       class="code"
-                      value={Object.hasOwn(patch, name) ? (patch[name] ?? "") : asText(value)}
+                      value={Object.hasOwn(patch, name) ? (patch[name] ?? "") : textOf(value)}
                       placeholder="empty"
                       onInput={(event) => mend(name, event.currentTarget.value, value)}
                     />
