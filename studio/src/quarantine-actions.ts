@@ -4,8 +4,8 @@ import { isActive, start } from "./pipeline.ts";
 import { features } from "./schema.ts";
 
 export type Selection =
-  | { kind: "ids"; ids: string[]; patch?: Record<string, string | null> | undefined }
-  | { kind: "filter"; dataset: string; reason: string; run: string; patch?: undefined };
+  | { kind: "ids"; ids: string[]; patch?: Record<string, string | null> | undefined; dateFormat?: string }
+  | { kind: "filter"; dataset: string; reason: string; run: string; patch?: undefined; dateFormat?: string };
 
 export interface Outcome {
   verb: "retried" | "discarded";
@@ -129,7 +129,10 @@ async function retryInPlace(inputs: Variables[], report: Report): Promise<void> 
 
 /** Gives rows back to the transform and runs it: what went on and what came back is known then. */
 export async function retry(selection: Selection, rows: number, report: Report): Promise<Outcome> {
-  const inputs = await inputsOf(selection, features.value?.retryInput ?? new Set());
+  const { dateFormat } = selection;
+  const inputs = (await inputsOf(selection, features.value?.retryInput ?? new Set())).map((input) =>
+    dateFormat ? { ...input, dateFormat } : input,
+  );
   const retries = hasRun("retryQuarantined") ? await retryAsRuns(inputs, report) : [];
   if (retries.length === 0) await retryInPlace(inputs, report);
   const transform = await waitFor(await start("transformStaging"), (progress) => report(0.5 + progress / 2));

@@ -6,6 +6,7 @@ import { PAGE_ARGUMENTS, PAGE_INFO, PAGE_VARIABLES, pageArguments, Pager, type P
 import { useAction, useQuery } from "../query.ts";
 import { rights } from "../rights.ts";
 import { go, hrefOf, hrefWith, route } from "../router.ts";
+import { features } from "../schema.ts";
 import { discard, retry, type Outcome, type Selection } from "../quarantine-actions.ts";
 import { Button, Dialog, Empty, Fault, Icon, Notice, Progress, Select, Skeleton, When } from "../ui.tsx";
 
@@ -159,10 +160,12 @@ const Confirm = ({
   const [progress, setProgress] = useState<number>();
   const action = useAction();
   const { verb, selection, rows } = intent;
+  const [dateFormat, setDateFormat] = useState("");
   const what = plural(rows, "row");
   const run = () =>
     action.run(async () => {
-      onDone(await (verb === "retry" ? retry : discard)(selection, rows, setProgress));
+      const chosen = verb === "retry" && dateFormat !== "" ? { ...selection, dateFormat } : selection;
+      onDone(await (verb === "retry" ? retry : discard)(chosen, rows, setProgress));
       askAgain();
     });
   return (
@@ -186,6 +189,16 @@ const Confirm = ({
               </>
             )}
           </dl>
+        )}
+        {verb === "retry" && features.value?.retryInput.has("dateFormat") && (
+          <label class="field">
+            <span>Their dates are written as (if not 2026-01-31)</span>
+            <input
+              value={dateFormat}
+              placeholder="DD/MM/YYYY"
+              onInput={(event) => setDateFormat(event.currentTarget.value.trim())}
+            />
+          </label>
         )}
         {action.isRunning && <Progress value={progress ?? 0} label="Progress" />}
         {action.error && <Notice kind="error">{action.error}</Notice>}
