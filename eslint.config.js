@@ -1,5 +1,27 @@
 import tseslint from "typescript-eslint";
 
+/** Folders of src/ in the order of their dependencies: each line may import from the lines above it, and from itself. */
+const layers = [
+  ["database", "embedded"],
+  ["ingest", "pipeline", "sample", "add"],
+  ["graphql", "guard", "http", "worker", "doctor"],
+  ["commands"],
+];
+const direction = layers.flatMap((folders, place) => {
+  const later = layers.slice(place + 1).flat();
+  return later.length === 0
+    ? []
+    : {
+        files: folders.map((folder) => `src/${folder}/**`),
+        rules: {
+          "no-restricted-imports": [
+            "error",
+            { patterns: later.flatMap((folder) => [`../${folder}/*`, `../../${folder}/*`]) },
+          ],
+        },
+      };
+});
+
 export default tseslint.config(
   { ignores: ["node_modules", ".data", "studio/dist"] },
   tseslint.configs.recommendedTypeChecked,
@@ -32,4 +54,5 @@ export default tseslint.config(
       "@typescript-eslint/no-unsafe-return": "off",
     },
   },
+  ...direction,
 );

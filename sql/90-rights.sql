@@ -12,7 +12,13 @@ begin atomic
     where c.relnamespace in ('production'::regnamespace, 'analytics'::regnamespace) and c.relkind in ('r', 'v', 'm', 'p', 'f')
   )
   select md5(coalesce(string_agg(x.item, E'\n' order by x.item), '')) from (
-    select concat_ws(' ', 'relation', r.oid, r.relname, r.relkind, r.relacl, obj_description(r.oid, 'pg_class')) from relations r
+    select concat_ws(' ', 'relation', r.oid, r.relname, r.relkind, r.relacl, r.relrowsecurity, r.reloptions, obj_description(r.oid, 'pg_class'),
+                     case when r.relkind in ('v', 'm') then md5(pg_get_viewdef(r.oid)) end) from relations r
+    union all
+    select concat_ws(' ', 'policy', p.polrelid, p.polname, pg_get_expr(p.polqual, p.polrelid)) from pg_policy p where p.polrelid in (select r.oid from relations r)
+    union all
+    select concat_ws(' ', 'member', m.roleid::regrole, m.member::regrole) from pg_auth_members m
+    where m.roleid::regrole::text in ('strata_reader', 'strata_ingestor', 'strata_operator')
     union all
     select concat_ws(' ', 'column', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated, a.attidentity, a.atthasdef, a.attacl,
                      col_description(a.attrelid, a.attnum))

@@ -31,7 +31,9 @@ const accepts = ({ headers }: FastifyRequest, encoding: string): boolean =>
     .toLowerCase()
     .split(",")
     .map((part) => part.split(";").map((word) => word.trim()))
-    .some(([name, ...weights]) => name === encoding && !weights.some((weight) => /^q=0(\.0*)?$/.test(weight)));
+    .some(
+      ([name, ...weights]) => name === encoding && !weights.some((weight) => /^q=0(\.0*)?$/.test(weight)),
+    );
 
 function send(request: FastifyRequest, reply: FastifyReply, asset: Asset, caching: string): FastifyReply {
   const encoding = accepts(request, "br") ? "br" : accepts(request, "gzip") ? "gzip" : undefined;
