@@ -87,6 +87,8 @@ export async function receive(
   input: Readable,
   options: IngestOptions,
 ): Promise<Ingested> {
+  // A source may break before anybody reads it; unheard, its error would end the process. Reading throws it later.
+  input.on("error", () => undefined);
   const dataset = await readDataset(pool, name);
   const { sourceSystem, ...given } = checkOptions(dataset, options);
   const runId = await startRun(pool, name, { ...options, sourceSystem });

@@ -1,6 +1,5 @@
 // What arrives, lands: good rows in staging, the others in quarantine, nothing in between.
 import { PassThrough, Readable } from "node:stream";
-import { setTimeout as sleep } from "node:timers/promises";
 import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { ingest, type IngestOptions, type IngestRun } from "../../src/ingest/ingest.ts";
@@ -309,7 +308,7 @@ describe("values", () => {
     expect((await quarantined())[0]).toMatchObject({ reasons: ["out_of_range"], payload: null });
     const [answer] = await rows<{ longest: number }>(
       `select max(length(concat(value, problem))) as longest
-       from staging.typed_values(array['numeric', 'double precision', 'jsonb', 'integer'], array['1e131071', '1e308', '[1e131071]', repeat('x', 100000)])
+       from strata.typed_values(array['numeric', 'double precision', 'jsonb', 'integer'], array['1e131071', '1e308', '[1e131071]', repeat('x', 100000)])
        where reason is null or length(problem) > 500`,
     );
     expect(answer!.longest).toBeLessThan(20);
@@ -454,7 +453,7 @@ describe("runs", () => {
     const input = new PassThrough();
     const attempt = ingest(database.pool, "users", input, { trigger: "api", actor: "crm" });
     input.write("user_id,username\n1,one\n2,two\n3,cut of");
-    await sleep(100);
+    await expect.poll(() => landed("users"), { timeout: 15_000 }).toHaveLength(2);
     input.destroy(new Error("The client went away"));
     const run = await attempt;
     expect(run).toMatchObject({
@@ -489,6 +488,13 @@ describe("runs", () => {
       error: "The only row was rejected: invalid_integer 1",
     });
     expect(await send("users", "user_id\n")).toMatchObject({ status: "succeeded", rowsRead: 0 });
+  });
+
+  it("fails if a stream broke before it was read", async () => {
+    const input = new PassThrough();
+    const attempt = ingest(database.pool, "users", input, { trigger: "api" });
+    input.destroy(new Error("The client went away"));
+    expect(await attempt).toMatchObject({ status: "failed", error: "The client went away", rowsRead: 0 });
   });
 
   it("fails on a damaged gzip", async () => {

@@ -191,7 +191,7 @@ describe("POST /ingest", () => {
     });
     sending.on("error", () => undefined);
     sending.write("user_id,username\n1,one\n2,tw");
-    await sleep(300);
+    await expect.poll(landed, { timeout: 15_000 }).toHaveLength(1);
     sending.destroy();
     const { pool } = database;
     await expect
@@ -368,7 +368,7 @@ describe("a stopping server", () => {
     });
     sending.on("error", () => undefined);
     sending.write("user_id\n1\n2\n");
-    await sleep(300);
+    await expect.poll(landed, { timeout: 15_000 }).toHaveLength(2);
     stop.abort(new Error("The server is stopping"));
     const [response] = (await once(sending, "response")) as [IncomingMessage];
     expect([response.statusCode, response.headers["retry-after"]]).toEqual([503, "5"]);
