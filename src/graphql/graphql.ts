@@ -95,7 +95,7 @@ function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject
 const isOfCaller = (error: unknown): error is Error =>
   isBadInput(error) || isBadOption(error) || isUnknownDataset(error);
 
-function retrier({ database, hurry }: GraphqlOptions, { role, subject }: Claims) {
+function retrier({ database, hurry }: GraphqlOptions, { databaseRole: role, subject }: Claims) {
   return async ({ background, patch, ...retry }: RetryQuarantinedRequest) => {
     const text = patch === undefined ? undefined : JSON.stringify(patch);
     try {
