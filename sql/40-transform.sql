@@ -6,7 +6,7 @@
 -- crash at any point a row has been taken or not.
 --
 -- The statements are made from the catalogue (strata.merge_statements). What no statement can foresee, such as
--- a trigger that raises or an exclusion constraint, must not cost good rows: the rows are halved until the bad
+-- a trigger that raises or an exclusion constraint, must not cost good rows: the rows are divided until the bad
 -- one is alone.
 -- ======================================================================================================
 
@@ -609,8 +609,8 @@ return coalesce(nullif(constraint_name, ''), case
 
 comment on function strata.error_reason(text, text, text) is 'Reason of a row that the database rejected: the constraint, or who else.';
 
--- Writes the rows of strata_batch between two numbers: at once, or else half by half, or else row by row in the
--- order of arrival. Returns how many rows were written and rejected.
+-- Writes the rows of strata_batch between two numbers: at once, or else part by part, or else row by row in the
+-- order of arrival. Sixteen parts try many bad rows in few rounds, and one bad row in few statements. Returns how many rows were written and rejected.
 create or replace function strata.merge_range(
   run_id bigint, dataset text, statements strata.merge_statements, words jsonb, from_seq bigint, to_seq bigint, contested bigint[],
   out rows_written bigint, out rows_rejected bigint
@@ -622,9 +622,8 @@ declare
   broken text;
   broken_column text;
   reason text;
-  middle bigint;
-  amount bigint;
-  part record;
+  firsts bigint[];
+  lasts bigint[];
 begin
   rows_rejected := 0;
   begin
@@ -637,11 +636,19 @@ begin
     end if;
   end;
   rows_written := 0;
-  create index if not exists strata_batch_seq on pg_temp.strata_batch (ingest_seq);
-  select count(*), percentile_disc(0.5) within group (order by b.ingest_seq) into amount, middle
-  from pg_temp.strata_batch b
-  where b.strata_reasons = '{}' and b.ingest_seq between from_seq and to_seq and b.ingest_seq <> all (contested);
-  if amount <= 1 or middle = to_seq then
+  if to_regclass('pg_temp.strata_batch_seq') is null then
+    create index strata_batch_seq on pg_temp.strata_batch (ingest_seq);
+  end if;
+  select array_agg(p.first order by p.first), array_agg(p.last order by p.first) into firsts, lasts
+  from (
+    select min(n.ingest_seq) as first, max(n.ingest_seq) as last
+    from (
+      select b.ingest_seq, ntile(4) over (order by b.ingest_seq) as part from pg_temp.strata_batch b
+      where b.strata_reasons = '{}' and b.ingest_seq between from_seq and to_seq and b.ingest_seq <> all (contested)
+    ) n
+    group by n.part
+  ) p;
+  if firsts[1] = lasts[cardinality(lasts)] then
     reason := strata.error_reason(state, broken, broken_column);
     update pg_temp.strata_batch b set strata_reasons = array[reason]
     where b.strata_reasons = '{}' and b.ingest_seq between from_seq and to_seq and b.ingest_seq <> all (contested);
@@ -651,9 +658,9 @@ begin
     rows_rejected := 1;
     return;
   end if;
-  for part in values (from_seq, middle), (middle + 1, to_seq) loop
+  for i in 1 .. cardinality(firsts) loop
     select merge_range.rows_written + m.rows_written, merge_range.rows_rejected + m.rows_rejected into rows_written, rows_rejected
-    from strata.merge_range(run_id, dataset, statements, words, part.column1, part.column2, contested) m;
+    from strata.merge_range(run_id, dataset, statements, words, firsts[i], lasts[i], contested) m;
   end loop;
 end
 $$;
@@ -711,7 +718,9 @@ begin
   from strata.merge_range(run_id, dataset, statements, words, 0, 9223372036854775807, contested) m;
 
   if contested <> '{}' then
-    create index if not exists strata_batch_seq on pg_temp.strata_batch (ingest_seq);
+    if to_regclass('pg_temp.strata_batch_seq') is null then
+      create index strata_batch_seq on pg_temp.strata_batch (ingest_seq);
+    end if;
     for row_seq in select c from unnest(contested) c order by c loop
       execute statements.taken into row_reasons using row_seq;
       if row_reasons <> '{}' then
