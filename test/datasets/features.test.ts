@@ -1008,6 +1008,24 @@ describe("mapping views", () => {
     expect((await rejected("things"))[0]!.detail).toMatch(/makes more than \d+ rows of one record/);
   });
 
+  test("one that makes several rows of one, of which a trigger rejects some", async () => {
+    await declare(
+      `create table production.things (n int primary key, m int);
+       create or replace function production.look() returns trigger language plpgsql as $$
+       begin if new.n = 22 then raise exception 'no'; end if; return new; end $$;
+       create trigger look before insert on production.things for each row execute function production.look()`,
+      "things",
+    );
+    await sql(
+      "create view staging.things as select n * 10 + i as n, m, ingest_seq, ingest_xid from staging.raw_things, generate_series(1, m) i",
+    );
+    await sql("select strata.add_dataset('things')");
+    await arrive("things", { n: 1, m: 1 }, { n: 2, m: 4 }, { n: 3, m: 2 });
+    const { rows, reasons } = await outcome("things");
+    expect(rows.map(({ n }) => n)).toEqual([11, 31, 32]);
+    expect(reasons).toHaveLength(1);
+  });
+
   test("columns that it leaves away keep what production has", async () => {
     await declare(
       "create table production.things (n int primary key, a int not null, top int not null default 10, stamp text, constraint below check (a <= top))",
