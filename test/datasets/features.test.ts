@@ -1,8 +1,12 @@
 // One test for each thing that a table of production may have. In each of them, a bad row costs no good one.
 import { describe, expect, test } from "vitest";
+import { isServer } from "../support/database.ts";
 import { useDatasets, type Row } from "./fixture.ts";
 
 const { sql, declare, arrive, transform, rows, rejected, retry } = useDatasets();
+
+/** The embedded engine has neither these extensions nor collations that ignore case. */
+const onServer = test.runIf(isServer);
 
 /** Runs the transform, and says what each row was rejected for. */
 async function outcome(dataset: string): Promise<{ rows: Row[]; reasons: string[][] }> {
@@ -122,7 +126,7 @@ describe("keys", () => {
     expect(await outcome("things")).toEqual({ rows: [{ id: "a", n: 1 }], reasons: [["id_missing"]] });
   });
 
-  test("a key that ignores case", async () => {
+  onServer("a key that ignores case", async () => {
     await declare(
       "create extension if not exists citext schema public; create table production.things (code public.citext primary key, n int)",
       "things",
@@ -392,7 +396,7 @@ describe("columns", () => {
     ]);
   });
 
-  test("types of extensions", async () => {
+  onServer("types of extensions", async () => {
     await declare(
       `create extension if not exists hstore schema public; create extension if not exists ltree schema public;
        create table production.things (path public.ltree primary key, attributes public.hstore, parent public.ltree,
@@ -425,7 +429,7 @@ describe("columns", () => {
     ]);
   });
 
-  test("a collation of its own", async () => {
+  onServer("a collation of its own", async () => {
     await declare(
       `create collation if not exists production.ignore_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
        create table production.things (n int primary key, code text collate production.ignore_case unique, constraint not_admin check (code <> 'admin'))`,
@@ -751,7 +755,7 @@ describe("references", () => {
     expect(reasons).toEqual([["fk_p"]]);
   });
 
-  test("a parent that ignores case", async () => {
+  onServer("a parent that ignores case", async () => {
     await declare(
       `create extension if not exists citext schema public;
        create table production.parents (p public.citext primary key);
@@ -990,19 +994,19 @@ describe("mapping views", () => {
       "create view staging.things as select n, m, ingest_seq, ingest_xid from staging.raw_things where n % 2 = 0",
     );
     await sql("select strata.add_dataset('things')");
-    await sql("insert into staging.raw_things (n) select generate_series(1, 45000)");
-    expect(await transform()).toMatchObject({ rowsRead: 45_000, rowsWritten: 22_500 });
+    await sql("insert into staging.raw_things (n) select generate_series(1, 20500)");
+    expect(await transform()).toMatchObject({ rowsRead: 20_500, rowsWritten: 10_250 });
     await sql(
       "drop view staging.things; create view staging.things as select n * 10 + i as n, m, ingest_seq, ingest_xid from staging.raw_things, generate_series(1, m) i",
     );
     await sql("truncate production.things; truncate staging.raw_things");
     await sql(
-      "insert into staging.raw_things (n, m) select i, 3 from generate_series(1, 21000) i union all select 30000, 100000",
+      "insert into staging.raw_things (n, m) select i, 3 from generate_series(1, 500) i union all select 30000, 41000",
     );
     expect(await transform()).toMatchObject({
       status: "succeeded",
-      rowsRead: 21_001,
-      rowsWritten: 63_000,
+      rowsRead: 501,
+      rowsWritten: 1500,
       rowsRejected: 1,
     });
     expect((await rejected("things"))[0]!.detail).toMatch(/makes more than \d+ rows of one record/);

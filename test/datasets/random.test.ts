@@ -8,7 +8,7 @@ import { ddl, makeRecord, makeTables, Model, PREPARATION, type Row, type Table }
 const { sql, declare, arrive, retry, rejected } = useDatasets();
 
 const first = Number(process.env.DATASETS_FIRST ?? 0);
-const seeds = Array.from({ length: Number(process.env.DATASETS_SCHEMAS ?? 5) }, (_, i) => first + i);
+const seeds = Array.from({ length: Number(process.env.DATASETS_SCHEMAS ?? 4) }, (_, i) => first + i);
 
 test.each(seeds)("schema %i", async (seed) => {
   const dice = chance(seed);
