@@ -123,7 +123,7 @@ language sql immutable set search_path = pg_catalog, pg_temp
 begin atomic
   with recursive vars (rtindex, attnum, depth) as (
     select (v #>> '{varno,0}')::integer, (v #>> '{varattno,0}')::integer, 0
-    from jsonb_path_query(expression, 'strict $.** ? (@._[0] == "VAR")') v
+    from jsonb_path_query(expression, 'strict $.** ? (@._[0] == "VAR" && @.varlevelsup[0] == "0")') v
     union
     select (i #>> '{varno,0}')::integer, (i #>> '{varattno,0}')::integer, vars.depth + 1
     from vars

@@ -177,30 +177,90 @@ comment on column analytics.datasets.why is 'Why a metric is computed as a whole
 -- Lineage
 -- ------------------------------------------------------------------------------------------------------
 
--- What each column of a view is made of, read from its parse tree; columns that only filter or join lead to the view
--- as a whole. Queries within the query are not looked into: what they read leads to the view as a whole, too.
+-- Columns that a parse tree makes its own of, by their numbers; 0 for those that decide which rows there are, in
+-- conditions, groups and the like. Queries in FROM and in UNION are followed.
+create or replace function strata.query_edges(query jsonb)
+returns table (source oid, attnum integer, place integer)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  item record;
+  entry jsonb;
+begin
+  -- Of a combination, each part gives the same columns; but for UNION ALL, their values decide about rows, too.
+  if query #>> '{setOperations,0}' <> '<>' then
+    for item in
+      select (r #>> '{rtindex,0}')::integer as rtindex from jsonb_path_query(query -> 'setOperations', 'strict $.** ? (@._[0] == "RANGETBLREF")') r
+    loop
+      return query
+        select e.source, e.attnum, p.place from strata.query_edges(query #> array['rtable', '0', (item.rtindex - 1)::text, 'subquery', '0']) e
+        cross join unnest(case when jsonb_path_exists(query -> 'setOperations', 'strict $.** ? (@._[0] == "SETOPERATIONSTMT" && (@.op[0] != "1" || @.all[0] == "false"))')
+                               then array[e.place, 0] else array[e.place] end) p (place);
+    end loop;
+    return;
+  end if;
+  for item in
+    select distinct b.rtindex, b.attnum, x.place
+    from (
+      select t #> '{expr}' as expression, case when t #>> '{resjunk,0}' = 'false' then (t #>> '{resno,0}')::integer else 0 end as place
+      from jsonb_array_elements(query #> '{targetList,0}') t where jsonb_typeof(t) = 'object'
+      union all
+      select t -> 'expr', 0 from jsonb_array_elements(query #> '{targetList,0}') t
+      where jsonb_typeof(t) = 'object' and t #>> '{ressortgroupref,0}' <> '0'
+        and (query #>> '{groupClause,0}' <> '<>' or query #>> '{distinctClause,0}' <> '<>' or query #>> '{hasWindowFuncs,0}' = 'true'
+             or query #>> '{limitCount,0}' <> '<>' or query #>> '{limitOffset,0}' <> '<>')
+      union all
+      select jsonb_build_array(query -> 'jointree', query -> 'havingQual'), 0
+    ) x
+    cross join lateral strata.base_columns(query, x.expression) b
+  loop
+    entry := query #> array['rtable', '0', (item.rtindex - 1)::text];
+    if entry #>> '{rtekind,0}' = '0' then
+      return query select (entry #>> '{relid,0}')::oid, item.attnum, item.place;
+    elsif entry #>> '{rtekind,0}' = '1' then
+      return query select e.source, e.attnum, item.place from strata.query_edges(entry #> '{subquery,0}') e where e.place = item.attnum;
+    end if;
+  end loop;
+  for entry in
+    select e -> 'subquery' -> 0 from jsonb_array_elements(query #> '{rtable,0}') e where e #>> '{rtekind,0}' = '1'
+  loop
+    return query select e.source, e.attnum, 0 from strata.query_edges(entry) e where e.place = 0;
+  end loop;
+end
+$$;
+
+comment on function strata.query_edges(jsonb) is 'Columns that a parse tree reads, and the number of the column it makes of each; 0 for those that decide about rows.';
+
+-- What each column of a view is made of; columns that only filter or join lead to the view as a whole. So does all that
+-- is read in other ways: subqueries in expressions, WITH, functions in FROM, functions that return rows.
 create or replace function strata.view_edges(view_name regclass)
 returns table (source regclass, source_column text, target_column text)
 language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
   with tree as materialized (
-    select strata.node_tree(w.ev_action::text) #> '{0}' as query from pg_rewrite w where w.ev_class = view_name and w.rulename = '_RETURN'
-  ), direct as (
-    select distinct (q.query #>> array['rtable', '0', (b.rtindex - 1)::text, 'relid', '0'])::oid as source, b.attnum, t #>> '{resname,0}' as target_column
-    from tree q
-    cross join lateral jsonb_array_elements(q.query #> '{targetList,0}') t
-    cross join lateral strata.base_columns(q.query, t -> 'expr') b
-    where t #>> '{resjunk,0}' = 'false' and q.query #>> array['rtable', '0', (b.rtindex - 1)::text, 'rtekind', '0'] = '0' and b.attnum > 0
+    select strata.node_tree(w.ev_action::text) #> '{0}' as query, w.ev_action::text ~ ':rtekind [3-8] |:hasTargetSRFs true'
+           or jsonb_path_exists(strata.node_tree(w.ev_action::text), 'strict $.** ? (@._[0] == "SUBLINK").subselect[0].** ? (@.rtekind[0] == "0")') as is_odd
+    from pg_rewrite w where w.ev_class = view_name and w.rulename = '_RETURN'
+  ), found as materialized (
+    select distinct e.source, e.attnum, a.attname::text as target_column
+    from tree t cross join lateral strata.query_edges(t.query) e left join pg_attribute a on a.attrelid = view_name and a.attnum = nullif(e.place, 0)
   ), used as (
     select distinct d.refobjid as source, d.refobjsubid as attnum
     from pg_rewrite w join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
     where w.ev_class = view_name and d.refclassid = 'pg_class'::regclass and d.refobjid <> view_name
+  ), edges as (
+    select f.source, f.attnum, f.target_column from found f
+    union
+    select u.source, u.attnum, null from used u
+    where ((select t.is_odd from tree t) or not exists (select from found f where f.source = u.source and f.attnum = u.attnum))
+      and (u.attnum > 0 or not exists (select from used o where o.source = u.source and o.attnum > 0))
+    union
+    -- A column whose expression has a query in it may be made of anything that is read.
+    select u.source, u.attnum, c #>> '{resname,0}'
+    from tree t cross join lateral jsonb_array_elements(t.query #> '{targetList,0}') c cross join used u
+    where jsonb_typeof(c) = 'object' and c #>> '{resjunk,0}' = 'false' and u.attnum > 0 and jsonb_path_exists(c, 'strict $.** ? (@._[0] == "SUBLINK")')
   )
-  select d.source::regclass, a.attname::text, d.target_column from direct d join pg_attribute a on a.attrelid = d.source and a.attnum = d.attnum
-  union all
-  select u.source::regclass, a.attname::text, null from used u left join pg_attribute a on a.attrelid = u.source and a.attnum = u.attnum and u.attnum > 0
-  where not exists (select from direct d where d.source = u.source and d.attnum = u.attnum)
-    and (u.attnum > 0 or not exists (select from used o where o.source = u.source and o.attnum > 0));
+  select e.source::regclass, a.attname::text, e.target_column
+  from edges e left join pg_attribute a on a.attrelid = e.source and a.attnum = e.attnum and e.attnum > 0;
 end;
 
 comment on function strata.view_edges(regclass) is 'Columns that a view reads, and the columns that it makes of each; empty for what only filters or joins.';

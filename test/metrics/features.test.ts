@@ -259,3 +259,372 @@ describe("values", () => {
     await done("odd_names", "odd_column");
   });
 });
+
+describe("what cannot be proven", () => {
+  test("is computed as a whole, says why, and stays exact", async () => {
+    const s = await shop();
+    await sql(`create view production.some_sales as select * from ${s.sale} where amount > 1`);
+    const cases: [string, string, RegExp][] = [
+      [`select day, 1 as n from ${s.sale} union select day, 2 from ${s.sale}`, "day", /combines queries/],
+      [`with x as (select * from ${s.sale}) select day, count(*) as n from x group by day`, "day", /WITH/],
+      [
+        `select day, count(*) filter (where sku in (select sku from ${s.product} where price > 5)) as n from ${s.sale} group by day`,
+        "day",
+        /subquery in an expression/,
+      ],
+      [
+        `select day, sum(amount) as n, sum(sum(amount)) over (order by day) as total from ${s.sale} group by day`,
+        "day",
+        /window function/,
+      ],
+      [`select day, generate_series(1, quantity) as n from ${s.sale}`, "day", /returns rows/],
+      [`select day, sku, count(*) as n from ${s.sale} group by rollup (day, sku)`, "day", /several sets/],
+      [
+        `select distinct on (day) day, sale_id as n from ${s.sale} order by day, sale_id`,
+        "day",
+        /DISTINCT ON/,
+      ],
+      [`select day, count(*) as n from ${s.sale} group by day order by day limit 5`, "day", /LIMIT/],
+      [
+        `select max(day) as day, sku, count(*) as n from ${s.sale} group by sku`,
+        "day",
+        /does not group by day/,
+      ],
+      [`select count(*) as n, max(day) as day from ${s.sale}`, "day", /without GROUP BY/],
+      [
+        `select greatest(s.day, p.price::text::date) as day, count(*) as n from ${s.sale} s join (select sku, null::text as price from ${s.product}) p using (sku) group by 1`,
+        "day",
+        /not computed from one table/,
+      ],
+      [
+        `select s.day, count(*) as n from ${s.sale} s join (select distinct sku from ${s.product}) p using (sku) group by 1`,
+        "day",
+        /subquery in FROM/,
+      ],
+      [
+        `select s.day, count(*) as n from ${s.sale} s cross join generate_series(1, 2) group by 1`,
+        "day",
+        /no table/,
+      ],
+      [
+        `select day, count(*) as n from production.some_sales group by 1`,
+        "day",
+        /reads the view production.some_sales/,
+      ],
+      [
+        `select s.day, count(*) as n from ${s.product} p left join ${s.sale} s using (sku) group by 1`,
+        "day",
+        /outer join makes rows without/,
+      ],
+      [
+        `select s.day, count(*) as n from ${s.sale} s join ${s.product} p on p.price > s.amount group by 1`,
+        "day",
+        /without an equality/,
+      ],
+      [`select day, count(*) as n from ${s.sale} group by day`, "", /no partition column/],
+    ];
+    const metrics = [];
+    for (const [i, [query, partition, why]] of cases.entries()) {
+      const m = await metric(`whole_${i}`, query, partition || undefined);
+      expect(m.mode, query).toBe("whole");
+      expect(m.why, query).toMatch(why);
+      metrics.push(m);
+    }
+    await refresh();
+    for (const statement of [
+      `update ${s.sale} set ts = ts + interval '1 day' where sale_id < 20`,
+      `delete from ${s.product} where sku = 'p5'`,
+      `create or replace view production.some_sales as select * from ${s.sale} where amount > 2; select strata.reconcile()`,
+    ]) {
+      await sql(statement);
+      for (const m of metrics) await m.exact(statement);
+    }
+    await refresh();
+    for (const m of metrics) await m.kept("after a refresh");
+    await done(...metrics.map((_, i) => `whole_${i}`));
+  });
+
+  test("what depends on the time, on a view that does, or on a function that reads, is computed each time", async () => {
+    const s = await shop();
+    await sql(`
+      create view production.recent as select *, now() as at from ${s.sale};
+      create function production.sale_count() returns bigint language sql stable as 'select count(*) from ${s.sale}';
+      create materialized view analytics.sale_days as select day, count(*) as n from ${s.sale} group by day`);
+    const metrics = {
+      by_clock: await metric(
+        "by_clock",
+        `select day, count(*) filter (where day < current_date) as past from ${s.sale} group by day`,
+        "day",
+      ),
+      by_view: await metric(
+        "by_view",
+        "select day, max(at)::date as n from production.recent group by day",
+        "day",
+      ),
+      by_function: await metric(
+        "by_function",
+        `select day, max(production.sale_count()) as n from ${s.sale} group by day`,
+        "day",
+      ),
+      by_materialized: await metric("by_materialized", "select day, n from analytics.sale_days", "day"),
+      by_live: await metric(
+        "by_live",
+        "select date, country, active_users from analytics.daily_user_metrics_live",
+        "date",
+      ),
+      by_daily: await metric(
+        "by_daily",
+        "select date, sum(active_users) as users from analytics.daily_user_metrics group by date",
+        "date",
+      ),
+    };
+    for (const [name, m] of Object.entries(metrics)) expect(m.mode, name).toBe("whole");
+    expect(metrics.by_view.why).toContain("now()");
+    expect(metrics.by_materialized.why).toContain("analytics.sale_days is not an ordinary table");
+    await sql(
+      "create materialized view analytics.over_metric as select sum(n) as n from analytics.by_materialized",
+    );
+    await refresh();
+    await sql(`delete from ${s.sale} where day = '2024-01-05'`);
+    await sql(
+      "insert into production.users (user_id, username, email, country) values (77, 'u77', 'u77@example.org', 'XX')",
+    );
+    for (const m of Object.values(metrics)) await m.exact("after changes");
+    await refresh();
+    for (const m of Object.values(metrics)) await m.kept("after a refresh");
+    // The view was refreshed before the metric that reads it, and that one before the view that reads the metric.
+    expect(await sql("select n from analytics.over_metric")).toEqual(
+      await sql(`select count(*)::numeric::text as n from ${s.sale}`),
+    );
+    await sql("drop materialized view analytics.over_metric");
+    await done(...Object.keys(metrics));
+    await sql("drop table analytics.by_materialized; drop materialized view analytics.sale_days");
+  });
+
+  test("a virtual column is not seen by triggers", async () => {
+    const [version] = await sql("select current_setting('server_version_num')::integer as number");
+    if (version!.number < 180000) return;
+    await sql(
+      "create table production.virtual (id integer primary key, ts timestamp, day date generated always as (ts::date) virtual); insert into production.virtual select n, timestamp '2024-01-01' + n * interval '1 day' from generate_series(1, 60) n",
+    );
+    const m = await metric(
+      "by_virtual",
+      "select day, count(*) as n from production.virtual group by day",
+      "day",
+    );
+    expect(m.why).toMatch(/production.virtual.day is a virtual column/);
+    await refresh();
+    await sql("update production.virtual set ts = ts + interval '1 day' where id = 3");
+    await m.exact("after an update");
+    await done("by_virtual");
+  });
+});
+
+describe("edits", () => {
+  test("another query keeps rights, comments and, where it can, the views that read it", async () => {
+    const s = await shop();
+    const base = `count(*) as n, sum(amount) as amount from ${s.sale} group by`;
+    await metric("edited", `select day, ${base} 1`, "day");
+    await refresh();
+    const refreshed = async () =>
+      (await sql("select rebuild from strata.metrics where metric = 'edited'"))[0]!.rebuild as boolean;
+    await sql(
+      "create role edited_reader; grant select on analytics.edited, analytics.edited_live to edited_reader; revoke select on analytics.edited_live from strata_reader",
+    );
+    await sql(
+      "comment on column analytics.edited.n is 'Sales of the day.'; comment on table analytics.edited is 'Sales, as of the last refresh.'",
+    );
+    await sql("create view analytics.edited_days as select day, n from analytics.edited_live");
+    await metric("edited", `select day, ${base} 1`, "day");
+    await sql("select strata.reconcile()");
+    expect(await refreshed(), "the same again").toBe(false);
+
+    const kept = async () =>
+      (
+        await sql(`select has_table_privilege('edited_reader', 'analytics.edited_live', 'select') as hand, has_table_privilege('strata_reader', 'analytics.edited_live', 'select') as revoked,
+          has_table_privilege('strata_reader', 'analytics.edited', 'select') as table, col_description('analytics.edited_live'::regclass, 2) as column, obj_description('analytics.edited'::regclass) as comment`)
+      )[0];
+    const expected = {
+      hand: true,
+      revoked: false,
+      table: true,
+      column: "Sales of the day.",
+      comment: "Sales, as of the last refresh.",
+    };
+    let m = await metric("edited", `select day, ${base} 1 having count(*) > 2`, "day");
+    expect(await refreshed(), "another condition").toBe(true);
+    await m.exact("after another condition");
+    m = await metric("edited", `select day, ${base.replace("from", ", max(sku) as sku from")} 1`, "day");
+    await m.exact("after a new column");
+    expect(await kept()).toEqual(expected);
+    await expect(
+      metric("edited", `select day, count(*)::text as n from ${s.sale} group by 1`, "day"),
+    ).rejects.toMatchObject({
+      code: "2BP01",
+      message: expect.stringMatching(
+        /The columns of analytics.edited cannot change.*analytics.edited_days/s,
+      ) as string,
+    });
+    await m.exact("after a rejected edit");
+    await sql("drop view analytics.edited_days");
+    m = await metric(
+      "edited",
+      `select quantity, day, count(*)::text as n from ${s.sale} group by 1, 2`,
+      "quantity",
+    );
+    await m.exact("after other columns");
+    await refresh();
+    await m.kept("after other columns");
+    await m.exact("after other columns and a refresh");
+    expect(
+      await sql(
+        "select col_description('analytics.edited_live'::regclass, attnum) as column from pg_attribute where attrelid = 'analytics.edited_live'::regclass and attname = 'n'",
+      ),
+    ).toEqual([{ column: "Sales of the day." }]);
+    expect(await kept()).toMatchObject({ hand: true, revoked: false, table: true });
+    await done("edited");
+    await sql("drop table analytics.edited; drop role edited_reader");
+  });
+
+  test("a table under a metric gets columns and other names", async () => {
+    const s = await shop();
+    const m = await metric(
+      "under",
+      `select date(ts) as d, sum(amount) as amount from ${s.sale} group by 1`,
+      "d",
+    );
+    await refresh();
+    await sql(
+      `alter table ${s.sale} add column more integer default 3; alter table ${s.sale} drop column note`,
+    );
+    await sql(`update ${s.sale} set more = 4`);
+    expect(await m.stale()).toEqual([]);
+    await sql(`alter table ${s.sale} rename column ts to happened_at`);
+    // Nobody told Strata: writes go on, and nothing is lost.
+    await sql(`update ${s.sale} set amount = 9 where sale_id = 3`);
+    const query = `select date(happened_at) as d, sum(amount) as amount from ${s.sale} group by 1`;
+    expect(await differences(query, "analytics.under_live")).toEqual([]);
+    await sql("select strata.reconcile()");
+    await refresh();
+    expect(await differences(query, "analytics.under")).toEqual([]);
+    await sql(`update ${s.sale} set amount = 10 where sale_id = 3`);
+    expect(await m.stale()).toEqual(["2024-01-04"]);
+    await done("under");
+  });
+
+  test("names that are taken, and circles, are rejected", async () => {
+    const s = await shop();
+    const query = `select day, count(*) as n from ${s.sale} group by day`;
+    const add = (name: string, text = query) => metric(name, text, "day");
+    await expect(add("daily_rollup")).rejects.toThrow("daily_rollup is a metric of schema strata");
+    await expect(add("freshness")).rejects.toThrow("analytics.freshness exists and is no metric");
+    await sql("create view analytics.taken_live as select 1 as x");
+    await expect(add("taken")).rejects.toThrow("analytics.taken_live exists; a metric taken needs that name");
+    await expect(add("Bad name")).rejects.toThrow("given: 'Bad name'");
+    await expect(metric("wrong", query, "week")).rejects.toThrow(
+      "The query has no column 'week' to partition by; it has: day, n.",
+    );
+    await add("circle_a");
+    await add("circle_b", "select day, n from analytics.circle_a");
+    await expect(add("circle_a", "select day, n from analytics.circle_b")).rejects.toThrow(
+      /may not be computed from itself.*circle_a.*circle_b/,
+    );
+    await expect(add("circle_a", "select day, n from analytics.circle_a")).rejects.toThrow(
+      /may not be computed from itself|cannot change/,
+    );
+    for (const name of ["runs", "changes", "metrics", "s"]) {
+      const m = await add(name);
+      await refresh();
+      await sql(`update ${s.sale} set ts = ts + interval '1 day' where sale_id = 5`);
+      await m.exact(name);
+      await refresh();
+      await m.kept(name);
+    }
+    await expect(sql("select strata.remove_metric('nothing')")).rejects.toThrow(
+      "There is no metric 'nothing'; there are: ",
+    );
+    await done("runs", "changes", "metrics", "s", "circle_b", "circle_a");
+    expect(
+      await sql("select tgname from pg_trigger where tgrelid = $1::regclass and tgname like 'strata%'", [
+        s.sale,
+      ]),
+    ).toEqual([]);
+    await expect(add("runs")).rejects.toThrow("analytics.runs exists and is no metric");
+  });
+});
+
+describe("failures", () => {
+  test("a metric that fails leaves the others alone, says so, and recovers; so does a view", async () => {
+    const s = await shop();
+    const bad = await metric("bad", `select day, sum(1 / amount) as n from ${s.sale} group by day`, "day");
+    const worse = await metric(
+      "worse",
+      `select 100 / quantity as part, count(*) as n from ${s.sale} where quantity > 0 group by 1`,
+      "part",
+    );
+    const good = await metric("good", `select day, sum(amount) as n from ${s.sale} group by day`, "day");
+    await sql(`create materialized view analytics.bad_view as select sum(1 / amount) as n from ${s.sale}`);
+    await refresh();
+    // The expression by which "worse" is partitioned fails for this row (its WHERE leaves it out): the write goes on.
+    await sql(`insert into ${s.sale} (sale_id, ts, amount, quantity) values (8000, '2024-01-05', 0, 0)`);
+    await refresh();
+    await good.kept("beside one that fails");
+    await worse.kept("after a failing expression");
+    expect(await sql("select metric, error from strata.metrics where error is not null")).toEqual([
+      { metric: "bad", error: "division by zero" },
+    ]);
+    expect(await sql("select view_errors from strata.refresh_state")).toEqual([
+      { view_errors: { "analytics.bad_view": "division by zero" } },
+    ]);
+    await expect(bad.exact("")).rejects.toThrow("division by zero");
+    await sql(`delete from ${s.sale} where sale_id = 8000`);
+    await bad.exact("after the cause went");
+    await refresh();
+    await bad.kept("after the cause went");
+    expect(
+      await sql(
+        "select (select count(*)::integer from strata.metrics where error is not null) as errors, view_errors from strata.refresh_state",
+      ),
+    ).toEqual([{ errors: 0, view_errors: {} }]);
+    await sql("drop materialized view analytics.bad_view");
+    await done("bad", "worse", "good");
+  });
+
+  test("more expressions on a table than a function takes arguments", async () => {
+    const s = await shop();
+    const names = Array.from({ length: 60 }, (_, i) => `many_${i}`);
+    for (const [i, name] of names.entries())
+      await sql("select strata.add_metric($1, $2, 'k')", [
+        name,
+        `select (sale_id + ${i}) % 40 as k, count(*) as n from ${s.sale} group by 1`,
+      ]);
+    await sql(`insert into ${s.sale} (amount) values (1)`);
+    expect(
+      await sql(
+        "select cardinality(array(select jsonb_object_keys(keys))) as n from strata.changes where relation = $1",
+        [s.sale],
+      ),
+    ).toEqual([{ n: 60 }]);
+    await done(...names);
+  });
+});
+
+test("readers read the table and the live view, and nothing else of it", async () => {
+  const s = await shop();
+  await metric("readable", `select day, count(*) as n from ${s.sale} group by day`, "day");
+  await refresh();
+  await sql(`insert into ${s.sale} (ts) values ('2024-01-05')`);
+  const client = await pool().connect();
+  try {
+    await client.query("begin; set local role strata_reader");
+    const { rows } = await client.query(
+      "select (select sum(n) from analytics.readable)::integer as kept, (select sum(n) from analytics.readable_live)::integer as live",
+    );
+    expect(rows).toEqual([{ kept: 240, live: 241 }]);
+    await expect(client.query(`select from ${s.sale}`)).rejects.toThrow("permission denied");
+  } finally {
+    await client.query("rollback");
+    client.release();
+  }
+  await done("readable");
+});

@@ -16,7 +16,7 @@ export interface Metric {
 export interface Case {
   setup: string[];
   metrics: Metric[];
-  statement(): string;
+  statement: () => string;
   drop: string;
 }
 
