@@ -109,7 +109,7 @@ return (
            when t.token[1] = '(' then '['
            when t.token[1] = ')' then 'null],'
            when t.token[1] ~ '^:[a-z_A-Z]+$' then 'null],' || to_json(substr(t.token[1], 2)) || ':['
-           else to_json(t.token[1]) || ',' end, '' order by t.place), ',')::jsonb
+           else to_json(regexp_replace(t.token[1], '\\(.)', '\1', 'g')) || ',' end, '' order by t.place), ',')::jsonb
   from regexp_matches(tree, '(?:\\.|[^\s(){}\\])+|[(){}]', 'g') with ordinality t (token, place)
 );
 
