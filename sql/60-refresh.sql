@@ -99,7 +99,10 @@ begin
   create temporary table if not exists strata_consumed (like strata.changes) on commit drop;
   with consumed as (delete from strata.changes returning *) insert into pg_temp.strata_consumed select * from consumed;
 
-  for step in select o.relation, o.metric from strata.refresh_order() o order by o.place, o.metric is null, o.relation::text loop
+  -- The machinery's own metrics come first: a function of its own reads them, which no catalogue tells.
+  for step in
+    select o.relation, o.metric from strata.refresh_order() o order by o.relation::text not like 'strata.%', o.place, o.metric is null, o.relation::text
+  loop
     begin
       if step.metric is null then
         perform set_config('work_mem', greatest(pg_size_bytes(memory) / 1024, 65536) || 'kB', true);

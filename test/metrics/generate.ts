@@ -32,7 +32,7 @@ export function randomCase(seed: number, prefix = `r${seed}`): Case {
   return {
     setup: tables.flatMap((table) => [
       `create table ${table.name} (
-         id integer primary key, n integer, t text, d date, ts timestamp, m numeric, u uuid
+         id integer primary key, n integer, t text, d date, ts timestamp, m numeric(10, 2), u uuid
          ${table.references.map(({ column, to, isForeignKey }) => `, ${column} integer ${isForeignKey ? `references ${to.name} on update cascade ${c.pick(["on delete cascade", "on delete set null"])}` : ""}`).join("")});`,
       ...(c.is(0.7) ? [`create index on ${table.name} (d)`] : []),
       ...table.references
