@@ -118,7 +118,7 @@ const Canvas = ({ plot, width, theme, cursor, onCursor, onZoom }: CanvasProps) =
             width: 2,
             dash: isAlone ? [] : DASHES[index % DASHES.length]!,
             ...(isAlone && { fill: color("--series-1-soft") }),
-            points: { show: plot.times.length < 60, size: 5, fill: seriesColor(index) },
+            points: { show: isAlone && plot.times.length < 60, size: 5, fill: seriesColor(index) },
           })),
         ],
         hooks: {

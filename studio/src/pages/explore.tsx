@@ -122,7 +122,7 @@ const Lists = ({ current }: { current: string | undefined }) => {
                   <a
                     href={hrefOf("explore", entity.field)}
                     aria-current={
-                      entity.field === current || entity.live?.field === current ? "page" : undefined
+                      entity.field === current || entity.live?.field === (current ?? "") ? "page" : undefined
                     }
                     title={entity.description}
                   >
@@ -277,7 +277,15 @@ export const Explore = () => {
   return (
     <>
       <div class="page-head">
-        <h1>{shown ? title(shown.field) : "Explore"}</h1>
+        <div>
+          {entity && (
+            <a class="back small-only" href="#/explore">
+              <Icon name="previous" />
+              All lists
+            </a>
+          )}
+          <h1>{shown ? title(shown.field) : "Explore"}</h1>
+        </div>
       </div>
       <div class={`with-side ${entity ? "has-choice" : ""}`}>
         <Lists current={part} />
