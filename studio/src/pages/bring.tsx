@@ -6,7 +6,7 @@ import { entityOf, isActive, start } from "../pipeline.ts";
 import { useAction, useQuery } from "../query.ts";
 import { isOperator, mayPush, rights } from "../rights.ts";
 import { hrefOf, route } from "../router.ts";
-import { features, operatorsOf, typeName } from "../schema.ts";
+import { features, operatorsOf, pick, typeName } from "../schema.ts";
 import { preview, upload, type IngestRun, type Preview } from "../upload.ts";
 import { Button, Copy, Empty, Icon, Notice, Progress, Select, Skeleton, toast } from "../ui.tsx";
 
@@ -25,14 +25,18 @@ const plain = (name: string): string => name.toLowerCase().replaceAll(/[^a-z0-9]
 /** Datasets and their fields: as the mutations take them. */
 function useDatasets(): { datasets: Dataset[]; isLoading: boolean } {
   const list = features.value?.byNode.get("Dataset");
-  const { data, isLoading } = useQuery<Record<string, { nodes: { dataset: string }[] }>>(
+  const fieldsOfList = list ? pick("dataset", "dataset kind") : "dataset";
+  const { data, isLoading } = useQuery<Record<string, { nodes: { dataset: string; kind?: string }[] }>>(
     features.value
-      ? `query StudioDatasets { ${list?.field ?? "freshness"} { nodes { dataset } } }`
+      ? `query StudioDatasets { ${list?.field ?? "freshness"} { nodes { ${fieldsOfList} } } }`
       : undefined,
     {},
     ["data"],
   );
-  const all = data?.[list?.field ?? "freshness"]?.nodes.map(({ dataset }) => dataset) ?? [];
+  const all = (data?.[list?.field ?? "freshness"]?.nodes ?? [])
+    // Metrics, views and tables of their own take no rows.
+    .filter(({ kind = "dataset" }) => kind === "dataset")
+    .map(({ dataset }) => dataset);
   const names =
     list || features.value?.isClosed
       ? all
@@ -159,9 +163,11 @@ const Mapping = ({
   const best = datasets.toSorted(
     (one, other) => matched(head.columns, other) - matched(head.columns, one),
   )[0];
-  const [name, setName] = useState(
-    datasets.some((dataset) => dataset.name === route.value.part) ? route.value.part! : best?.name,
+  const [chosen, setName] = useState(
+    datasets.some((dataset) => dataset.name === route.value.part) ? route.value.part : undefined,
   );
+  // What fits best is known when the fields are.
+  const name = chosen ?? best?.name;
   const [given, setGiven] = useState<Record<string, string>>({});
   const [source, setSource] = useState("");
   const [sent, setSent] = useState<number>();
