@@ -104,4 +104,20 @@ describeInBrowser("the state of the page", () => {
     ]);
     expect(after - before).toBeLessThan(1_000_000);
   });
+
+  test("a dataset that is added while the page is open appears on it", async () => {
+    const page = await studio.open("operator");
+    await stateOf(page).getByText("Live").waitFor(LONG);
+    await studio.sql(`
+      create table production.studio_parts (part_id integer primary key, name text not null);
+      comment on table production.studio_parts is 'Something that a thing is made of; one row per part.';
+      select strata.add_dataset('studio_parts');
+      select strata.reconcile();`);
+    await page
+      .getByRole("list", { name: "Datasets" })
+      .getByRole("listitem", { name: "Studio parts" })
+      .waitFor({ timeout: 60_000 });
+    await studio.visit(page, "/explore/studioParts");
+    await page.getByText("There are no rows yet").waitFor({ timeout: 60_000 });
+  }, 180_000);
 });

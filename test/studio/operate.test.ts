@@ -120,7 +120,7 @@ describeInBrowser("an operator", () => {
     const columns = page.getByRole("table", { name: /Columns of the file/ });
     await columns.waitFor(LONG);
     // The dataset with the most of these columns is proposed, and fields that are called alike.
-    expect(await page.getByRole("combobox", { name: "Dataset" }).inputValue()).toBe("users");
+    await expect.poll(() => page.getByRole("combobox", { name: "Dataset" }).inputValue(), LONG).toBe("users");
     expect(await page.getByRole("combobox", { name: "Field for Username" }).inputValue()).toBe("username");
     expect(await page.getByRole("combobox", { name: "Field for shoe size" }).inputValue()).toBe("");
     expect(await findingsOf(page)).toEqual([]);
@@ -189,4 +189,24 @@ describeInBrowser("an operator", () => {
     await page.waitForURL(/explore\/transactions\?where=user\.userId/);
     await table.waitFor(LONG);
   });
+
+  test("retries 100,000 rows by their reason, in one run", async () => {
+    await studio.sql(
+      `insert into staging.quarantine (dataset, stage, reasons, payload, source_system)
+       select 'transactions', 'transform', '{studio_test}', jsonb_build_object('transaction_id', n, 'user_id', u.user_id,
+         'amount', 1, 'status', 'completed', 'transaction_date', '2026-01-01T00:00:00'), 'test'
+       from generate_series(5000001, 5100000) n, (select min(user_id) as user_id from production.users) u`,
+    );
+    const page = await studio.open("operator", "/quarantine?dataset=transactions&reason=studio_test");
+    await page.getByRole("button", { name: "Retry all 100,000 …" }).click({ timeout: 60_000 });
+    const runs = await count("select count(*) from strata.runs where step = 'retry'");
+    await page.getByRole("dialog").getByRole("button", { name: "Retry 100,000 rows" }).click();
+    const outcome = page.getByRole("status").filter({ hasText: "went on" });
+    await outcome.waitFor({ timeout: 240_000 });
+    expect((await outcome.textContent())!.trim()).toMatch(/^100,000 rows went on, 0 came back\./);
+    expect(await count("select count(*) from strata.runs where step = 'retry'")).toBe(runs + 1);
+    expect(await count("select count(*) from production.transactions where transaction_id > 5000000")).toBe(
+      100_000,
+    );
+  }, 300_000);
 });

@@ -41,10 +41,10 @@ const PICTURES: Picture[] = [
   {
     name: "chart-dark",
     hash: "/explore/events?view=chart",
-    until: "Rows",
+    until: "Resolution",
     isDark: true,
   },
-  { name: "chart-small", hash: "/explore/events?view=chart", until: "Rows", isSmall: true },
+  { name: "chart-small", hash: "/explore/events?view=chart", until: "Resolution", isSmall: true },
   { name: "map", hash: "/explore/events?view=map", until: "rows here" },
   { name: "map-dark", hash: "/explore/events?view=map&box=-12,34,42,60", until: "rows here", isDark: true },
   {
@@ -79,7 +79,7 @@ try {
     if (only.length > 0 && !only.includes(name)) continue;
     const context = await browser.newContext({
       locale: "en-US",
-      viewport: isSmall ? { width: 360, height: 740 } : { width: 1280, height: 800 },
+      viewport: isSmall ? { width: 360, height: 740 } : { width: 1200, height: 720 },
       colorScheme: isDark ? "dark" : "light",
       reducedMotion: "reduce",
     });
