@@ -93,7 +93,7 @@ test("live metrics need no refresh", async () => {
 test("freshness tells of every dataset", async () => {
   const data = await api.read("{ freshness { nodes { dataset rowsBehind lagSeconds } } }");
   const datasets = data.freshness.nodes.map(({ dataset }: { dataset: string }) => dataset);
-  expect(datasets).toEqual(["daily_user_metrics", "events", "transactions", "users"]);
+  expect(datasets).toEqual(["daily_revenue", "daily_user_metrics", "events", "transactions", "users"]);
 });
 
 test.each([

@@ -235,8 +235,8 @@ describe("configuration", () => {
     const anonymous = { subject: "anonymous", isAnonymous: true, expiresAt: undefined };
     const ask = (environment: Record<string, string>) =>
       configured({ JWT_SECRET: SECRET, ...environment }).authenticate(undefined);
-    expect(await ask({})).toEqual({ ...anonymous, role: undefined });
-    expect(await ask({ ANONYMOUS_ROLE: "" })).toEqual({ ...anonymous, role: undefined });
-    expect(await ask({ ANONYMOUS_ROLE: "reader" })).toEqual({ ...anonymous, role: "strata_reader" });
+    expect(await ask({})).toMatchObject({ ...anonymous, role: undefined });
+    expect(await ask({ ANONYMOUS_ROLE: "" })).toMatchObject({ ...anonymous, role: undefined });
+    expect(await ask({ ANONYMOUS_ROLE: "reader" })).toMatchObject({ ...anonymous, role: "strata_reader" });
   });
 });
