@@ -1,7 +1,10 @@
 // What metrics do apart from being exact in the plain cases: statements, values, edits, failures, rights.
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { isServer } from "../support/database.ts";
 import { useMetrics } from "./fixture.ts";
+
+// Some declare dozens of metrics, which takes the embedded engine a while on a busy machine.
+vi.setConfig({ testTimeout: 240_000 });
 
 const { pool, sql, metric, refresh, differences, shop } = useMetrics();
 
