@@ -128,7 +128,7 @@ interface Refresh {
   runId: string | null;
 }
 
-const selectRefresh = `select data_version::text as version, run_id::text as "runId" from strata.refresh_state`;
+const selectRefresh = `select data_version::text as version, run_id::text as "runId" from analytics.refresh_state`;
 
 async function* refreshes(
   source: Source,

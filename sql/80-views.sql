@@ -153,7 +153,7 @@ begin atomic
   from pg_catalog.pg_class c
   where c.relnamespace = 'analytics'::regnamespace and c.relkind in ('v', 'm')
     -- Views of the machinery about itself, and live views of metrics, are not data of their own.
-    and c.relname not in ('pipeline_runs', 'run_datasets', 'quarantine', 'freshness', 'datasets', 'lineage')
+    and c.relname not in ('pipeline_runs', 'run_datasets', 'quarantine', 'freshness', 'datasets', 'lineage', 'refresh_state')
     and not exists (select from strata.metrics m where m.metric || '_live' = c.relname);
 end;
 
@@ -172,6 +172,15 @@ comment on column analytics.datasets.rows_estimated is 'About how many rows it h
 comment on column analytics.datasets.partition_column is 'Column by whose values a metric is computed again.';
 comment on column analytics.datasets.mode is 'partition: only what changed is computed; whole: everything is, when something changed.';
 comment on column analytics.datasets.why is 'Why a metric is computed as a whole.';
+
+-- What a subscriber to refreshes has missed; no part of the API itself.
+create or replace view analytics.refresh_state as
+select s.data_version, s.refreshed_at, s.run_id from strata.refresh_state s;
+
+comment on view analytics.refresh_state is E'@behavior -*\nState of the pre-computed data; exactly one row.';
+comment on column analytics.refresh_state.data_version is 'Grows with every refresh and with the calendar; same version, same answers.';
+comment on column analytics.refresh_state.refreshed_at is 'When the last refresh was done.';
+comment on column analytics.refresh_state.run_id is 'Run that did the last refresh; empty if it was done in SQL.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- Lineage
@@ -292,7 +301,7 @@ begin atomic
     from pg_class c cross join lateral strata.view_edges(c.oid::regclass) e
     where c.relkind in ('v', 'm') and c.relnamespace in ('production'::regnamespace, 'analytics'::regnamespace)
       and not exists (select from strata.metrics m where c.oid = to_regclass(format('%I.%I', m.schema_name, m.metric || '_live')))
-      and c.relname not in ('pipeline_runs', 'run_datasets', 'quarantine', 'freshness', 'datasets', 'lineage')
+      and c.relname not in ('pipeline_runs', 'run_datasets', 'quarantine', 'freshness', 'datasets', 'lineage', 'refresh_state')
   ), visible (source, source_column, target, target_column, kind, depth) as (
     select e.source, e.source_column, e.target, e.target_column, e.kind, 0
     from edges e where (select c.relnamespace from pg_class c where c.oid = e.target) <> 'strata'::regnamespace

@@ -88,11 +88,12 @@ revoke execute on all functions in schema staging, production, analytics, strata
 
 grant usage on schema production to strata_reader;
 grant usage on schema analytics to strata_reader, strata_ingestor;
--- The names of the functions below are found there; tables of the machinery are nobody's.
-grant usage on schema strata to strata_reader, strata_ingestor, strata_operator;
+-- The names of the functions below are found there; tables of the machinery are nobody's. Readers have no way in:
+-- a function that a view calls for them would give them rows of metrics that they may not read.
+grant usage on schema strata to strata_ingestor, strata_operator;
 
 -- What a subscriber to refreshes has missed.
-grant select (data_version, refreshed_at, run_id) on strata.refresh_state to strata_reader;
+grant select on analytics.refresh_state to strata_reader;
 
 grant select on analytics.freshness, analytics.datasets, analytics.lineage to strata_reader;
 -- Who asked for a run may be an e-mail address, and its arguments name files: these are not for every reader.

@@ -107,15 +107,14 @@ reader: select on analytics.freshness
 reader: select on analytics.lineage
 reader: select on analytics.pipeline_runs (dataset, duration_ms, finished_at, heartbeat_at, parent_run_id, progress, queued_at, rows_deleted, rows_read, rows_rejected, rows_written, run_id, started_at, status, step, trigger)
 reader: select on analytics.quarterly_revenue
+reader: select on analytics.refresh_state
 reader: select on analytics.run_datasets
 reader: select on production.dim_date
 reader: select on production.events
 reader: select on production.transactions
 reader: select on production.users (country, created_at, email_verified, source_seq, updated_at, user_id, username)
-reader: select on strata.refresh_state (data_version, refreshed_at, run_id)
 reader: usage on schema analytics
 reader: usage on schema production
-reader: usage on schema strata
 `;
 
 test("nobody has a privilege that is not in the table above", async () => {
