@@ -25,7 +25,7 @@ import { SourcesPlugin } from "./plugins/SourcesPlugin.ts";
 import { SubscriptionsPlugin } from "./plugins/SubscriptionsPlugin.ts";
 import { createTagFilesPlugin } from "./plugins/TagFilesPlugin.ts";
 import { UpdateNotFoundPlugin } from "./plugins/UpdateNotFoundPlugin.ts";
-import { UpsertUserPlugin } from "./plugins/UpsertUserPlugin.ts";
+import { UpsertPlugin } from "./plugins/UpsertPlugin.ts";
 
 interface PresetOptions {
   pgServices: GraphileConfig.PgServiceConfiguration[];
@@ -88,7 +88,7 @@ export function createPreset({ pgServices, datasetsDir, ...limits }: PresetOptio
       RefreshedPlugin,
       UpdateNotFoundPlugin,
       SubscriptionsPlugin,
-      UpsertUserPlugin,
+      UpsertPlugin,
       PipelineMutationsPlugin,
       IngestMutationsPlugin,
       RetryQuarantinedPlugin,
