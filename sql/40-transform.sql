@@ -652,7 +652,10 @@ begin
     ) n
     group by n.part
   ) p;
-  if firsts[1] = lasts[cardinality(lasts)] then
+  if firsts is null then
+    -- A trigger of the statement rejects it whatever its rows; here are none to lose.
+    return;
+  elsif firsts[1] = lasts[cardinality(lasts)] then
     reason := strata.error_reason(state, broken, broken_column);
     update pg_temp.strata_batch b set strata_reasons = array[reason]
     where b.strata_reasons = '{}' and b.ingest_seq between from_seq and to_seq and b.ingest_seq <> all (contested);

@@ -55,7 +55,7 @@ export const textOf = (value: unknown): string =>
     ? ""
     : typeof value === "object"
       ? JSON.stringify(value)
-      : String(value as string | number | boolean);
+      : String(value as string);
 export const bytes = (size: number): string =>
   size < 1024
     ? `${size} B`

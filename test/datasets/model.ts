@@ -295,8 +295,11 @@ export class Model {
   readonly contents = new Map<Table, Contents>();
   private run = 0;
 
+  private readonly tables: Table[];
+
   /** In the order of the transform. */
-  constructor(private readonly tables: Table[]) {
+  constructor(tables: Table[]) {
+    this.tables = tables;
     for (const table of tables)
       this.contents.set(table, {
         table,

@@ -5,7 +5,7 @@ import { chance } from "../support/random.ts";
 import { name, useDatasets } from "./fixture.ts";
 import { ddl, makeRecord, makeTables, Model, PREPARATION, type Row, type Table } from "./model.ts";
 
-const { sql, declare, arrive, retry, rejected } = useDatasets();
+const { sql, declare, arrive, retry } = useDatasets();
 
 const first = Number(process.env.DATASETS_FIRST ?? 0);
 const seeds = Array.from({ length: Number(process.env.DATASETS_SCHEMAS ?? 4) }, (_, i) => first + i);
