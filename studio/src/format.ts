@@ -3,6 +3,14 @@ const numbers = new Intl.NumberFormat("en-US", { maximumFractionDigits: 2 });
 const compactNumbers = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
 const words = new Intl.RelativeTimeFormat("en-US", { numeric: "auto" });
 
+/** A decimal as the database has it: its digits after the point are part of it. */
+export function decimal(text: string): string {
+  const digits = Math.min(/\.(\d+)$/.exec(text)?.[1]?.length ?? 0, 6);
+  return new Intl.NumberFormat("en-US", {
+    minimumFractionDigits: digits,
+    maximumFractionDigits: digits,
+  }).format(text as unknown as number);
+}
 export const count = (value: string | number | null | undefined): string =>
   value == null ? "–" : numbers.format(typeof value === "string" ? (value as unknown as number) : value);
 export const compact = (value: number): string => compactNumbers.format(value);

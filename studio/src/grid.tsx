@@ -1,7 +1,7 @@
 // Rows of a list: ordered, filtered and paged by the API; a row opens with everything that it leads to.
 import { useState } from "preact/hooks";
 import { request } from "./api.ts";
-import { count, plural, textOf, title, utc } from "./format.ts";
+import { count, decimal, plural, textOf, title, utc } from "./format.ts";
 import { openInGraphiql } from "./graphiql.ts";
 import { PAGE_ARGUMENTS, PAGE_INFO, PAGE_VARIABLES, pageArguments, Pager, type PageInfo } from "./pager.tsx";
 import type { ViewProps } from "./pages/explore.tsx";
@@ -26,7 +26,7 @@ const MAX_CSV_ROWS = 100_000;
 
 export const cellText = (value: unknown, { kind }: Column): string => {
   if (value == null) return "";
-  if (kind === "number") return count(value as string);
+  if (kind === "number") return typeof value === "string" ? decimal(value) : count(value as number);
   if (kind === "time") return utc(value as string);
   if (kind === "boolean") return value ? "yes" : "no";
   if (kind === "position") {

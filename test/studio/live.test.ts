@@ -1,11 +1,12 @@
 // Honest: what is shown is true now, or was at a time that is said. A lost socket is asked again after, not only listened to.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Page } from "playwright-core";
-import { expect, test } from "vitest";
+import { afterEach, expect, test } from "vitest";
 import { describeInBrowser, LONG, useStudio } from "./browser.ts";
 
 describeInBrowser("the state of the page", () => {
   const studio = useStudio();
+  afterEach(() => studio.wire.restore());
   const stateOf = (page: Page) => page.getByRole("status", { name: "State of the data" });
   const insertRun = (step = "cleanup") =>
     studio.sql<{ id: string }>(
@@ -17,6 +18,7 @@ describeInBrowser("the state of the page", () => {
   test("the socket is cut, the data changes, the wire is restored: the page knows, without having been told", async () => {
     const page = await studio.open("operator", "/runs");
     await stateOf(page).getByText("Live").waitFor(LONG);
+    await page.getByRole("table", { name: "Runs" }).waitFor(LONG);
     studio.wire.cut();
     await stateOf(page)
       .getByText(/Reconnecting|Offline/)
@@ -80,7 +82,6 @@ describeInBrowser("the state of the page", () => {
       return usedSize;
     };
     let heard = 0;
-    page.on("websocket", () => undefined);
     const change = async (times: number): Promise<void> => {
       for (let time = 0; time < times; time++) {
         await studio.sql(

@@ -16,6 +16,8 @@ interface Picture {
   until: string;
   isDark?: boolean;
   isSmall?: boolean;
+  /** Coasts do not compress well. */
+  width?: number;
   prepare?: (page: Page) => Promise<void>;
 }
 
@@ -45,8 +47,14 @@ const PICTURES: Picture[] = [
     isDark: true,
   },
   { name: "chart-small", hash: "/explore/events?view=chart", until: "Resolution", isSmall: true },
-  { name: "map", hash: "/explore/events?view=map", until: "rows here" },
-  { name: "map-dark", hash: "/explore/events?view=map&box=-12,34,42,60", until: "rows here", isDark: true },
+  { name: "map", hash: "/explore/events?view=map", until: "rows here", width: 960 },
+  {
+    name: "map-dark",
+    hash: "/explore/events?view=map&box=-12,34,42,60",
+    until: "rows here",
+    isDark: true,
+    width: 960,
+  },
   {
     name: "bring",
     hash: "/bring",
@@ -75,11 +83,11 @@ const browser = await chromium.launch({ executablePath, args: FLAGS });
 try {
   const { stdout } = await runStrata(["token", "--role", "operator", "--sub", "ada"], environment);
   mkdirSync(FOLDER, { recursive: true });
-  for (const { name, hash, until, isDark, isSmall, prepare } of PICTURES) {
+  for (const { name, hash, until, isDark, isSmall, width = 1200, prepare } of PICTURES) {
     if (only.length > 0 && !only.includes(name)) continue;
     const context = await browser.newContext({
       locale: "en-US",
-      viewport: isSmall ? { width: 360, height: 740 } : { width: 1200, height: 720 },
+      viewport: isSmall ? { width: 360, height: 740 } : { width, height: 720 },
       colorScheme: isDark ? "dark" : "light",
       reducedMotion: "reduce",
     });
