@@ -6,7 +6,7 @@ import { entityOf, isActive, start } from "../pipeline.ts";
 import { useAction, useQuery } from "../query.ts";
 import { isOperator, mayPush, rights } from "../rights.ts";
 import { hrefOf, route } from "../router.ts";
-import { features, operatorsOf, pick, typeName } from "../schema.ts";
+import { detailOf, features, operatorsOf, pick, typeName } from "../schema.ts";
 import { preview, upload, type IngestRun, type Preview } from "../upload.ts";
 import { Button, Copy, Empty, Icon, Notice, Progress, Select, Skeleton, toast } from "../ui.tsx";
 
@@ -41,7 +41,7 @@ function useDatasets(): { datasets: Dataset[]; isLoading: boolean } {
     list || features.value?.isClosed
       ? all
       : all.filter((name) => features.value?.mutations.has(`ingest${pascal(name)}`));
-  const [fields, setFields] = useState<Record<string, { name: string; type: string }[]>>({});
+  const [known, setKnown] = useState<Record<string, Pick<Dataset, "fields" | "takesMore">>>({});
   useEffect(() => {
     let isCurrent = true;
     for (const name of names) {
@@ -51,18 +51,23 @@ function useDatasets(): { datasets: Dataset[]; isLoading: boolean } {
       if (!input) continue;
       (async () => {
         const rows = (await operatorsOf(typeName(input.type))).find((field) => field.name === "rows");
-        const found = rows ? await operatorsOf(rows.type) : [];
-        if (isCurrent) setFields((before) => ({ ...before, [name]: found }));
+        const fields = rows ? (await operatorsOf(rows.type)).map((field) => field.name) : [];
+        const entity = entityOf(name);
+        const columns = entity ? (await detailOf(entity)).columns : [];
+        // What has no field of its own may go into a column of JSON.
+        const takesMore = columns.some(({ kind }) => kind === "json");
+        if (isCurrent) setKnown((before) => ({ ...before, [name]: { fields, takesMore } }));
       })().catch(() => undefined);
     }
     return () => {
       isCurrent = false;
     };
   }, [names.join()]);
-  const datasets = names.map((name) => ({
+  const datasets = names.map((name): Dataset => ({
     name,
-    fields: fields[name]?.map((field) => field.name),
-    takesMore: fields[name]?.some(({ type }) => type === "JSON") ?? true,
+    fields: undefined,
+    takesMore: true,
+    ...known[name],
   }));
   return { datasets, isLoading };
 }
@@ -216,7 +221,7 @@ const Mapping = ({
             {bytes(file.size)}, {head.format.toUpperCase()}
           </span>
         </h2>
-        <div class="filters">
+        <div class="filters wide">
           <Select
             label="Dataset"
             value={name}
