@@ -59,7 +59,7 @@ export const title = (name: string): string => {
 };
 /** A value of any type as one line of text. */
 export const textOf = (value: unknown): string =>
-  value == null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+  value == null ? "" : typeof value === "string" ? value : JSON.stringify(value);
 export const bytes = (size: number): string =>
   size < 1024
     ? `${size} B`

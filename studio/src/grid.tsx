@@ -24,7 +24,7 @@ const PAGE_SIZE = 50;
 const CSV_PAGE = 1_000;
 const MAX_CSV_ROWS = 100_000;
 
-export const cellText = (value: unknown, { kind }: Column): string => {
+const cellText = (value: unknown, { kind }: Column): string => {
   if (value == null) return "";
   if (kind === "number") return typeof value === "string" ? decimal(value) : count(value as number);
   if (kind === "time") return utc(value as string);

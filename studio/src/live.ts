@@ -34,7 +34,7 @@ const MAX_UPDATES = 100;
 export const changes = { runs: signal(0), data: signal(0) };
 export type Topic = keyof typeof changes;
 
-export const socketSeenAt = signal<number | undefined>(undefined);
+const socketSeenAt = signal<number | undefined>(undefined);
 
 export type Connection = "live" | "connecting" | "reconnecting" | "polling" | "offline" | "stopped";
 /** Sockets that fail this often in a row do not get through; HTTP may. */

@@ -13,7 +13,7 @@ interface Argument {
   name: string;
   type: TypeRef;
 }
-export interface Field {
+interface Field {
   name: string;
   description: string | null;
   args: Argument[];
@@ -27,8 +27,8 @@ interface Type {
   enumValues?: { name: string; description: string | null }[] | null;
 }
 
-export const namedType = (type: TypeRef): TypeRef => (type.ofType ? namedType(type.ofType) : type);
-export const isRequired = ({ kind }: TypeRef): boolean => kind === "NON_NULL";
+const namedType = (type: TypeRef): TypeRef => (type.ofType ? namedType(type.ofType) : type);
+const isRequired = ({ kind }: TypeRef): boolean => kind === "NON_NULL";
 const isList = (type: TypeRef): boolean =>
   type.kind === "LIST" || (type.ofType != null && isList(type.ofType));
 export const typeName = (type: TypeRef): string => namedType(type).name ?? "";
@@ -216,7 +216,7 @@ export const pick = (type: keyof Features["fields"], names: string): string =>
     .filter((name) => features.value?.fields[type].has(name))
     .join(" ");
 
-export type Kind = "number" | "text" | "date" | "time" | "boolean" | "json" | "position" | "list";
+type Kind = "number" | "text" | "date" | "time" | "boolean" | "json" | "position" | "list";
 
 export interface Column {
   name: string;

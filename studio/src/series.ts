@@ -1,5 +1,5 @@
 // Numbers over time as SQL grouped them: resolution, gaps, the largest groups and the rest.
-import { STEPS, type Detail, type Step, type TimeAxis } from "./schema.ts";
+import { type Detail, type Step, type TimeAxis } from "./schema.ts";
 
 const DAY = 86_400_000;
 const LENGTHS: Record<Step, number> = {
@@ -18,7 +18,7 @@ export function stepFor({ steps }: TimeAxis, from: number, to: number, maxPoints
 }
 
 /** Starts of all steps of a range, so that what has no rows has a place too. */
-export function stepsBetween(step: Step, from: number, to: number): number[] {
+function stepsBetween(step: Step, from: number, to: number): number[] {
   const date = new Date(from);
   if (step === "HOUR") date.setUTCMinutes(0, 0, 0);
   else date.setUTCHours(0, 0, 0, 0);
@@ -100,7 +100,7 @@ export function measuresOf({ entity, measures }: Detail, title: (name: string) =
   return found;
 }
 
-export interface Series {
+interface Series {
   label: string;
   values: (number | null)[];
 }
@@ -155,5 +155,3 @@ export function toPlot(
     });
   return { step, times, series, undated };
 }
-
-export const RESOLUTIONS: Step[] = [...STEPS];

@@ -10,7 +10,7 @@ import { features } from "../schema.ts";
 import { discard, retry, type Outcome, type Selection } from "../quarantine-actions.ts";
 import { Button, Dialog, Empty, Fault, Icon, Notice, Progress, Select, Skeleton, When } from "../ui.tsx";
 
-export interface Row {
+interface Row {
   quarantineId: string;
   dataset: string;
   stage: string;
@@ -104,7 +104,7 @@ const Groups = ({ groups, dataset, reason }: { groups: Group[]; dataset: string;
   );
 };
 
-export const Reasons = ({ row }: { row: Row }) => (
+const Reasons = ({ row }: { row: Row }) => (
   <span class="reasons">
     {row.reasons.map((reason) => (
       <code key={reason} class="reason">
@@ -116,7 +116,7 @@ export const Reasons = ({ row }: { row: Row }) => (
 );
 
 /** What became of the rows: how many went on, how many came back, because of what. */
-export const OutcomeNotice = ({ outcome }: { outcome: Outcome }) => (
+const OutcomeNotice = ({ outcome }: { outcome: Outcome }) => (
   <Notice kind={outcome.cameBack > 0 || outcome.error ? "warning" : "ok"}>
     <p>
       {outcome.verb === "discarded" ? (
