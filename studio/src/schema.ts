@@ -241,7 +241,7 @@ export interface TimeAxis {
   /** From fine to coarse, with the value of the enum. */
   steps: [step: Step, value: string][];
 }
-export const STEPS = ["HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR"] as const;
+const STEPS = ["HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR"] as const;
 export type Step = (typeof STEPS)[number];
 
 export interface Detail {
