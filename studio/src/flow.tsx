@@ -76,7 +76,7 @@ const MAX_SOURCES = 3;
 const Sources = ({ lane }: { lane: Lane }) => {
   const seen = new Map<string, Run>();
   for (const run of lane.ingests) {
-    const { sourceName, sourceSystem } = run.arguments;
+    const { sourceName, sourceSystem } = run.arguments ?? {};
     const name = [sourceName, sourceSystem].find((value) => typeof value === "string" && value !== "") as
       string | undefined;
     const key = name ?? run.trigger;

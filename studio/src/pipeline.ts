@@ -7,8 +7,9 @@ import { features, type Entity } from "./schema.ts";
 
 export interface Run extends RunUpdate {
   trigger: string;
-  actor: string | null;
-  arguments: Record<string, unknown>;
+  /** These are not for every role. */
+  actor?: string | null;
+  arguments?: Record<string, unknown> | null;
   error?: string | null;
 }
 
@@ -17,8 +18,8 @@ export const STATUSES = ["queued", "running", "succeeded", "failed"];
 export const TRIGGERS = ["cli", "api", "schedule", "sample", "sql"];
 
 export const runFields = (): string =>
-  `runId step status trigger actor arguments dataset parentRunId progress rowsRead rowsWritten rowsRejected
-   rowsDeleted queuedAt startedAt finishedAt heartbeatAt durationMs ${rights.value?.errors ? "error" : ""}`;
+  `runId step status trigger dataset parentRunId progress rowsRead rowsWritten rowsRejected
+   rowsDeleted queuedAt startedAt finishedAt heartbeatAt durationMs ${rights.value?.runFields.join(" ") ?? ""}`;
 
 export const isActive = ({ status }: { status: string }): boolean =>
   status === "queued" || status === "running";
@@ -77,8 +78,8 @@ export function entityOf(relation: string): Entity | undefined {
 }
 
 /** How a run's arguments read: where rows came from, how many days are kept. */
-export function argumentsInWords({ arguments: given = {} }: Run): string {
-  return Object.entries(given)
+export function argumentsInWords({ arguments: given }: Run): string {
+  return Object.entries(given ?? {})
     .filter(([, value]) => value !== null && value !== false)
     .map(([name, value]) => `${name}: ${textOf(value)}`)
     .join(", ");

@@ -6,8 +6,8 @@ import { claims, token } from "./session.ts";
 export interface Rights {
   /** Sees what was rejected, which operators do. */
   quarantine: boolean;
-  /** Sees why runs failed. */
-  errors: boolean;
+  /** Columns of runs that only some roles read, as far as this one does. */
+  runFields: string[];
 }
 export const rights = signal<Rights | undefined>(undefined);
 
@@ -15,6 +15,9 @@ export const isOperator = (): boolean => rights.value?.quarantine ?? claims.valu
 /** Readers may not push; whoever else may is for the server to say. */
 export const mayPush = (): boolean =>
   isOperator() || (claims.value !== undefined && claims.value.role !== "reader");
+
+/** Why a run failed, what it was asked for and by whom: rights are given by column. */
+const GUARDED = ["error", "arguments", "actor"];
 
 const RETRY_MS = 5_000;
 
@@ -24,10 +27,13 @@ effect(() => {
   const ask = (): void => {
     Promise.all([
       mayRead("query StudioRights { quarantinedRows(first: 1) { nodes { quarantineId } } }"),
-      mayRead("query StudioRights { pipelineRuns(first: 1) { nodes { error } } }"),
+      ...GUARDED.map((field) =>
+        mayRead(`query StudioRights { pipelineRuns(first: 1) { nodes { ${field} } } }`),
+      ),
     ]).then(
-      ([quarantine, errors]) => {
-        if (token.value === forToken) rights.value = { quarantine, errors };
+      ([quarantine = false, ...may]) => {
+        if (token.value === forToken)
+          rights.value = { quarantine, runFields: GUARDED.filter((_, index) => may[index]) };
       },
       () => setTimeout(() => token.value === forToken && ask(), RETRY_MS),
     );

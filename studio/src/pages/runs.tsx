@@ -161,7 +161,7 @@ const Detail = ({ runId }: { runId: string }) => {
   const mutation = run && MUTATION_OF[run.step];
   const runAgain = () =>
     again.run(async () => {
-      const { full, daysToKeep } = run!.arguments;
+      const { full, daysToKeep } = run!.arguments ?? {};
       const id = await start(mutation!, {
         ...(mutation === "refreshAnalytics" && full === true && { full }),
         ...(mutation === "cleanupOldData" && typeof daysToKeep === "number" && { daysToKeep }),
