@@ -24,11 +24,18 @@ export async function announce({ config, database, port, startedAt, tell }: Anno
     ? await createToken(config, { role: "strata_operator", subject: "operator", ttl: "7d" })
     : undefined;
   if (tell)
-    return tell({ graphql: `${origin}/graphql`, graphiql: `${origin}/graphiql`, operatorToken: token });
+    return tell({
+      studio: `${origin}/`,
+      graphql: `${origin}/graphql`,
+      graphiql: `${origin}/graphiql`,
+      operatorToken: token,
+    });
   const link = (text: string): string => styleText(["cyan", "underline"], text);
   say("");
   say(`Strata is ready after ${((Date.now() - startedAt) / 1000).toFixed(1)} s.`);
   say("");
+  // The fragment never reaches the server; the studio takes the token out of the address at once.
+  say(`  Studio     ${link(token ? `${origin}/#token=${token}` : `${origin}/`)}`);
   say(`  GraphiQL   ${link(`${origin}/graphiql`)}`);
   say(`  GraphQL    ${origin}/graphql`);
   if (token) {

@@ -32,13 +32,7 @@ declare module "fastify" {
 const checks = new WeakMap<GraphQLSchema, (document: DocumentNode) => boolean>();
 
 /** May the answer be kept? */
-export function isCacheable({
-  schema,
-  document,
-}: {
-  schema: GraphQLSchema;
-  document: DocumentNode;
-}): boolean {
+function isCacheable({ schema, document }: { schema: GraphQLSchema; document: DocumentNode }): boolean {
   let check = checks.get(schema);
   if (!check) checks.set(schema, (check = createCacheableCheck(schema)));
   return check(document);

@@ -231,7 +231,7 @@ export function createGuardPlugin(
   };
 }
 
-export function toGraphqlError(error: unknown): GraphQLError {
+function toGraphqlError(error: unknown): GraphQLError {
   if (error instanceof GraphQLError) return error;
   const { message, extensions } = error as SafeError<Record<string, unknown>>;
   return new GraphQLError(message, { originalError: error as Error, extensions });

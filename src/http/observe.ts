@@ -91,7 +91,7 @@ const describe = (operation: OperationRecord | undefined) =>
   };
 
 /** Tells of an operation that is over; over HTTP, its request's own line follows. */
-export function recordOperation(
+function recordOperation(
   { metrics, slowMs, tracing }: ObserveOptions,
   record: OperationRecord,
   request: FastifyRequest | undefined,

@@ -25,7 +25,7 @@ export interface Dataset {
 const names = (fields: Field[]): string[] => fields.map(({ name }) => name);
 export const fieldNames = ({ fields }: Dataset): string[] => names(fields);
 
-export function createDataset(name: string, fields: Field[], extras?: string | null): Dataset {
+function createDataset(name: string, fields: Field[], extras?: string | null): Dataset {
   return {
     name,
     fields,

@@ -29,7 +29,7 @@ const BATCH_ROWS = 20_000;
 const BATCH_BYTES = 8 * 1024 * 1024;
 
 /** Exactly one way to select, so that no slip retries or discards too much. */
-export function checkSelection({ ids, reason, dataset, everything }: Selection): void {
+function checkSelection({ ids, reason, dataset, everything }: Selection): void {
   const ways = [ids !== undefined, (reason ?? dataset) !== undefined, everything === true];
   if (ways.filter(Boolean).length !== 1)
     throw badOption(
@@ -37,7 +37,7 @@ export function checkSelection({ ids, reason, dataset, everything }: Selection):
     );
 }
 
-export function parsePatch(text: string): Record<string, unknown> {
+function parsePatch(text: string): Record<string, unknown> {
   const patch = parseJson(text);
   if (isObject(patch)) return patch;
   throw badOption(`The patch must be an object of fields and values, not ${text.slice(0, 100)}`);
