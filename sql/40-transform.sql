@@ -455,7 +455,7 @@ begin
   spelled := array(
     select format('%L, r.%I::text', a.attname, a.attname) from pg_attribute a
     where a.attrelid = raw and a.attnum > 0 and not a.attisdropped and (a.atttypid in ('public.geometry'::regtype, 'public.geography'::regtype)
-           or exists (select from pg_cast c where c.castsource = a.atttypid and c.casttarget = 'json'::regtype))
+           or (a.atttypid <> 'jsonb'::regtype and exists (select from pg_cast c where c.castsource = a.atttypid and c.casttarget = 'json'::regtype)))
   );
   statements.reject := format($sql$
     insert into staging.quarantine as q (dataset, stage, reasons, detail, waiting, waiting_for, payload, raw_id, ingest_seq, source_system, run_id)

@@ -1,6 +1,8 @@
 // Reads that become one statement give the planner's answers, to the letter of each value.
 import { isDeepStrictEqual } from "node:util";
+import { isSafeError } from "grafast";
 import {
+  GraphQLError,
   getNamedType,
   getNullableType,
   isEnumType,
@@ -61,9 +63,14 @@ afterAll(() => api.close());
 const statementOf = (query: string, variables: Record<string, unknown> = {}) => {
   const document = parse(query);
   const operation = document.definitions[0] as OperationDefinitionNode;
-  return compileRead(schema, document, operation, { defaultPageSize: 100, maxPageSize: 1000 })?.statementFor(
-    variables,
-  );
+  const read = compileRead(schema, document, operation, { defaultPageSize: 100, maxPageSize: 1000 });
+  try {
+    return read?.statementFor(variables);
+  } catch (error) {
+    // What a value is rejected for is the planner's to say, which is asked, too.
+    if (error instanceof GraphQLError || isSafeError(error as Error)) return undefined;
+    throw error;
+  }
 };
 
 const some = <T>(by: Chance, values: readonly T[], count: number): T[] => {
@@ -401,6 +408,11 @@ const walked: Record<string, [columns: string, filter?: string]> = {
   quarterlyRevenues: ["year quarter"],
   transactions: ["transactionId", "transactionId: { lessThan: 10 }"],
   users: ["userId", "userId: { greaterThan: 15, lessThan: 28 }"],
+  dailyRevenues: ["date transactions completed pending failed refunded"],
+  dailyRevenuesLive: ["date transactions completed pending failed refunded"],
+  datasets: ["dataset kind description rowsEstimated mode why"],
+  lineage: ["sourceSchema sourceRelation sourceColumn targetSchema targetRelation targetColumn kind"],
+  runDatasets: ["runId dataset rowsRead rowsWritten rowsRejected rowsDeleted"],
 };
 
 test("every order of every connection keeps all rows from page to page", { timeout: 300_000 }, async () => {
@@ -425,7 +437,7 @@ test("every order of every connection keeps all rows from page to page", { timeo
     const orderBy = getNamedType(args.find((one) => one.name === "orderBy")?.type);
     return isEnumType(orderBy) ? [{ name, orders: orderBy.getValues().map((value) => value.name) }] : [];
   });
-  expect(connections.map(({ name }) => name).sort()).toEqual(Object.keys(walked));
+  expect(connections.map(({ name }) => name).sort()).toEqual(Object.keys(walked).sort());
 
   const read = async (name: string, pages: Map<string, string>, isPlanned = false) => {
     const [columns, filter = ""] = walked[name]!;

@@ -137,7 +137,7 @@ test("a closed run can never write", async () => {
   await sql("select strata.finish_run($1, 'closed')", [closed]);
   for (const batch of [
     "strata.transform_batch($1, 'users', (select upper_xid from strata.transform_window()))",
-    "strata.requeue_waiting($1, 10)",
+    "strata.requeue_waiting($1, 'users', 10)",
     "strata.cleanup_batch($1, 0)",
     "strata.refresh(false, $1)",
   ])
@@ -223,7 +223,7 @@ test("a failed step fails the pipeline, and says why", async () => {
       { step: "refresh", status: "failed" },
     ]);
   } finally {
-    await sql("alter table analytics.refresh_state_away rename to refresh_state");
+    await sql("alter table strata.refresh_state_away rename to refresh_state");
   }
 });
 
@@ -251,7 +251,7 @@ test.each(["strata_reader", "strata_ingestor"])("%s may not run steps", async (r
 
 test("an unknown step is refused with what is allowed", async () => {
   await expect(sql("select strata.start_run('ingest')")).rejects.toThrow(
-    "Unknown step 'ingest'; allowed are transform, refresh, cleanup and pipeline.",
+    "Unknown step 'ingest'; allowed: transform, refresh, cleanup, pipeline, retry.",
   );
 });
 
