@@ -3,6 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { execute, hookArgs } from "grafast";
 import { parse } from "grafast/graphql";
 import pg from "pg";
+import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createOperation } from "../../src/database/adaptor.ts";
 import { createOperationPool } from "../../src/database/connect.ts";
@@ -236,7 +237,14 @@ describe("an answer", () => {
       document: parse(source),
       resolvedPreset,
       contextValue: {},
-      requestContext: { fastifyv5: { request: { claims: { role: "strata_operator" } } } } as never,
+      requestContext: {
+        fastifyv5: {
+          request: {
+            claims: { role: "strata_operator", databaseRole: "strata_operator", subject: "test", json: "{}" },
+            log: pino({ level: "silent" }),
+          },
+        },
+      } as never,
     };
     await hookArgs(args);
     const { data, errors } = (await execute(args)) as { data?: string; errors?: unknown };
