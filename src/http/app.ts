@@ -75,9 +75,15 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     // What only opens sockets is not answered otherwise.
     if (!wsHandler) methods.set(url, [...(methods.get(url) ?? []), method].flat());
   });
+  /** Of the route itself, or of one with a parameter, such as /ingest/:dataset. */
+  const methodsOf = (path: string): string[] | undefined =>
+    methods.get(path) ??
+    [...methods].find(
+      ([route]) => route.includes(":") && new RegExp(`^${route.replace(/:\w+/g, "[^/]+")}$`).test(path),
+    )?.[1];
   app.setNotFoundHandler(({ method, url }) => {
     const path = url.split("?")[0]!;
-    const allow = methods.get(path)?.join(", ");
+    const allow = methodsOf(path)?.join(", ");
     if (allow)
       throw refusal("METHOD_NOT_ALLOWED", `${path} does not take ${method}; allowed: ${allow}`, { allow });
     throw refusal("NOT_FOUND", `There is no ${method} ${path.slice(0, 100)} here`);

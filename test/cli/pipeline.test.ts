@@ -50,13 +50,15 @@ describe("the pipeline's commands", () => {
   it("lists what was rejected, gives it back corrected, and takes it then", async () => {
     const listed = await strata(["quarantine", "--json"], database.environment);
     const { reasons, rows } = JSON.parse(listed.stdout);
-    expect(reasons).toEqual([{ dataset: "users", reason: "invalid_email", rows: 1, waiting: 0 }]);
+    expect(reasons).toEqual([{ dataset: "users", reason: "valid_email", rows: 1, waiting: 0 }]);
     const patch = JSON.stringify({ email: "bob@example.com" });
     const retried = await strata(
       ["quarantine", "retry", rows[0].id, "--patch", patch, "--json"],
       database.environment,
     );
-    expect(JSON.parse(retried.stdout)).toEqual({ retried: 1 });
+    expect(JSON.parse(retried.stdout)).toMatchObject({
+      run: { step: "retry", status: "succeeded", rowsRead: 1, rowsRejected: 0 },
+    });
     expect((await run("transform")).run).toMatchObject({ rowsWritten: 1, rowsRejected: 0 });
     const users = await database.pool.query("select username, email from production.users order by 1");
     expect(users.rows).toEqual([

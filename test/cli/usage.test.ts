@@ -16,7 +16,7 @@ describe("wrong usage ends with 2 and says what is allowed", () => {
     [["cleanup", "--days", "-1"], /Allowed: a whole number of days from 0 to 36500/],
     [["cleanup", "--days", "999999"], /Allowed: a whole number of days from 0 to 36500/],
     [["refresh", "--everything"], /unknown option '--everything'/],
-    [["quarantine", "retry"], /say which rows: ids, --reason <reason> or --all/],
+    [["quarantine", "retry"], /say which rows: ids, --reason and --dataset, or --all/],
     [["quarantine", "discard", "1", "--all"], /say which rows/],
     [["quarantine", "retry", "1", "--patch", "[]"], /Allowed: a JSON object/],
   ])("strata %j", async (args, message) => {

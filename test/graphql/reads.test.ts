@@ -428,7 +428,7 @@ test("every order of every connection keeps all rows from page to page", { timeo
     insert into strata.run_datasets (run_id, dataset, rows_read, rows_written)
     select run_id, d, run_id % 3, run_id % 2 from strata.runs cross join unnest(array['users', 'events']) d where actor = 'walk';
     insert into staging.quarantine (dataset, stage, reasons)
-    select (array['users', 'events'])[1 + n % 2], 'transform', '{unknown_user}' from generate_series(1, 7) n;
+    select (array['users', 'events'])[1 + n % 2], 'transform', '{fk_user}' from generate_series(1, 7) n;
     update production.dim_date set is_holiday = null where full_date = '2025-01-01';
     select strata.refresh(false);
     -- Taken for reads of many rows, these would be compiled for seconds.

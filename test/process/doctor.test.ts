@@ -101,6 +101,7 @@ test(
     });
     expect(problems.metrics).toEqual([
       expect.stringMatching(/^daily_rollup_live differs from its query in \d rows/),
+      expect.stringMatching(/^daily_revenue_live differs from its query in \d rows/),
     ]);
     expect(problems["waiting work"]).toEqual([
       expect.stringMatching(/^Run \d+ \(cleanup\) has waited since/),

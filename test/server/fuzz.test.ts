@@ -29,7 +29,7 @@ afterAll(() => server.close());
 
 /** Never of the caller's own words: names of our tables and files, stacks, SQL, and addresses of others. */
 const INSIDE =
-  /node_modules|\.[jt]s:\d+|\/(?:root|home|tmp|usr|var)\/|pg_catalog|information_schema|__\w+__\.|production\.|staging\.|"production"|syntax error at or near|DatabaseError/;
+  /node_modules|\.[jt]s:\d+|\/(?:root|home|tmp|usr|var)\/|pg_catalog|information_schema|__\w+__\.|production\.|staging\.|"production"\.|syntax error at or near|DatabaseError/;
 const OTHERS = /private\.example/;
 
 type Who = keyof TestApp["as"];

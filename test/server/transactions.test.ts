@@ -1,9 +1,10 @@
 // One operation, one transaction: what an answer shows, and what becomes of the connection.
 import { setTimeout as sleep } from "node:timers/promises";
 import { execute, hookArgs } from "grafast";
-import { parse } from "grafast/graphql";
 import pg from "pg";
 import { pino } from "pino";
+import { createBoundedMap } from "../../src/bounded-map.ts";
+import { createDocumentCheck } from "../../src/guard/document.ts";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createOperation } from "../../src/database/adaptor.ts";
 import { createOperationPool } from "../../src/database/connect.ts";
@@ -232,9 +233,14 @@ describe("an answer", () => {
 
   async function ask(source: string): Promise<any> {
     const { schema, resolvedPreset } = await graphql.instance.getSchemaResult();
+    const check = createDocumentCheck(
+      schema,
+      { maxDepth: 12, defaultPageSize: 100, maxPageSize: 1000 },
+      createBoundedMap(1_000_000),
+    );
     const args = {
       schema,
-      document: parse(source),
+      document: check(source, () => undefined).document!,
       resolvedPreset,
       contextValue: {},
       requestContext: {
