@@ -34,6 +34,12 @@ const BYTES_PER_READ = 100_000;
 type Args = Grafast.ExecutionArgs;
 type Context = Grafast.Context & { pgSettings: Settings };
 
+/** An argument was rejected by its own code, in the filter's plain words: the planner says the same to the client. */
+export const isAboutArguments = (error: unknown): boolean =>
+  error instanceof GraphQLError ||
+  (error instanceof Error &&
+    (isSafeError(error) || /^(Null|Empty object) literals are forbidden/.test(error.message)));
+
 export function createReadsPlugin({
   config,
   operations,
@@ -113,7 +119,7 @@ export function createReadsPlugin({
         );
         return { data: JSON.stringify(read.nothing) as never, errors };
       }
-      if (isSafeError(error as Error) || error instanceof GraphQLError) record("planned");
+      if (isAboutArguments(error)) record("planned");
       else fallBack(error, document, log);
       return undefined;
     }

@@ -1,8 +1,6 @@
 // Reads that become one statement give the planner's answers, to the letter of each value.
 import { isDeepStrictEqual } from "node:util";
-import { isSafeError } from "grafast";
 import {
-  GraphQLError,
   getNamedType,
   getNullableType,
   isEnumType,
@@ -19,6 +17,7 @@ import {
 } from "grafast/graphql";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { compileRead } from "../../src/graphql/reads/compile.ts";
+import { isAboutArguments } from "../../src/graphql/reads.ts";
 import { createShapes } from "../../src/graphql/reads/shapes.ts";
 import { createAuthenticator } from "../../src/http/auth.ts";
 import { createGraphql } from "../../src/graphql/graphql.ts";
@@ -68,7 +67,7 @@ const statementOf = (query: string, variables: Record<string, unknown> = {}) => 
     return read?.statementFor(variables);
   } catch (error) {
     // What a value is rejected for is the planner's to say, which is asked, too.
-    if (error instanceof GraphQLError || isSafeError(error as Error)) return undefined;
+    if (isAboutArguments(error)) return undefined;
     throw error;
   }
 };
