@@ -25,7 +25,7 @@ import { chance, type Chance } from "../support/random.ts";
 import type { Answer } from "../support/app.ts";
 import { createApi, type Api } from "./api.ts";
 
-const QUERIES = Number(process.env.READS_QUERIES ?? 300);
+const QUERIES = Number(process.env.READS_QUERIES ?? 60);
 const SEED = Number(process.env.READS_SEED ?? 1);
 
 let api: Api;
