@@ -103,6 +103,6 @@ export async function start(
 
 async function token(): Promise<string> {
   const { loadConfig } = await import("../src/config.ts");
-  const { createToken } = await import("../src/http/auth.ts");
+  const { createToken } = await import("../src/http/token.ts");
   return createToken(loadConfig({ JWT_SECRET }), { role: "strata_reader", ttl: "1d" });
 }
