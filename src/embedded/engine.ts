@@ -35,13 +35,25 @@ function lock(): DatabaseSync | undefined {
   }
 }
 
+/**
+ * PostGIS whose libraries are compiled when SQL first needs one. The bundle has three (raster and topology too), and
+ * emscripten would compile them all before the engine opens: a second of every command.
+ */
+const lazyPostgis: typeof postgis = {
+  name: postgis.name,
+  async setup(db, options) {
+    const { emscriptenOpts, ...setup } = await postgis.setup(db, options);
+    return { ...setup, emscriptenOpts: { ...emscriptenOpts, noWasmDecoding: true } };
+  },
+};
+
 async function main(): Promise<void> {
   mkdirSync(dataDir, { recursive: true, mode: 0o700 });
   const locked = lock();
   if (!locked) return tell({ state: "locked" });
   const db = await PGlite.create({
     dataDir: join(dataDir, "postgres"),
-    extensions: { postgis, uuid_ossp },
+    extensions: { postgis: lazyPostgis, uuid_ossp },
     relaxedDurability: false,
   });
   await db.exec("set timezone = 'UTC'");
