@@ -3,12 +3,12 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import WebSocket from "ws";
 import { openDatabase } from "../../src/database/connect.ts";
 import { loadConfig } from "../../src/config.ts";
-import { createPlace, isServer, type Place } from "../support/database.ts";
+import { createToken } from "../../src/http/token.ts";
+import { createPlace, isServer, templateOf, type Place } from "../support/database.ts";
 import {
   graphql,
   readiness,
@@ -23,16 +23,19 @@ const SOCKET = ".s.PGSQL.5432";
 // An embedded engine takes seconds to start, on a busy machine many.
 vi.setConfig({ testTimeout: 240_000 });
 const ROWS = isServer ? 80_000 : 15_000;
+let prepared: Place;
 let place: Place;
 let token: string;
 let server: Server | undefined;
 
-beforeEach(async () => {
-  place = await createPlace({ LOG_LEVEL: "info" });
-  token = (await runStrata(["token", "--role", "operator"], place.environment)).stdout.trim();
+beforeAll(async () => {
+  prepared = place = await createPlace();
   // With rows of its own, a start adds no sample data.
   await query("insert into production.users (username, email) values ('ann', 'ann@example.com')");
+  token = await createToken(loadConfig(place.environment), { role: "strata_operator", subject: "test" });
 });
+afterAll(() => prepared.remove());
+beforeEach(async () => void (place = await createPlace({ LOG_LEVEL: "info" }, templateOf(prepared))));
 afterEach(async () => {
   await server?.stop("SIGKILL");
   server = undefined;
@@ -58,9 +61,15 @@ async function hang({ url }: Server) {
   socket.on("error", () => undefined);
   await once(socket, "connect");
   socket.write(
-    `POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${token}\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{`,
+    `POST /graphql HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${token}\r\ncontent-type: application/json\r\ncontent-length: 100\r\nexpect: 100-continue\r\n\r\n{`,
   );
-  await sleep(200);
+  // The server says "100 Continue" when it has taken the request.
+  await once(socket, "data");
+}
+
+async function lastRun(): Promise<{ status: string; rowsWritten: string } | undefined> {
+  const runs = "{ pipelineRuns(first: 1, orderBy: RUN_ID_DESC) { nodes { status rowsWritten } } }";
+  return (await graphql(server!, token, runs)).data.pipelineRuns.nodes[0];
 }
 
 test("while it drains it is not ready, but serves", async () => {
@@ -77,20 +86,16 @@ test("while it drains it is not ready, but serves", async () => {
 
 test("a job that is running ends with the process, and nothing of it is lost or done twice", async () => {
   await seed();
-  server = await startReadyServer({ ...place.environment, SHUTDOWN_TIMEOUT_MS: "4000" });
+  server = await startReadyServer({ ...place.environment, SHUTDOWN_TIMEOUT_MS: "20000" });
   const { data } = await graphql(
     server,
     token,
     "mutation { transformStaging(input: {background: true}) { run { status } } }",
   );
   expect(["queued", "running"]).toContain(data.transformStaging.run.status);
-  const run = "{ pipelineRuns(first: 1, orderBy: RUN_ID_DESC) { nodes { step status rowsWritten } } }";
-  await until(
-    async () => Number((await graphql(server!, token, run)).data.pipelineRuns.nodes[0].rowsWritten) > 0,
-  );
-  const started = Date.now();
+  await until(async () => Number((await lastRun())?.rowsWritten) > 0);
+  // It has 70 % of the time to finish, and is cancelled then; exit code 1 would mean that it was given up.
   expect(await server.stop()).toBe(0);
-  expect(Date.now() - started).toBeLessThan(5_000);
   expect(await query("select * from strata.runs where status in ('running', 'queued')")).toEqual([]);
   expect((await runStrata(["transform"], place.environment)).code).toBe(0);
   expect(
@@ -104,7 +109,7 @@ test("a mutation that is running gets its answer", async () => {
   await seed();
   server = await startReadyServer(place.environment);
   const answer = graphql(server, token, "mutation { transformStaging { run { status rowsWritten } } }");
-  await sleep(300);
+  await until(async () => (await lastRun())?.status === "running");
   const exit = server.stop();
   expect((await answer).data).toEqual({
     transformStaging: { run: { status: "succeeded", rowsWritten: String(ROWS) } },
@@ -117,9 +122,8 @@ test("a connection opened ahead of need does not keep it", async () => {
   const socket = connect(Number(new URL(server.url).port), "127.0.0.1");
   await once(socket, "connect");
   socket.on("error", () => undefined);
-  const started = Date.now();
+  // Exit code 1 would mean that it was given up.
   expect(await server.stop()).toBe(0);
-  expect(Date.now() - started).toBeLessThan(5_000);
 });
 
 test("sockets are told to go elsewhere", async () => {
@@ -138,9 +142,7 @@ test("sockets are told to go elsewhere", async () => {
 test("what does not end is given up after SHUTDOWN_TIMEOUT_MS", async () => {
   server = await startReadyServer({ ...place.environment, SHUTDOWN_TIMEOUT_MS: "1500" });
   await hang(server);
-  const started = Date.now();
   expect(await server.stop()).toBe(1);
-  expect(Date.now() - started).toBeLessThan(3_000);
   expect(server.output.stdout).toContain("Not finished after 1500 ms (SHUTDOWN_TIMEOUT_MS); ending anyway");
 });
 
@@ -161,13 +163,12 @@ test("with --json every line is JSON, the start's too", async () => {
 });
 
 test("a second signal ends it at once", async () => {
-  server = await startReadyServer(place.environment);
+  // Only the second signal ends it while the test waits.
+  server = await startReadyServer({ ...place.environment, SHUTDOWN_TIMEOUT_MS: "600000" });
   await hang(server);
   server.child.kill("SIGTERM");
   await until(() => Promise.resolve(server!.output.stdout.includes("finishing what is running")));
-  const started = Date.now();
   expect(await server.stop()).toBe(1);
-  expect(Date.now() - started).toBeLessThan(5_000);
 });
 
 test("a terminal that is closed ends it as SIGTERM does", async () => {
@@ -179,9 +180,11 @@ test("a terminal that is closed ends it as SIGTERM does", async () => {
 test.each(["Promise.reject(new Error('boom'))", "(() => { throw new Error('boom') })()"])(
   "an unforeseen fault is logged and ends the process: %s",
   async (fault) => {
+    // The fault comes when the server catches such ones, whenever that is.
+    const when = `const timer = setInterval(() => { if (process.listenerCount("uncaughtException") > 0) { clearInterval(timer); ${fault} } }, 20)`;
     const strata = startStrata(["serve"], {
       ...place.environment,
-      NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(`setTimeout(() => ${fault}, 2500)`)}`,
+      NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(when)}`,
     });
     expect(await strata.exit).toBe(1);
     expect(strata.output.stdout).toMatch(/"level":"fatal".*boom.*Unforeseen fault/);

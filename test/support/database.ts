@@ -52,16 +52,23 @@ export interface Place {
   remove(): Promise<void>;
 }
 
-/** A database that nobody has opened yet: for tests that start processes on it. */
-export async function createPlace(environment: Record<string, string> = {}): Promise<Place> {
-  const place = isServer ? await createOnServer() : createEmbedded();
+/** A database that nobody has opened yet, a copy of the template: for tests that start processes on it. */
+export async function createPlace(
+  environment: Record<string, string> = {},
+  template = inject("template"),
+): Promise<Place> {
+  const place = isServer ? await createOnServer(template) : createEmbedded(template);
   const defaults = { JWT_SECRET, ANONYMOUS_ROLE: "", PORT: "0", LOG_LEVEL: "silent" };
   return { ...place, environment: { ...defaults, ...place.environment, ...environment } };
 }
 
-function createEmbedded() {
+/** The template of copies of a place, to be prepared once for many tests; nobody may have it open. */
+export const templateOf = ({ environment }: Place): string =>
+  isServer ? new URL(environment.DATABASE_URL!).pathname.slice(1) : environment.DATA_DIR!;
+
+function createEmbedded(template: string) {
   const place = createEmptyFolder();
-  cpSync(inject("template"), place.environment.DATA_DIR, { recursive: true });
+  cpSync(template, place.environment.DATA_DIR, { recursive: true });
   return place;
 }
 
