@@ -1,7 +1,20 @@
 import { defineConfig } from "vitest/config";
 
+// A newcomer's run has each subject once, in at most four minutes; .ci/run sets TEST_LONG=1 and runs everything.
+const isLong = process.env.TEST_LONG === "1";
+const isServer = process.env.TEST_DATABASE_URL !== undefined;
+
 export default defineConfig({
   test: {
+    tags: [
+      { name: "long", description: "runs with TEST_LONG=1", skip: !isLong },
+      {
+        name: "long-server",
+        description:
+          "runs with TEST_LONG=1 on TEST_DATABASE_URL, since it is about nothing in which the engines differ",
+        skip: !isLong || !isServer,
+      },
+    ],
     globalSetup: "test/support/global-setup.ts",
     include: ["test/**/*.test.ts"],
     pool: "forks",

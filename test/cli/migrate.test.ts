@@ -56,7 +56,7 @@ test("applies files in the order of their names, again without harm, and says wh
   );
 });
 
-test("a folder that is not there holds no files", async () => {
+test("a folder that is not there holds no files", { tags: ["long"] }, async () => {
   rmSync(folder, { recursive: true });
   const { code, stdout } = await migrate("--json");
   expect([code, JSON.parse(stdout).migration.files]).toEqual([0, []]);
@@ -126,21 +126,25 @@ test.each([
   expect(await tables()).toEqual([]);
 });
 
-test("a constraint that speaks at the end of the transaction is of the file", async () => {
-  write(
-    "x.sql",
-    `create table production.t_x (id int primary key, up int references production.t_x deferrable initially deferred);
+test(
+  "a constraint that speaks at the end of the transaction is of the file",
+  { tags: ["long"] },
+  async () => {
+    write(
+      "x.sql",
+      `create table production.t_x (id int primary key, up int references production.t_x deferrable initially deferred);
      insert into production.t_x values (1, 2);`,
-  );
-  const { code, stderr } = await migrate();
-  expect(stderr).toMatch(
-    /x\.sql: insert or update on table "t_x" violates foreign key .*\n {2}Detail: Key \(up\)=\(2\)/,
-  );
-  expect(code).toBe(1);
-  expect(await tables()).toEqual([]);
-});
+    );
+    const { code, stderr } = await migrate();
+    expect(stderr).toMatch(
+      /x\.sql: insert or update on table "t_x" violates foreign key .*\n {2}Detail: Key \(up\)=\(2\)/,
+    );
+    expect(code).toBe(1);
+    expect(await tables()).toEqual([]);
+  },
+);
 
-test("a setting of one file does not reach the next", async () => {
+test("a setting of one file does not reach the next", { tags: ["long"] }, async () => {
   write(
     "1.sql",
     "set search_path = production; set timezone = 'Asia/Tokyo'; create table t_one (); set role strata_reader;",
@@ -169,7 +173,7 @@ test.runIf(isServer)("does not wait long for a lock, and says so", async () => {
   expect(code).toBe(1);
 });
 
-test("a DATASETS_DIR that is no folder is a fault", async () => {
+test("a DATASETS_DIR that is no folder is a fault", { tags: ["long"] }, async () => {
   rmSync(folder, { recursive: true });
   mkdirSync(folder);
   write("file", "");

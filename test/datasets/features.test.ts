@@ -490,7 +490,7 @@ describe("columns", () => {
   });
 });
 
-describe("rules", () => {
+describe("rules", { tags: ["long"] }, () => {
   test("several columns in one rule, and a row that breaks all of them", async () => {
     await declare(
       `create table production.things (n int primary key, a int not null, b int,
@@ -664,7 +664,7 @@ describe("rules", () => {
   });
 });
 
-describe("references", () => {
+describe("references", { tags: ["long"] }, () => {
   test("a tree in one batch, in reverse order, and over several", async () => {
     await declare(
       `create table production.things (n int primary key, parent int, n2 int check (n2 > 0),
@@ -867,7 +867,7 @@ describe("references", () => {
   });
 });
 
-describe("names", () => {
+describe("names", { tags: ["long"] }, () => {
   test.each([
     "order",
     "user",
@@ -919,7 +919,7 @@ describe("names", () => {
   });
 });
 
-describe("mapping views", () => {
+describe("mapping views", { tags: ["long"] }, () => {
   test("renames, computes, adds reasons with and without words, and divides by zero for one row", async () => {
     await declare(
       `create table production.things (n int primary key, full_name varchar(10) not null, share numeric(5, 2));
@@ -1087,7 +1087,7 @@ describe("mapping views", () => {
   });
 });
 
-describe("changes of a table", () => {
+describe("changes of a table", { tags: ["long"] }, () => {
   test("a dropped one does not stop the others", async () => {
     await declare("create table production.gone (n int primary key)", "gone");
     await declare("create table production.things (n int primary key)", "things");

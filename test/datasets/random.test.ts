@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Random datasets × random dirty histories: production and quarantine have to be what the model says.
 // DATASETS_SCHEMAS=200 tries more of them; DATASETS_FIRST=17 DATASETS_SCHEMAS=1 one alone.
 import { expect, test } from "vitest";

@@ -263,7 +263,7 @@ describe("values", () => {
   });
 });
 
-describe("what cannot be proven", () => {
+describe("what cannot be proven", { tags: ["long"] }, () => {
   test("is computed as a whole, says why, and stays exact", async () => {
     const s = await shop();
     await sql(`create view production.some_sales as select * from ${s.sale} where amount > 1`);
@@ -423,7 +423,7 @@ describe("what cannot be proven", () => {
   });
 });
 
-describe("edits", () => {
+describe("edits", { tags: ["long"] }, () => {
   test("another query keeps rights, comments and, where it can, the views that read it", async () => {
     const s = await shop();
     const base = `count(*) as n, sum(amount) as amount from ${s.sale} group by`;
@@ -556,7 +556,7 @@ describe("edits", () => {
   });
 });
 
-describe("failures", () => {
+describe("failures", { tags: ["long"] }, () => {
   test("a metric that fails leaves the others alone, says so, and recovers; so does a view", async () => {
     const s = await shop();
     const bad = await metric("bad", `select day, sum(1 / amount) as n from ${s.sale} group by day`, "day");

@@ -1,3 +1,4 @@
+/** @module-tag long-server */
 // Each thing that the query of a provable metric may contain, under changes of every kind in every table: the live view
 // equals the query at every moment, the table after every refresh.
 import { beforeAll, describe, expect, test } from "vitest";

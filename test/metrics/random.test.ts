@@ -1,3 +1,4 @@
+/** @module-tag long-server */
 // Random metrics over random tables with random histories. METRICS_CASES=300 METRICS_SEED=1 for more of them.
 import { expect, test } from "vitest";
 import type { PoolClient } from "pg";

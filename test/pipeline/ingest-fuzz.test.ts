@@ -198,60 +198,64 @@ describe("landing", () => {
     }
   });
 
-  it.each(SEEDS)("loses nothing of random rows, seed %i", { timeout: 180_000 }, async (seed) => {
-    const next = random(seed);
-    await database.pool.query("truncate staging.raw_events, staging.quarantine");
-    const { fields } = await readDataset(database.pool, "events");
-    const sent: { line: string; good: boolean }[] = [];
-    for (let id = 1; id <= 3000; id++) {
-      const good = next() < 0.5;
-      const row = good
-        ? {
-            event_id: String(id),
-            event_type: "good",
-            event_data: `{"n": ${id}}`,
-            event_time: "2025-06-01T00:00:00+02:00",
-          }
-        : Object.fromEntries(
-            fields.map(({ name, type }) => [name, pick(next, VALUES[type] ?? VALUES.text!)]),
-          );
-      const cells = fields.map(({ name }) => row[name] ?? "");
-      const line = cells
-        .map((cell) => (/[",\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell))
-        .join(",");
-      const stray =
-        good || next() < 0.9 ? line : line.slice(0, Math.floor(next() * line.length)).replaceAll("\n", "");
-      // A stray quote may make one record of several broken lines, never of a good one.
-      sent.push({ line: stray.replaceAll(/^$/g, ","), good });
-    }
-    const content = [fields.map(({ name }) => name).join(","), ...sent.map(({ line }) => line)].join("\n");
-    const run = await ingest(database.pool, "events", Readable.from(content.match(/[^]{1,9999}/g)!), {
-      trigger: "cli",
-    });
-    expect(run).toMatchObject({ status: "succeeded", error: null });
-    expect(run.rowsRead).toBe(run.rowsWritten + run.rowsRejected);
-    const { rows } = await database.pool.query<{
-      landed: number;
-      good: number;
-      kinds: number;
-      quarantined: number;
-      right: boolean;
-    }>(
-      `select (select count(*)::int from staging.raw_events) as landed,
+  it.each(SEEDS)(
+    "loses nothing of random rows, seed %i",
+    { timeout: 180_000, tags: ["long"] },
+    async (seed) => {
+      const next = random(seed);
+      await database.pool.query("truncate staging.raw_events, staging.quarantine");
+      const { fields } = await readDataset(database.pool, "events");
+      const sent: { line: string; good: boolean }[] = [];
+      for (let id = 1; id <= 3000; id++) {
+        const good = next() < 0.5;
+        const row = good
+          ? {
+              event_id: String(id),
+              event_type: "good",
+              event_data: `{"n": ${id}}`,
+              event_time: "2025-06-01T00:00:00+02:00",
+            }
+          : Object.fromEntries(
+              fields.map(({ name, type }) => [name, pick(next, VALUES[type] ?? VALUES.text!)]),
+            );
+        const cells = fields.map(({ name }) => row[name] ?? "");
+        const line = cells
+          .map((cell) => (/[",\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell))
+          .join(",");
+        const stray =
+          good || next() < 0.9 ? line : line.slice(0, Math.floor(next() * line.length)).replaceAll("\n", "");
+        // A stray quote may make one record of several broken lines, never of a good one.
+        sent.push({ line: stray.replaceAll(/^$/g, ","), good });
+      }
+      const content = [fields.map(({ name }) => name).join(","), ...sent.map(({ line }) => line)].join("\n");
+      const run = await ingest(database.pool, "events", Readable.from(content.match(/[^]{1,9999}/g)!), {
+        trigger: "cli",
+      });
+      expect(run).toMatchObject({ status: "succeeded", error: null });
+      expect(run.rowsRead).toBe(run.rowsWritten + run.rowsRejected);
+      const { rows } = await database.pool.query<{
+        landed: number;
+        good: number;
+        kinds: number;
+        quarantined: number;
+        right: boolean;
+      }>(
+        `select (select count(*)::int from staging.raw_events) as landed,
               (select count(*)::int from staging.raw_events where event_type = 'good') as good,
               (select count(distinct event_id)::int from staging.raw_events where event_type = 'good') as kinds,
               (select count(*)::int from staging.quarantine where raw_text is not null and source_line > 1) as quarantined,
               (select bool_and(event_time = '2025-05-31 22:00:00' and (event_data ->> 'n')::bigint = event_id)
                from staging.raw_events where event_type = 'good') as right`,
-    );
-    const good = sent.filter((row) => row.good).length;
-    expect(rows[0]).toEqual({
-      landed: run.rowsWritten,
-      good,
-      kinds: good,
-      quarantined: run.rowsRejected,
-      right: true,
-    });
-    expect(run.rowsRejected).toBeGreaterThan(500);
-  });
+      );
+      const good = sent.filter((row) => row.good).length;
+      expect(rows[0]).toEqual({
+        landed: run.rowsWritten,
+        good,
+        kinds: good,
+        quarantined: run.rowsRejected,
+        right: true,
+      });
+      expect(run.rowsRejected).toBeGreaterThan(500);
+    },
+  );
 });

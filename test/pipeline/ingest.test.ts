@@ -453,8 +453,12 @@ describe("runs", () => {
     const input = new PassThrough();
     const attempt = ingest(database.pool, "users", input, { trigger: "api", actor: "crm" });
     input.write("user_id,username\n1,one\n2,two\n3,cut of");
-    await expect.poll(() => landed("users"), { timeout: 15_000 }).toHaveLength(2);
-    input.destroy(new Error("The client went away"));
+    try {
+      await expect.poll(() => landed("users"), { timeout: 50_000 }).toHaveLength(2);
+    } finally {
+      input.destroy(new Error("The client went away"));
+      await attempt;
+    }
     const run = await attempt;
     expect(run).toMatchObject({
       status: "failed",
@@ -511,7 +515,10 @@ describe("runs", () => {
     const input = new PassThrough();
     const attempt = ingest(database.pool, "users", input, { trigger: "cli", signal: stop.signal });
     input.write("user_id\n1\n");
-    setTimeout(() => stop.abort(), 200);
+    await expect
+      .poll(() => rows("select from strata.runs where status = 'running'"), { timeout: 50_000 })
+      .toHaveLength(1);
+    stop.abort();
     expect(await attempt).toMatchObject({ status: "failed", error: "The ingest was cancelled" });
   });
 
@@ -521,7 +528,7 @@ describe("runs", () => {
     input.write("user_id\n1\n");
     await expect
       .poll(() => rows("select rows_written::int as n from strata.runs where status = 'running'"), {
-        timeout: 15_000,
+        timeout: 50_000,
       })
       .toEqual([{ n: 1 }]);
     input.end("2\n");
@@ -532,7 +539,7 @@ describe("runs", () => {
     const input = new PassThrough();
     const attempt = ingest(database.pool, "users", input, { trigger: "cli" });
     input.write("user_id\n1\n");
-    await expect.poll(() => landed("users"), { timeout: 15_000 }).toHaveLength(1);
+    await expect.poll(() => landed("users"), { timeout: 50_000 }).toHaveLength(1);
     await database.pool.query(
       "update strata.runs set status = 'failed', error = 'closed', finished_at = now() where status = 'running'",
     );

@@ -180,7 +180,7 @@ test.each([
   }
 });
 
-describe("a retry takes and refuses what the ingest does", () => {
+describe("a retry takes and refuses what the ingest does", { tags: ["long"] }, () => {
   const send = (dataset: string, ...records: unknown[]) =>
     ingest(
       pool(),
@@ -361,7 +361,7 @@ describe("a retry takes and refuses what the ingest does", () => {
   });
 });
 
-test("a retry is a run that goes batch by batch and shows how far it is", async () => {
+test("a retry is a run that goes batch by batch and shows how far it is", { tags: ["long"] }, async () => {
   const count = 45_000;
   await sql(
     `insert into staging.quarantine (dataset, stage, reasons, payload, ingest_seq)

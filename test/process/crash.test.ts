@@ -1,3 +1,4 @@
+/** @module-tag long */
 // The pipeline is killed at random points: its process, its connections, its database. What was lost or doubled
 // would show as a difference between production and a replay of the input, or between the metrics and the truth.
 import { setTimeout as sleep } from "node:timers/promises";

@@ -53,6 +53,7 @@ test(
 
 test(
   "what is wrong is found, with what to do about it",
+  { timeout: PATIENCE_MS, tags: ["long"] },
   async () => {
     for (const statement of [
       "insert into production.users (username, email) values ('ann', 'ann@example.com')",
@@ -116,11 +117,11 @@ test(
     ]);
     for (const { advice } of Object.values(found)) expect(advice).not.toBe("");
   },
-  PATIENCE_MS,
 );
 
 test(
   "a materialized view that was never filled, as after a restore without data",
+  { timeout: PATIENCE_MS, tags: ["long"] },
   async () => {
     await database.pool.query("refresh materialized view analytics.daily_user_metrics with no data");
     const { code, found } = await examine();
@@ -137,7 +138,6 @@ test(
       },
     });
   },
-  PATIENCE_MS,
 );
 
 test("token settings that are valid, and unwise", async () => {

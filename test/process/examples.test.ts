@@ -1,3 +1,4 @@
+/** @module-tag long */
 // The typed example, as its reader runs it: a process of its own with a token, against a server with sample data.
 import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // The database goes away and comes back in every way it can; the server stays up, says so and goes on by itself.
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";

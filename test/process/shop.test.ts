@@ -1,3 +1,4 @@
+/** @module-tag long-server */
 // docs/shop.md as its reader follows it: the commands and the query of the page, on an empty database.
 import { spawn } from "node:child_process";
 import { once } from "node:events";

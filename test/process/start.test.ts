@@ -50,7 +50,7 @@ test.each([
   expect((await runStrata(args)).code).toBe(expected);
 });
 
-test("every command has --help and --json", { timeout: 240_000 }, async () => {
+test("every command has --help and --json", { timeout: 240_000, tags: ["long"] }, async () => {
   const { stdout } = await runStrata(["--help"]);
   const commands = [...stdout.matchAll(/^ {2}(\w+) /gm)]
     .map(([, name]) => name!)

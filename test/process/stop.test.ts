@@ -84,28 +84,32 @@ test("while it drains it is not ready, but serves", async () => {
   expect(await exit).toBe(0);
 });
 
-test("a job that is running ends with the process, and nothing of it is lost or done twice", async () => {
-  await seed();
-  server = await startReadyServer({ ...place.environment, SHUTDOWN_TIMEOUT_MS: "20000" });
-  const { data } = await graphql(
-    server,
-    token,
-    "mutation { transformStaging(input: {background: true}) { run { status } } }",
-  );
-  expect(["queued", "running"]).toContain(data.transformStaging.run.status);
-  await until(async () => Number((await lastRun())?.rowsWritten) > 0);
-  // It has 70 % of the time to finish, and is cancelled then; exit code 1 would mean that it was given up.
-  expect(await server.stop()).toBe(0);
-  expect(await query("select * from strata.runs where status in ('running', 'queued')")).toEqual([]);
-  expect((await runStrata(["transform"], place.environment)).code).toBe(0);
-  expect(
-    await query(
-      "select count(*)::int as users, count(distinct username)::int as names from production.users",
-    ),
-  ).toEqual([{ users: ROWS + 1, names: ROWS + 1 }]);
-});
+test(
+  "a job that is running ends with the process, and nothing of it is lost or done twice",
+  { tags: ["long"] },
+  async () => {
+    await seed();
+    server = await startReadyServer({ ...place.environment, SHUTDOWN_TIMEOUT_MS: "20000" });
+    const { data } = await graphql(
+      server,
+      token,
+      "mutation { transformStaging(input: {background: true}) { run { status } } }",
+    );
+    expect(["queued", "running"]).toContain(data.transformStaging.run.status);
+    await until(async () => Number((await lastRun())?.rowsWritten) > 0);
+    // It has 70 % of the time to finish, and is cancelled then; exit code 1 would mean that it was given up.
+    expect(await server.stop()).toBe(0);
+    expect(await query("select * from strata.runs where status in ('running', 'queued')")).toEqual([]);
+    expect((await runStrata(["transform"], place.environment)).code).toBe(0);
+    expect(
+      await query(
+        "select count(*)::int as users, count(distinct username)::int as names from production.users",
+      ),
+    ).toEqual([{ users: ROWS + 1, names: ROWS + 1 }]);
+  },
+);
 
-test("a mutation that is running gets its answer", async () => {
+test("a mutation that is running gets its answer", { tags: ["long"] }, async () => {
   await seed();
   server = await startReadyServer(place.environment);
   const answer = graphql(server, token, "mutation { transformStaging { run { status rowsWritten } } }");
@@ -117,7 +121,7 @@ test("a mutation that is running gets its answer", async () => {
   expect(await exit).toBe(0);
 });
 
-test("a connection opened ahead of need does not keep it", async () => {
+test("a connection opened ahead of need does not keep it", { tags: ["long"] }, async () => {
   server = await startReadyServer(place.environment);
   const socket = connect(Number(new URL(server.url).port), "127.0.0.1");
   await once(socket, "connect");
@@ -146,7 +150,7 @@ test("what does not end is given up after SHUTDOWN_TIMEOUT_MS", async () => {
   expect(server.output.stdout).toContain("Not finished after 1500 ms (SHUTDOWN_TIMEOUT_MS); ending anyway");
 });
 
-test("with --json every line is JSON, the start's too", async () => {
+test("with --json every line is JSON, the start's too", { tags: ["long"] }, async () => {
   server = await startReadyServer({ ...place.environment, LOG_LEVEL: "info" }, ["--json"]);
   await until(() => Promise.resolve(server!.output.stdout.includes('"ready"')));
   await graphql(server, token, "{ users { totalCount } }");
@@ -162,7 +166,7 @@ test("with --json every line is JSON, the start's too", async () => {
   expect(lines.find((line) => line.msg === "request" && line.path === "/graphql")).toBeDefined();
 });
 
-test("a second signal ends it at once", async () => {
+test("a second signal ends it at once", { tags: ["long"] }, async () => {
   // Only the second signal ends it while the test waits.
   server = await startReadyServer({ ...place.environment, SHUTDOWN_TIMEOUT_MS: "600000" });
   await hang(server);
@@ -171,7 +175,7 @@ test("a second signal ends it at once", async () => {
   expect(await server.stop()).toBe(1);
 });
 
-test("a terminal that is closed ends it as SIGTERM does", async () => {
+test("a terminal that is closed ends it as SIGTERM does", { tags: ["long"] }, async () => {
   server = await startReadyServer(place.environment);
   expect(await server.stop("SIGHUP")).toBe(0);
   expect(server.output.stdout).toContain("Stopped");
@@ -179,6 +183,7 @@ test("a terminal that is closed ends it as SIGTERM does", async () => {
 
 test.each(["Promise.reject(new Error('boom'))", "(() => { throw new Error('boom') })()"])(
   "an unforeseen fault is logged and ends the process: %s",
+  { tags: ["long"] },
   async (fault) => {
     // The fault comes when the server catches such ones, whenever that is.
     const when = `const timer = setInterval(() => { if (process.listenerCount("uncaughtException") > 0) { clearInterval(timer); ${fault} } }, 20)`;
@@ -210,7 +215,7 @@ test.runIf(!isServer)("the embedded database survives kill -9, and takes one ser
   });
 });
 
-describe.skipIf(isServer)("two commands on the embedded database", () => {
+describe.skipIf(isServer)("two commands on the embedded database", { tags: ["long"] }, () => {
   let commands: ReturnType<typeof startStrata>[];
   beforeEach(() => void (commands = []));
   afterEach(() => Promise.all(commands.map((command) => command.stop("SIGKILL"))));

@@ -1,3 +1,4 @@
+/** @module-tag long-server */
 // Whatever arrives, the server answers in its own words: no crash, no 5xx but 503, nothing from inside.
 // FUZZ_INPUTS=100000 FUZZ_SEED=7 vitest run test/server/fuzz.test.ts tries more, or others.
 import type { InjectOptions } from "fastify";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // A running server follows the database's catalogue: no request is rejected, and subscriptions stay open.
 import type { AddressInfo } from "node:net";
 import { createClient } from "graphql-ws";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // One thread answers everybody: whatever a client sends, what runs for it in one go is short.
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { MAX_BODY_BYTES } from "../../src/guard/document.ts";

@@ -1,3 +1,4 @@
+/** @module-tag long-server */
 // Without a mouse: every page, the chart and the map are reached, read and worked by keys alone.
 import type { Page } from "playwright-core";
 import { expect, test } from "vitest";

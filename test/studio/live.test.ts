@@ -1,3 +1,4 @@
+/** @module-tag long-server */
 // Honest: what is shown is true now, or was at a time that is said. A lost socket is asked again after, not only listened to.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Page } from "playwright-core";

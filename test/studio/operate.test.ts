@@ -1,3 +1,4 @@
+/** @module-tag long-server */
 // What an operator does: run the pipeline, work off the quarantine, bring a file.
 import type { Page } from "playwright-core";
 import { expect, test } from "vitest";

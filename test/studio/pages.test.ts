@@ -141,7 +141,7 @@ describeInBrowser("as an operator", () => {
   });
 });
 
-describeInBrowser("as a reader, and as anonymous who is one", () => {
+describeInBrowser("as a reader, and as anonymous who is one", { tags: ["long-server"] }, () => {
   const studio = useStudio({ ANONYMOUS_ROLE: "reader" });
 
   test.each(["reader", "nobody"] as const)("%s sees the flow, and no button", async (who) => {
@@ -179,7 +179,7 @@ describeInBrowser("as a reader, and as anonymous who is one", () => {
   });
 });
 
-describeInBrowser("where introspection is switched off", () => {
+describeInBrowser("where introspection is switched off", { tags: ["long-server"] }, () => {
   const studio = useStudio({ INTROSPECTION_ROLES: "none" });
 
   test("explore says so, the pipeline's pages work", async () => {

@@ -31,6 +31,11 @@ export default async function setup(project: TestProject): Promise<() => Promise
   await migrateWorker(database.pool);
   await database.close();
   return async () => {
+    // A skipped test is reported as skipped; these are the reasons.
+    if (process.env.TEST_LONG !== "1")
+      console.log("\nSkipped as long: TEST_LONG=1 npm test runs these tests, too.");
+    if (!serverUrl)
+      console.log("Skipped for want of a server: TEST_DATABASE_URL=postgres://… npm test has one.");
     if (serverUrl)
       await asAdministrator((pool) => pool.query(`drop database if exists ${template} with (force)`));
     else rmSync(template, { recursive: true, force: true });
