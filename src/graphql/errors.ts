@@ -1,7 +1,7 @@
 // What a client learns of a fault: a stable code and a sentence. The log gets the rest, under the same request id.
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from "fastify";
 import { isSafeError, SafeError } from "grafast";
-import { GraphQLError } from "grafast/graphql";
+import { GraphQLError, type ExecutionResult } from "grafast/graphql";
 import { explainDataError } from "../../plugins/support/errors.ts";
 import { Cancelled } from "../database/adaptor.ts";
 import { ResponseTooLarge } from "../database/budget.ts";
@@ -152,28 +152,24 @@ function headersOf(status: number, { retryAfter, allow }: Record<string, unknown
   return {};
 }
 
-interface GraphqlPayload {
-  data?: unknown;
-  errors?: { message: string; extensions?: Record<string, unknown> }[];
-}
-
-/** Last look at an answer of grafserv: every error has a code and the request id, and HTTP says the same as GraphQL. */
-export function finishGraphqlAnswer(request: FastifyRequest, reply: FastifyReply, payload: unknown): unknown {
-  const { errors, data } = payload as GraphqlPayload;
-  if (!Array.isArray(errors) || errors.length === 0) return payload;
-  for (const error of errors) {
-    const { statusCode: _, ...extensions } = error.extensions ?? {};
-    error.extensions = { code: codeOf(reply.statusCode), ...extensions, requestId: request.id };
-  }
-  const { code, ...details } = errors[0]!.extensions!;
-  if (reply.statusCode >= 500) request.log.error({ code }, "operation failed before it began");
+/** Gives every error a code and the request's id, and the response the status and headers that HTTP has for them. */
+export function finishErrors(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  { data, errors }: ExecutionResult,
+): ExecutionResult {
+  // Copies: errors of a document are cached with it.
+  const finished = errors!.map((error) => {
+    const { statusCode: _, ...extensions } = error.extensions;
+    return { ...error.toJSON(), extensions: { code: "BAD_REQUEST", ...extensions, requestId: request.id } };
+  });
+  const { code, ...details } = finished[0]!.extensions as Record<string, unknown>;
   const status = statusOf(code);
-  const isLegacy = !String(reply.getHeader("content-type")).startsWith("application/graphql-response+json");
-  // By the specification application/json answers 200 to a well-formed request, whatever becomes of it; what has
-  // to do with who, how often or whether at all is said before that, by HTTP.
-  if (data === undefined && reply.statusCode < 500 && (!isLegacy || [401, 403, 429, 503].includes(status)))
-    reply.status(reply.statusCode === 200 || reply.statusCode === 400 ? status : reply.statusCode);
+  const isLegacy = !request.headers.accept!.startsWith("application/graphql-response+json");
+  // With application/json, GraphQL over HTTP requires 200 for any well-formed request. Authentication, rate-limit and
+  // availability errors precede execution and keep their status.
   if (code === "SERVICE_UNAVAILABLE") reply.status(503);
+  else if (data === undefined && (!isLegacy || [401, 403, 429, 500].includes(status))) reply.status(status);
   reply.headers(headersOf(reply.statusCode, details));
-  return payload;
+  return { data, errors: finished as never };
 }

@@ -4,7 +4,6 @@ import type {} from "grafserv/node";
 import { grafserv } from "grafserv/fastify/v5";
 import { makePgService } from "postgraphile/adaptors/pg";
 import type { FastifyBaseLogger, FastifyInstance } from "fastify";
-import { stringifyPayload } from "grafast";
 import { lexicographicSortSchema, printSchema } from "grafast/graphql";
 import { createPreset } from "../../graphile.config.ts";
 import type { PipelineStepRequest } from "../../plugins/PipelineMutationsPlugin.ts";
@@ -23,8 +22,9 @@ import { answerType, checkEncoding } from "../http/accept.ts";
 import { addAnswers, createAnswersPlugin } from "./response-cache.ts";
 import type { Authenticator, Claims } from "../http/auth.ts";
 import { createDataVersion } from "./data-version.ts";
-import { finishGraphqlAnswer, refusal } from "./errors.ts";
+import { refusal } from "./errors.ts";
 import { createGraphiqlPlugin, GRAPHIQL_PATH } from "./graphiql.ts";
+import { createHttpHandler } from "./http.ts";
 import { abortControllerOf, createGuardPlugin, requestOf } from "../guard/guard.ts";
 import { MAX_BODY_BYTES } from "../guard/document.ts";
 import { createObservationPlugin, type ObserveOptions } from "../http/observe.ts";
@@ -202,11 +202,14 @@ export function createGraphql(options: GraphqlOptions) {
     follow: (log: FastifyBaseLogger | undefined) => instance.follow((schema) => serv.setSchema(schema), log),
     pool: operations.pool,
     isListening: () => notifications.isListening(),
-    /** Puts our handler in the place of grafserv's, which checks no token; to be called before the plugin that uses it. */
-    addSocketTo(app: FastifyInstance): void {
+    /** Replaces grafserv's handlers by ours; to be called before the WebSocket plugin, which wraps them. */
+    addHandlersTo(app: FastifyInstance): void {
+      const handler = createHttpHandler(serv);
       const wsHandler = createSocketHandler(serv, authenticator);
       app.addHook("onRoute", (route) => {
-        if (route.url === GRAPHQL_PATH && route.wsHandler) route.wsHandler = wsHandler;
+        if (route.url !== GRAPHQL_PATH) return;
+        route.handler = handler;
+        if (route.wsHandler) route.wsHandler = wsHandler;
       });
     },
     async printSdl(): Promise<string> {
@@ -233,7 +236,7 @@ export function createGraphql(options: GraphqlOptions) {
           ),
         );
       });
-      // As it came, it is what answers are known by; grafserv parses it.
+      // The raw body is part of the response cache's key; ./http.ts parses it later.
       app.addContentTypeParser("application/json", { parseAs: "string" }, (_request, body, done) =>
         done(null, body),
       );
@@ -244,10 +247,6 @@ export function createGraphql(options: GraphqlOptions) {
           record: (outcome) => options.observation?.metrics.recordCache(outcome),
           watch: (bytes) => options.observation?.metrics.watchCache(bytes),
         });
-      app.setReplySerializer((payload) => stringifyPayload(payload as never, true));
-      app.addHook("preSerialization", async (request, reply, payload) =>
-        finishGraphqlAnswer(request, reply, payload),
-      );
       await serv.addTo(app);
     },
   };

@@ -166,10 +166,11 @@ const headersOf = (reply: FastifyReply, { etag }: Answer) => ({
 
 function keyOf(request: FastifyRequest): string | null {
   if (request.answerKey === undefined) {
-    const { method, body, headers, claims } = request;
-    const isKept = method === "POST" && typeof body === "string" && body.length <= MAX_KEY;
+    const { method, body, headers, claims, url, ws } = request;
+    const asked = method === "POST" ? body : method === "GET" && !ws ? url : undefined;
+    const isKept = typeof asked === "string" && asked.length <= MAX_KEY;
     request.answerKey = isKept
-      ? `${claims.databaseRole} ${headers["content-type"]} ${headers.accept} ${body}`
+      ? `${claims.databaseRole} ${headers["content-type"]} ${headers.accept} ${asked}`
       : null;
   }
   return request.answerKey;

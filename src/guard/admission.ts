@@ -122,12 +122,12 @@ export function addAdmission(app: FastifyInstance, path: string, limit: number):
   // Before anything that takes time, so that a refusal costs next to nothing.
   app.addHook("onRequest", (request, reply, done) => {
     // By its route: the same path can be written in several ways.
-    if (request.method !== "POST" || request.routeOptions.url !== path) return done();
+    if (request.ws || request.routeOptions.url !== path) return done();
     const caller = callerOf(request);
     const start = (): void => {
       const place = (request.place = takePlace(caller));
       reply.raw.once("close", place.end);
-      awaitBody(request.raw, place);
+      if (request.method === "POST") awaitBody(request.raw, place);
       done();
     };
     if (waiting.length === 0 && hasRoom(caller)) return start();

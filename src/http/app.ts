@@ -71,9 +71,8 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     app.decorateRequest(name);
   app.setErrorHandler(handleError);
   const methods = new Map<string, string[]>();
-  app.addHook("onRoute", ({ url, method, wsHandler }) => {
-    // What only opens sockets is not answered otherwise.
-    if (!wsHandler) methods.set(url, [...(methods.get(url) ?? []), method].flat());
+  app.addHook("onRoute", ({ url, method }) => {
+    methods.set(url, [...(methods.get(url) ?? []), method].flat());
   });
   /** Of the route itself, or of one with a parameter, such as /ingest/:dataset. */
   const methodsOf = (path: string): string[] | undefined =>
@@ -90,7 +89,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   });
   // A form or plain text can be sent from any page without asking; the other types cannot.
   app.removeContentTypeParser("text/plain");
-  graphql.addSocketTo(app);
+  graphql.addHandlersTo(app);
   await app.register(websocket, {
     options: { maxPayload: MAX_BODY_BYTES },
     // 1001, going away: clients connect again, to another instance.

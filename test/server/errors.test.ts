@@ -79,7 +79,7 @@ test("the request's id is in the answer's header, its errors and the log, and th
 
 test.each([
   ["GET", "/nowhere", {}, undefined, 404, "NOT_FOUND"],
-  ["GET", "/graphql", {}, undefined, 405, "METHOD_NOT_ALLOWED"],
+  ["GET", "/graphql", {}, undefined, 400, "BAD_REQUEST"],
   [
     "POST",
     "/graphql",
@@ -150,9 +150,9 @@ test.each([
 );
 
 test.each([
-  ["PUT", "/graphql", "POST"],
-  ["GET", "/graphql?query=%7B__typename%7D", "POST"],
-  ["OPTIONS", "/graphql", "POST"],
+  ["PUT", "/graphql", "POST, GET, HEAD"],
+  ["GET", "/graphql?query=mutation%7B__typename%7D", "POST"],
+  ["OPTIONS", "/graphql", "POST, GET, HEAD"],
   ["GET", "/ingest/users?source=crm", "POST"],
   ["POST", "/healthz", "GET, HEAD"],
   ["DELETE", "/graphiql", "GET, HEAD"],
