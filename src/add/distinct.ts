@@ -14,12 +14,20 @@ export interface Distinct {
 /** Slots of 8 bytes: 32 MB at most for one column. More would watch all values of larger files. */
 const MAX_SLOTS = 2 ** 22;
 
+/** Slots that several columns may still grow by together; each takes 8 bytes. */
+export interface Room {
+  slots: number;
+}
+const NO_LIMIT: Room = { slots: Infinity };
+
 /** Share of repeats that a key may have (rows of which the last one wins) before a column is none. */
 const TOLERANCE = 0.02;
 const ALWAYS_TOLERATED = 3;
 
-export function createDistinct(tolerant: boolean): Distinct {
-  let slots = new Float64Array(1024);
+const FIRST_SLOTS = 1024;
+
+export function createDistinct(tolerant: boolean, room: Room = NO_LIMIT): Distinct {
+  let slots = new Float64Array(FIRST_SLOTS);
   let size = 0;
   let every = 1;
   let repeats = 0;
@@ -37,8 +45,9 @@ export function createDistinct(tolerant: boolean): Distinct {
   }
 
   function grow(): void {
-    const isFull = slots.length >= MAX_SLOTS;
+    const isFull = slots.length >= MAX_SLOTS || slots.length > room.slots;
     if (isFull) every *= 2;
+    else room.slots -= slots.length;
     const next = new Float64Array(isFull ? slots.length : slots.length * 2);
     size = 0;
     for (const hash of slots)
@@ -62,7 +71,10 @@ export function createDistinct(tolerant: boolean): Distinct {
       } else {
         repeats++;
         gaveUp = !tolerant || repeats > ALWAYS_TOLERATED + watched * TOLERANCE;
-        if (gaveUp) slots = new Float64Array(1);
+        if (gaveUp) {
+          room.slots += slots.length - FIRST_SLOTS;
+          slots = new Float64Array(1);
+        }
       }
       return !gaveUp;
     },

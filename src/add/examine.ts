@@ -1,8 +1,8 @@
 // Reads the file, asks the database, and puts both together.
-import { statSync } from "node:fs";
 import type { Pool } from "pg";
 import type { Format } from "../ingest/read.ts";
 import { proposeColumn } from "./column.ts";
+import type { Room } from "./distinct.ts";
 import { findKey } from "./key.ts";
 import { nameColumns } from "./names.ts";
 import { compare, findReferences, type Parent } from "./parents.ts";
@@ -27,6 +27,8 @@ export interface Request {
   format: Format | undefined;
   /** Names of columns, separated by commas. */
   key: string | undefined;
+  room?: Room | undefined;
+  onProgress?: Reading["onProgress"];
 }
 
 export async function examine(pool: Pool, request: Request): Promise<{ rows: number; proposal: Proposal }> {
@@ -43,29 +45,21 @@ export async function examine(pool: Pool, request: Request): Promise<{ rows: num
     file,
     format: request.format,
     referencesOf: (headers) => referencesOf(headers).map((found) => found.headers),
-    onProgress: createProgress(statSync(file).size),
+    room: request.room,
+    ...(request.onProgress && { onProgress: request.onProgress }),
   };
-  try {
-    const profile = await profileFile(reading);
-    const headers = profile.columns.map(({ header }) => header);
-    const names = nameColumns(headers, dataset);
-    const rows = profile.rows - profile.broken.count;
-    const columns = profile.columns.map((column) => proposeColumn(column, names.get(column.header)!, rows));
-    const key = await findKey(reading, columns, { dataset, rows, given: request.key });
-    const references = [];
-    for (const found of referencesOf(headers)) {
-      const group = found.headers.join("\0");
-      const sample = profile.samples.find((one) => one.headers.join("\0") === group);
-      const content = await compare(pool, found.reference, [...(sample?.values.keys() ?? [])]);
-      references.push({ reference: found.reference, content });
-    }
-    return { rows: profile.rows, proposal: propose(profile, { dataset, columns, key, references, quote }) };
-  } finally {
-    if (process.stderr.isTTY) process.stderr.write("\r\x1b[K");
+  const profile = await profileFile(reading);
+  const headers = profile.columns.map(({ header }) => header);
+  const names = nameColumns(headers, dataset);
+  const rows = profile.rows - profile.broken.count;
+  const columns = profile.columns.map((column) => proposeColumn(column, names.get(column.header)!, rows));
+  const key = await findKey(reading, columns, { dataset, rows, given: request.key });
+  const references = [];
+  for (const found of referencesOf(headers)) {
+    const group = found.headers.join("\0");
+    const sample = profile.samples.find((one) => one.headers.join("\0") === group);
+    const content = await compare(pool, found.reference, [...(sample?.values.keys() ?? [])]);
+    references.push({ reference: found.reference, content });
   }
+  return { rows: profile.rows, proposal: propose(profile, { dataset, columns, key, references, quote }) };
 }
-
-const createProgress = (total: number) => (bytes: number, rows: number) => {
-  if (!process.stderr.isTTY) return;
-  process.stderr.write(`\r\x1b[K${rows.toLocaleString("en")} rows, ${Math.floor((100 * bytes) / total)} %`);
-};

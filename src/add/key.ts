@@ -1,4 +1,5 @@
 // Which columns tell the rows of a file apart.
+import { badInput } from "../ingest/faults.ts";
 import { keyRank, partRank } from "./names.ts";
 import { findUnique, type Reading } from "./profile.ts";
 import { dirtOf, rowsThat, type ColumnProposal, type Key } from "./proposal.ts";
@@ -37,7 +38,7 @@ export async function findKey(
     .filter(({ i }) => rows > 0 && !trackers[i]!.gaveUp)
     .sort((a, b) => b.rank - a.rank || a.repeats - b.repeats)[0];
   if (!index)
-    throw new Error(
+    throw badInput(
       "No column and no pair of columns tells the rows apart; name the key with --key column,column (the last row of each key wins)",
     );
   const pair = pairs[index.i]!.toSorted((a, b) => columns.indexOf(a) - columns.indexOf(b));
@@ -59,7 +60,7 @@ async function givenKey(
   const chosen = given.split(",").map((word) => {
     const column = columns.find(({ header, name }) => [header, name].includes(word.trim()));
     if (column) return column;
-    throw new Error(
+    throw badInput(
       `--key names "${word}"; the file has: ${columns.map(({ header }) => `"${header}"`).join(", ")}`,
     );
   });

@@ -1,5 +1,6 @@
 // Reads a whole file in bounded memory and remembers of each column what a declaration needs to know.
 import { createReadStream } from "node:fs";
+import { basename } from "node:path";
 import {
   plainBytes,
   readCsv,
@@ -8,7 +9,8 @@ import {
   type Format,
   type SourceRecord,
 } from "../ingest/read.ts";
-import { createDistinct, type Distinct } from "./distinct.ts";
+import { badInput } from "../ingest/faults.ts";
+import { createDistinct, type Distinct, type Room } from "./distinct.ts";
 import { hashOf, kindOf, type Kind } from "./values.ts";
 
 export interface Example {
@@ -57,6 +59,7 @@ const MAX_EXAMPLES = 3;
 const MAX_FEW = 12;
 /** Values of a group that are looked up in the table it may refer to. */
 const MAX_SAMPLE = 5_000;
+const MAX_KEY_LENGTH = 1_000;
 const MAX_COLUMNS = 1_600;
 
 export interface Reading {
@@ -64,6 +67,9 @@ export interface Reading {
   format: Format | undefined;
   /** Groups of columns whose values are to be looked up in the database. */
   referencesOf: (headers: string[]) => string[][];
+  /** Bounds the memory for finding repeated values; undefined is what each column may take at most. */
+  room?: Room | undefined;
+  /** Called after each piece of the file; what it throws ends the reading. */
   onProgress?: (bytes: number, rows: number) => void;
 }
 
@@ -81,8 +87,8 @@ export async function profileFile(reading: Reading): Promise<Profile> {
   const columnOf = (header: string): Column => {
     let column = columns.get(header);
     if (!column) {
-      if (columns.size >= MAX_COLUMNS) throw new Error(`The file has more than ${MAX_COLUMNS} columns`);
-      columns.set(header, (column = createColumn(header)));
+      if (columns.size >= MAX_COLUMNS) throw badInput(`The file has more than ${MAX_COLUMNS} columns`);
+      columns.set(header, (column = createColumn(header, reading.room)));
     }
     return column;
   };
@@ -111,7 +117,7 @@ export async function profileFile(reading: Reading): Promise<Profile> {
     }
     for (const sample of samples ?? []) takeSample(sample, valuesOf(row, headers, sample.headers));
   });
-  if (columns.size === 0) throw new Error(`"${reading.file}" is empty`);
+  if (columns.size === 0) throw badInput(`"${basename(reading.file)}" is empty`);
   return { format, rows, columns: [...columns.values()], broken, samples: samples ?? [] };
 }
 
@@ -133,7 +139,7 @@ function valuesOf(row: FileRow, headers: string[] | undefined, names: string[]):
 
 /** Which of the groups of columns have no value twice. */
 export async function findUnique(reading: Reading, groups: string[][]): Promise<Distinct[]> {
-  const trackers = groups.map(() => createDistinct(true));
+  const trackers = groups.map(() => createDistinct(true, reading.room));
   let headers: string[] | undefined;
   await eachRecord(reading, (record, format) => {
     if (format === "csv" && !headers) return void (headers = headerOf(record));
@@ -175,15 +181,15 @@ async function eachRecord(
 }
 
 function headerOf(record: SourceRecord): string[] {
-  if (!record.fields) throw new Error(`The header cannot be read: ${record.broken?.detail}`);
+  if (!record.fields) throw badInput(`The header cannot be read: ${record.broken?.detail}`);
   const headers = record.fields.map((name) => name.trim());
   const separator = headers.length === 1 && /[;\t|]/.exec(headers[0]!)?.[0];
   if (separator)
-    throw new Error(`The header has no comma but ${shown(separator)}; columns are separated by commas`);
+    throw badInput(`The header has no comma but ${shown(separator)}; columns are separated by commas`);
   const unnamed = headers.indexOf("");
-  if (unnamed >= 0) throw new Error(`Column ${unnamed + 1} has no name; the first line names the columns`);
+  if (unnamed >= 0) throw badInput(`Column ${unnamed + 1} has no name; the first line names the columns`);
   const twice = headers.find((name, i) => headers.indexOf(name) !== i);
-  if (twice !== undefined) throw new Error(`Two columns are named ${shown(twice)}; give one another name`);
+  if (twice !== undefined) throw badInput(`Two columns are named ${shown(twice)}; give one another name`);
   return headers;
 }
 
@@ -205,7 +211,7 @@ function objectOf(text: string): Record<string, string> | undefined {
   }
 }
 
-const createColumn = (header: string): Column => ({
+const createColumn = (header: string, room: Room | undefined): Column => ({
   header,
   filled: 0,
   kinds: {},
@@ -219,7 +225,7 @@ const createColumn = (header: string): Column => ({
   notPositiveCount: 0,
   negativeCount: 0,
   few: new Map(),
-  distinct: createDistinct(true),
+  distinct: createDistinct(true, room),
 });
 
 function take(column: Column, raw: string, line: number): void {
@@ -257,7 +263,8 @@ function takeNumber(column: Column, text: string, line: number): void {
 }
 
 function takeSample(sample: Sample, value: string | undefined): void {
-  if (value === undefined) return;
+  // What is longer is no key, and thousands of such values would take much memory.
+  if (value === undefined || value.length > MAX_KEY_LENGTH) return;
   const hash = hashOf(value);
   const isTaken = (of: number): boolean => Math.floor(of / 4294967296) % sample.every === 0;
   if (!isTaken(hash)) return;

@@ -1,4 +1,4 @@
-// What the proposal says to people, and to programs.
+// What the proposal says to people.
 import { styleText } from "node:util";
 import type { Proposal } from "./proposal.ts";
 
@@ -34,49 +34,4 @@ export function report(proposal: Proposal, rows: number): void {
       `  ${doubt === undefined ? "" : "not active: "}${name} ${sql}${doubt === undefined ? "" : `; ${doubt}`}`,
     );
   for (const remark of remarks) say(`  ${remark}`);
-}
-
-export function facts(
-  { dataset, columns, key, keyWhy, constraints, parents, day, remarks }: Proposal,
-  {
-    rows,
-    path,
-    sql,
-    ingest,
-    written,
-  }: { rows: number; path: string; sql: string; ingest: string; written: boolean },
-): object {
-  return {
-    proposal: {
-      dataset,
-      rows,
-      key,
-      keyWhy,
-      columns: columns.map(({ header, name, type, notNull, why, misfits }) => ({
-        header,
-        name,
-        type,
-        notNull,
-        why,
-        misfits,
-      })),
-      constraints: constraints.map(({ name, sql: definition, doubt }) => ({
-        name,
-        definition,
-        active: doubt === undefined,
-        doubt: doubt ?? null,
-      })),
-      parents: parents.map(({ parent, columns: own }) => ({
-        columns: own,
-        table: parent.table,
-        key: parent.columns,
-      })),
-      day: day?.name ?? null,
-      remarks,
-      file: path,
-      written,
-      sql,
-      ingest,
-    },
-  };
 }

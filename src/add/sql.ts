@@ -20,7 +20,8 @@ export function writeSql(
     ...active.map(({ name, sql }) => ({ sql: `constraint ${quote(name)} ${sql}`, remark: "" })),
   ];
   const lines = body.map(
-    ({ sql, remark }, i) => `  ${sql}${i < body.length - 1 ? "," : ""}${remark ? ` -- ${remark}` : ""}`,
+    ({ sql, remark }, i) =>
+      `  ${sql}${i < body.length - 1 ? "," : ""}${remark ? ` -- ${onOneLine(remark)}` : ""}`,
   );
   const comment = (what: string, text: string): string => `comment on ${what} is ${literal(text)};`;
   const one = inWords(singular(dataset)).toLowerCase();
@@ -61,7 +62,7 @@ export function writeSql(
       .filter(({ comment: words }) => words !== "")
       .map(({ name, comment: words }) => comment(`constraint ${quote(name)} on ${table}`, words)),
     "",
-    `-- Rows come in with: ${ingest}`,
+    `-- Rows come in with: ${onOneLine(ingest)}`,
     `select strata.add_dataset(${literal(dataset)});`,
     "",
   ].join("\n");
@@ -76,10 +77,13 @@ const remarkOf = ({ why }: ColumnProposal): string =>
     .filter((reason) => /will be rejected|left text|empty|no value at all|leading zeros/.test(reason))
     .join("; ");
 
+/** A line break in a name or value of the file would end the comment, and what follows would be SQL. */
+const onOneLine = (text: string): string => text.replace(/[\r\n]+/g, " ");
+
 function wrapped(text: string): string[] {
   const lines: string[] = [];
   let line = "--";
-  for (const word of text.replaceAll("\n", " ").split(" ")) {
+  for (const word of onOneLine(text).split(" ")) {
     if (line.length + word.length + 1 > WIDTH && line !== "--") {
       lines.push(line);
       line = "--";

@@ -2,12 +2,10 @@
 import { existsSync, mkdirSync, statSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { InvalidArgumentError, Option, type Command } from "commander";
-import { createQuote, examine } from "../add/examine.ts";
+import { DATASET_NAME, DATASET_NAME_RULE, proposeDataset } from "../add/dataset.ts";
+import { facts } from "../add/facts.ts";
 import { datasetOf } from "../add/names.ts";
-import { readParents } from "../add/parents.ts";
-import type { Proposal } from "../add/proposal.ts";
-import { facts, ingestCommandFor, report } from "../add/report.ts";
-import { writeSql } from "../add/sql.ts";
+import { report } from "../add/report.ts";
 import type { Format } from "../ingest/read.ts";
 import { withDatabase } from "./with-database.ts";
 
@@ -24,43 +22,37 @@ export async function add(file: string, options: AddOptions): Promise<void> {
   const dataset = options.name ?? datasetOf(file);
   if (dataset === "") throw new Error(`"${basename(file)}" has no name to call a table by; give --name`);
   await withDatabase(async ({ pool }, { DATASETS_DIR }) => {
-    const parents = await readParents(pool, DATASETS_DIR);
-    const known = parents.find(({ table }) => table === dataset);
-    if (known)
-      throw new Error(
-        `production.${dataset} exists already${known.file ? ` (${join(DATASETS_DIR, known.file)})` : ""}; ` +
-          "change it there, with `alter table … add column if not exists`, or choose another --name",
-      );
-    const quote = await createQuote(pool);
     const { format, key, write: written = false } = options;
-    const { rows, proposal } = await examine(pool, { file, dataset, parents, quote, format, key });
-    const path = join(DATASETS_DIR, fileNameOf(proposal));
-    const ingest = ingestCommandFor(file, proposal);
-    const sql = writeSql(proposal, { source: basename(file), rows, ingest, quote });
+    const found = await proposeDataset(pool, {
+      file,
+      source: file,
+      dataset,
+      folder: DATASETS_DIR,
+      format,
+      key,
+      onProgress: createProgress(statSync(file).size),
+    }).finally(() => process.stderr.isTTY && process.stderr.write("\r\x1b[K"));
+    const { rows, proposal, sql, ingest } = found;
+    const path = join(DATASETS_DIR, found.fileName);
     if (written) writeNew(path, sql);
     if (options.json)
-      return console.log(JSON.stringify(facts(proposal, { rows, path, sql, ingest, written })));
+      return console.log(JSON.stringify({ proposal: { ...facts(found), file: path, written } }));
     report(proposal, rows);
     if (!written) return void process.stdout.write(sql);
     console.log(`Wrote ${path}. Then: npx strata migrate && ${ingest} && npx strata run`);
   });
 }
 
+const createProgress = (total: number) => (bytes: number, rows: number) => {
+  if (!process.stderr.isTTY) return;
+  process.stderr.write(`\r\x1b[K${rows.toLocaleString("en")} rows, ${Math.floor((100 * bytes) / total)} %`);
+};
+
 function refuseUnreadable(file: string): void {
   const stat = statSync(file, { throwIfNoEntry: false });
   if (!stat) throw new Error(`Cannot read "${file}": there is no such file`);
   if (!stat.isFile())
     throw new Error(`Cannot read "${file}": it is no file; it has to be read more than once`);
-}
-
-/** Files are applied in the order of their names: one that refers to another has to come after it. */
-function fileNameOf({ dataset, parents }: Proposal): string {
-  const own = `${dataset}.sql`;
-  const last = parents
-    .flatMap(({ parent }) => parent.file ?? [])
-    .sort()
-    .at(-1);
-  return last === undefined || last < own ? own : `${last.replace(/\.sql$/, "")}_${own}`;
 }
 
 function writeNew(path: string, sql: string): void {
@@ -70,8 +62,8 @@ function writeNew(path: string, sql: string): void {
 }
 
 function parseDataset(value: string): string {
-  if (/^[a-z_][a-z0-9_]{0,49}$/.test(value)) return value;
-  throw new InvalidArgumentError("Allowed: up to 50 of a-z, 0-9 and _, not beginning with a digit.");
+  if (DATASET_NAME.test(value)) return value;
+  throw new InvalidArgumentError(`Allowed: ${DATASET_NAME_RULE}.`);
 }
 
 export const addCommand = (command: Command): Command =>

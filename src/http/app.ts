@@ -21,6 +21,7 @@ import { addMetrics, createMetrics } from "./metrics.ts";
 import { addRequestLog, requestId } from "./observe.ts";
 import { addPipelineMetrics } from "./pipeline-metrics.ts";
 import { createProbePool } from "./probe.ts";
+import { addPropose } from "./propose-route.ts";
 import { addStudio } from "./studio.ts";
 import { addSlowRequests, CHECK_MS, REQUEST_TIMEOUT_MS } from "./request-timeout.ts";
 
@@ -32,6 +33,8 @@ export interface AppOptions {
   parts?: Record<string, () => Check>;
   tracing?: Tracing | undefined;
   lifecycle?: Pick<Lifecycle, "stopping" | "hurry">;
+  /** Of a file to propose a dataset for; a gigabyte by default. */
+  maxProposedBytes?: number;
 }
 
 export async function createApp(options: AppOptions): Promise<FastifyInstance> {
@@ -136,6 +139,12 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
       return reply.type("text/plain; charset=utf-8").send(await graphql.printSdl());
     });
     await scope.register(addIngest, { pool: database.pool, stopping: lifecycle?.hurry });
+    await scope.register(addPropose, {
+      pool: database.pool,
+      folder: config.DATASETS_DIR,
+      maxBytes: options.maxProposedBytes,
+      stopping: lifecycle?.hurry,
+    });
     await scope.register((operations) => graphql.addTo(operations));
   });
   app.addHook("onClose", async () => {

@@ -1,22 +1,12 @@
 // POST /ingest/{dataset}: a body of any size, read only as fast as the rows land.
-import { PassThrough, type Readable } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Pool } from "pg";
 import { isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
-import type { Format } from "../ingest/read.ts";
 import { receive } from "../ingest/ingest.ts";
-import { checkEncoding } from "./accept.ts";
+import { bodyOf, formatOf, parametersOf, takeStreams } from "./body.ts";
 import { refusal } from "../graphql/errors.ts";
 import { RETRY_AFTER_S } from "./health.ts";
 import { mayTakeLong } from "./request-timeout.ts";
-
-const FORMATS: Record<string, Format> = {
-  "text/csv": "csv",
-  "application/x-ndjson": "ndjson",
-  "application/ndjson": "ndjson",
-};
-// What it is shows in its first bytes: a body that a proxy has unpacked may still say gzip.
-const ENCODINGS = ["gzip", "identity"];
 
 interface Query {
   source?: string;
@@ -26,42 +16,12 @@ interface Query {
 }
 const PARAMETERS = ["source", "name", "map", "dateFormat"];
 
-function formatOf(request: FastifyRequest): Format {
-  const type = request.headers["content-type"]?.split(";", 1)[0]!.trim().toLowerCase() ?? "";
-  if (!Object.hasOwn(FORMATS, type))
-    throw refusal(
-      "UNSUPPORTED_MEDIA_TYPE",
-      `Content-Type "${type}" is not taken; allowed: text/csv, application/x-ndjson`,
-    );
-  checkEncoding(request, ENCODINGS);
-  return FORMATS[type]!;
-}
-
-function checkQuery(query: Record<string, unknown>): Query {
-  for (const [name, value] of Object.entries(query)) {
-    if (!PARAMETERS.includes(name))
-      throw refusal("BAD_REQUEST", `Unknown parameter "${name}"; allowed: ${PARAMETERS.join(", ")}`);
-    if (Array.isArray(value) && name !== "map")
-      throw refusal("BAD_REQUEST", `Parameter "${name}" is given more than once`);
-  }
-  return query;
-}
-
-/** Ends apart from the connection, which still has to carry an answer. */
-function bodyOf({ raw }: FastifyRequest): Readable {
-  const body = new PassThrough();
-  raw.on("error", () => body.destroy(new Error("The connection ended before the body did")));
-  return raw.pipe(body);
-}
-
 export function addIngest(
   app: FastifyInstance,
   { pool, stopping }: { pool: Pool; stopping?: AbortSignal },
   done: () => void,
 ): void {
-  app.removeAllContentTypeParsers();
-  // The body stays a stream; no limit on its size applies.
-  app.addContentTypeParser("*", (_request, _payload, parsed) => parsed(null));
+  takeStreams(app);
 
   const handle = async (request: FastifyRequest, reply: FastifyReply) => {
     // A refused body is not read to its end.
@@ -73,7 +33,7 @@ export function addIngest(
     try {
       const format = formatOf(request);
       const { dataset } = request.params as { dataset: string };
-      const { source, name, map, dateFormat } = checkQuery(request.query as Record<string, unknown>);
+      const { source, name, map, dateFormat } = parametersOf(request, PARAMETERS, ["map"]) as Query;
       const { databaseRole: role, subject } = request.claims;
       const { run, failedBy } = await receive(pool, dataset, bodyOf(request), {
         format,

@@ -1,0 +1,76 @@
+// A new dataset: what `strata add` and POST /propose answer with.
+import { basename, join } from "node:path";
+import type { Pool } from "pg";
+import { badInput } from "../ingest/faults.ts";
+import type { Format } from "../ingest/read.ts";
+import type { Room } from "./distinct.ts";
+import { createQuote, examine } from "./examine.ts";
+import { readParents } from "./parents.ts";
+import type { Reading } from "./profile.ts";
+import type { Proposal } from "./proposal.ts";
+import { ingestCommandFor } from "./report.ts";
+import { writeSql } from "./sql.ts";
+
+interface Request {
+  /** Is read more than once. */
+  file: string;
+  /** What the file is called where it comes from. */
+  source: string;
+  dataset: string;
+  /** Where the files of datasets are. */
+  folder: string;
+  format?: Format | undefined;
+  key?: string | undefined;
+  room?: Room;
+  onProgress?: Reading["onProgress"];
+}
+
+export interface NewDataset {
+  rows: number;
+  proposal: Proposal;
+  /** Of the file to save in the folder. */
+  fileName: string;
+  sql: string;
+  /** The command that brings the rows. */
+  ingest: string;
+}
+
+export const DATASET_NAME = /^[a-z_][a-z0-9_]{0,49}$/;
+export const DATASET_NAME_RULE = "up to 50 of a-z, 0-9 and _, not beginning with a digit";
+
+export async function proposeDataset(
+  pool: Pool,
+  { file, source, dataset, folder, format, key, room, onProgress }: Request,
+): Promise<NewDataset> {
+  const parents = await readParents(pool, folder);
+  const known = parents.find(({ table }) => table === dataset);
+  if (known)
+    throw badInput(
+      `production.${dataset} exists already${known.file ? ` (${join(folder, known.file)})` : ""}; ` +
+        "change it there, with `alter table … add column if not exists`, or choose another name",
+    );
+  const quote = await createQuote(pool);
+  const { rows, proposal } = await examine(pool, {
+    file,
+    dataset,
+    parents,
+    quote,
+    format,
+    key,
+    room,
+    ...(onProgress && { onProgress }),
+  });
+  const ingest = ingestCommandFor(source, proposal);
+  const sql = writeSql(proposal, { source: basename(source), rows, ingest, quote });
+  return { rows, proposal, fileName: fileNameOf(proposal), sql, ingest };
+}
+
+/** Files are applied in the order of their names: one that refers to another has to come after it. */
+function fileNameOf({ dataset, parents }: Proposal): string {
+  const own = `${dataset}.sql`;
+  const last = parents
+    .flatMap(({ parent }) => parent.file ?? [])
+    .sort()
+    .at(-1);
+  return last === undefined || last < own ? own : `${last.replace(/\.sql$/, "")}_${own}`;
+}

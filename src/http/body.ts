@@ -1,0 +1,53 @@
+// A CSV or NDJSON body that stays a stream: what it may be, and the parameters beside it.
+import { PassThrough, type Readable } from "node:stream";
+import type { FastifyInstance, FastifyRequest } from "fastify";
+import { refusal } from "../graphql/errors.ts";
+import type { Format } from "../ingest/read.ts";
+import { checkEncoding } from "./accept.ts";
+
+const FORMATS: Record<string, Format> = {
+  "text/csv": "csv",
+  "application/x-ndjson": "ndjson",
+  "application/ndjson": "ndjson",
+};
+// What it is shows in its first bytes: a body that a proxy has unpacked may still say gzip.
+const ENCODINGS = ["gzip", "identity"];
+
+/** For the routes of this scope: no parser reads the body, and no limit on its size applies. */
+export function takeStreams(app: FastifyInstance): void {
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser("*", (_request, _payload, parsed) => parsed(null));
+}
+
+export function formatOf(request: FastifyRequest): Format {
+  const type = request.headers["content-type"]?.split(";", 1)[0]!.trim().toLowerCase() ?? "";
+  if (!Object.hasOwn(FORMATS, type))
+    throw refusal(
+      "UNSUPPORTED_MEDIA_TYPE",
+      `Content-Type "${type}" is not taken; allowed: text/csv, application/x-ndjson`,
+    );
+  checkEncoding(request, ENCODINGS);
+  return FORMATS[type]!;
+}
+
+export function parametersOf(
+  request: FastifyRequest,
+  allowed: string[],
+  repeatable: string[] = [],
+): Record<string, unknown> {
+  const query = request.query as Record<string, unknown>;
+  for (const [name, value] of Object.entries(query)) {
+    if (!allowed.includes(name))
+      throw refusal("BAD_REQUEST", `Unknown parameter "${name}"; allowed: ${allowed.join(", ")}`);
+    if (Array.isArray(value) && !repeatable.includes(name))
+      throw refusal("BAD_REQUEST", `Parameter "${name}" is given more than once`);
+  }
+  return query;
+}
+
+/** Ends apart from the connection, which still has to carry an answer. */
+export function bodyOf({ raw }: FastifyRequest): Readable {
+  const body = new PassThrough();
+  raw.on("error", () => body.destroy(new Error("The connection ended before the body did")));
+  return raw.pipe(body);
+}

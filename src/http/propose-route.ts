@@ -1,0 +1,118 @@
+// POST /propose/{dataset}: a file as body, the SQL of a new dataset as answer. Nothing is changed.
+import { createWriteStream } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Transform } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import type { FastifyInstance, FastifyRequest } from "fastify";
+import type { Pool } from "pg";
+import { DATASET_NAME, DATASET_NAME_RULE, proposeDataset } from "../add/dataset.ts";
+import { facts } from "../add/facts.ts";
+import { refusal } from "../graphql/errors.ts";
+import { isBadInput } from "../ingest/faults.ts";
+import { bodyOf, formatOf, parametersOf, takeStreams } from "./body.ts";
+import { mayTakeLong } from "./request-timeout.ts";
+
+/** Files that are looked at side by side; each more takes a processor for its time, and room on disk. */
+const MAX_AT_ONCE = 2;
+/** 64 MB of memory for finding repeated values. More would watch all values of larger files. */
+const ROOM_SLOTS = 2 ** 23;
+const PARAMETERS = ["name", "key"];
+
+interface ProposeOptions {
+  pool: Pool;
+  /** Where the files of datasets are. */
+  folder: string;
+  /** Bytes of a body, which lies on disk while it is looked at. */
+  maxBytes?: number | undefined;
+  stopping?: AbortSignal | undefined;
+}
+
+export function addPropose(
+  app: FastifyInstance,
+  { pool, folder, maxBytes = 1024 ** 3, stopping }: ProposeOptions,
+  done: () => void,
+): void {
+  takeStreams(app);
+  let running = 0;
+
+  const propose = async (request: FastifyRequest) => {
+    if (request.claims.role !== "strata_operator")
+      throw refusal("FORBIDDEN", "Only operators may propose a dataset");
+    const { dataset } = request.params as { dataset: string };
+    if (!DATASET_NAME.test(dataset))
+      throw refusal(
+        "BAD_REQUEST",
+        `A dataset cannot be named "${dataset.slice(0, 100)}"; allowed: ${DATASET_NAME_RULE}`,
+      );
+    const format = formatOf(request);
+    const { name = `${dataset}.${format}`, key } = parametersOf(request, PARAMETERS) as {
+      name?: string;
+      key?: string;
+    };
+    if (running >= MAX_AT_ONCE)
+      throw refusal(
+        "SERVICE_UNAVAILABLE",
+        `The server looks at ${MAX_AT_ONCE} other files; send this one again`,
+      );
+    running++;
+    // Keys may need a second look, so the body has to stay; it is larger than memory may be.
+    const place = await mkdtemp(join(tmpdir(), "strata-propose-"));
+    try {
+      const file = join(place, "body");
+      await pipeline(bodyOf(request), limitedTo(maxBytes), createWriteStream(file, { mode: 0o600 }), {
+        ...(stopping && { signal: stopping }),
+      });
+      const found = await proposeDataset(pool, {
+        file,
+        source: name,
+        dataset,
+        folder,
+        format,
+        key,
+        room: { slots: ROOM_SLOTS },
+        onProgress: () => {
+          if (request.raw.socket.destroyed || stopping?.aborted)
+            throw refusal("SERVICE_UNAVAILABLE", "The file was not read to its end; send it again");
+        },
+      });
+      return { proposal: { ...facts(found), file: found.fileName } };
+    } finally {
+      running--;
+      await rm(place, { recursive: true, force: true });
+    }
+  };
+
+  app.post("/propose/:dataset", async (request, reply) => {
+    const ended = mayTakeLong(app, request.raw);
+    try {
+      return await propose(request);
+    } catch (error) {
+      // A refused body is not read to its end.
+      reply.header("connection", "close");
+      if (isBadInput(error)) throw refusal("BAD_REQUEST", error.message);
+      throw error;
+    } finally {
+      ended();
+    }
+  });
+  done();
+}
+
+function limitedTo(maxBytes: number): Transform {
+  let bytes = 0;
+  return new Transform({
+    transform(block: Buffer, _encoding, next) {
+      bytes += block.length;
+      if (bytes <= maxBytes) next(null, block);
+      else
+        next(
+          refusal(
+            "PAYLOAD_TOO_LARGE",
+            `The file has more than ${maxBytes} bytes; send a part of it, or propose with: npx strata add`,
+          ),
+        );
+    },
+  });
+}
