@@ -79,49 +79,86 @@ export interface IngestRun {
   error: string | null;
 }
 
-interface Upload {
+export interface Proposal {
+  dataset: string;
+  rows: number;
+  key: string[];
+  keyWhy: string;
+  columns: {
+    header: string;
+    name: string;
+    type: string;
+    notNull: boolean;
+    why: string[];
+    misfits: { count: number; examples: { line: number; value: string }[] };
+  }[];
+  constraints: { name: string; definition: string; active: boolean; doubt: string | null }[];
+  remarks: string[];
+  /** Name of the file to save. */
+  file: string;
+  sql: string;
+}
+
+interface Sending {
   dataset: string;
   file: File;
   format: Preview["format"];
-  source: string;
-  map: string[];
   onProgress: (sent: number) => void;
   signal: AbortSignal;
 }
 
-/** fetch does not say how much was sent; XMLHttpRequest does. */
-export function upload({
-  dataset,
-  file,
-  format,
+export async function upload({
   source,
   map,
-  onProgress,
-  signal,
-}: Upload): Promise<IngestRun> {
-  const query = new URLSearchParams({ name: file.name.slice(0, 200) });
-  if (source) query.set("source", source);
-  for (const pair of map) query.append("map", pair);
+  ...sending
+}: Sending & { source: string; map: string[] }): Promise<IngestRun> {
+  const query: [string, string][] = map.map((pair) => ["map", pair]);
+  if (source) query.push(["source", source]);
+  const { run } = await send<{ run?: IngestRun }>("ingest", query, sending, {
+    broken: "The connection broke off; look at the runs for what has landed",
+    stopped: "Stopped; what had landed until then stays",
+  });
+  return run!;
+}
+
+export async function propose({ key, ...sending }: Sending & { key: string }): Promise<Proposal> {
+  const { proposal } = await send<{ proposal?: Proposal }>(
+    "propose",
+    key.trim() ? [["key", key.trim()]] : [],
+    sending,
+    { broken: "The connection broke off; nothing was changed", stopped: "Stopped; nothing was changed" },
+  );
+  return proposal!;
+}
+
+/** fetch does not say how much was sent; XMLHttpRequest does. */
+function send<Body extends object>(
+  what: "ingest" | "propose",
+  parameters: [string, string][],
+  { dataset, file, format, onProgress, signal }: Sending,
+  words: { broken: string; stopped: string },
+): Promise<Body> {
+  const query = new URLSearchParams([["name", file.name.slice(0, 200)], ...parameters]);
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    request.open("POST", `/ingest/${encodeURIComponent(dataset)}?${query}`);
+    request.open("POST", `/${what}/${encodeURIComponent(dataset)}?${query}`);
     request.setRequestHeader("content-type", format === "csv" ? "text/csv" : "application/x-ndjson");
     for (const [name, value] of Object.entries(authorization())) request.setRequestHeader(name, value);
     request.upload.onprogress = ({ loaded }) => onProgress(loaded);
     request.onload = () => {
       try {
-        const body = JSON.parse(request.responseText) as { run?: IngestRun; errors?: { message: string }[] };
-        if (body.run) resolve(body.run);
+        const body = JSON.parse(request.responseText) as Body & { errors?: { message: string }[] };
+        // A run that failed is an answer as well: it says why.
+        if (!body.errors) resolve(body);
         else
-          reject(new Error(body.errors?.[0]?.message ?? `The server answered with status ${request.status}`));
+          reject(new Error(body.errors[0]?.message ?? `The server answered with status ${request.status}`));
       } catch {
         reject(new Error(`The server answered with status ${request.status}`));
       }
     };
     // A refused body is not read to its end, which the browser shows as a broken connection.
-    request.onerror = () =>
-      reject(new Error("The connection broke off; look at the runs for what has landed"));
-    request.onabort = () => reject(new Error("Stopped; what had landed until then stays"));
+    request.onerror = () => reject(new Error(words.broken));
+    request.onabort = () => reject(new Error(words.stopped));
     signal.addEventListener("abort", () => request.abort());
     request.send(file);
   });

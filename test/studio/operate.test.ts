@@ -1,5 +1,6 @@
 /** @module-tag long-server */
 // What an operator does: run the pipeline, work off the quarantine, bring a file.
+import { readFileSync } from "node:fs";
 import type { Page } from "playwright-core";
 import { expect, test } from "vitest";
 import { describeInBrowser, findingsOf, LONG, useStudio } from "./browser.ts";
@@ -142,14 +143,62 @@ describeInBrowser("an operator", () => {
     await page.getByRole("table", { name: "Quarantined rows" }).getByText("invalid_integer").waitFor(LONG);
   });
 
-  test("brings NDJSON, and is told to propose a dataset for what fits none", async () => {
+  test("gets a proposal for a file of no dataset, saves its SQL, and brings the file when the dataset is there", async () => {
+    const page = await studio.open("operator", "/bring");
+    const rows = Array.from({ length: 40 }, (_, n) => `p${n},${n}.25,2026-03-01`).join("\n");
+    await page.locator("input[type=file]").setInputFiles({
+      name: "Spare Parts.csv",
+      mimeType: "text/csv",
+      buffer: Buffer.from(`SKU,Unit Price,made on\n${rows}\n`),
+    });
+    await page.getByRole("button", { name: "Propose a new dataset" }).click(LONG);
+    const name = page.getByRole("textbox", { name: "Name of the dataset" });
+    expect(await name.inputValue()).toBe("spare_parts");
+    // The server's words about what cannot be.
+    await name.fill("users");
+    await page.getByRole("button", { name: "Propose a dataset" }).click();
+    await page.getByRole("alert").getByText("production.users exists already").waitFor(LONG);
+    await name.fill("spare_parts");
+    await page.getByRole("button", { name: "Propose a dataset" }).click();
+    const proposal = page.getByRole("region", { name: "Proposal for spare_parts" });
+    await proposal.waitFor(LONG);
+    await proposal.getByText("40 rows; the key is sku").waitFor(LONG);
+    expect(await proposal.getByRole("table", { name: "Proposed columns" }).ariaSnapshot()).toMatch(
+      /unit_price[^]*from “Unit Price”[^]*numeric/,
+    );
+    expect(await findingsOf(page)).toEqual([]);
+    const [download] = await Promise.all([
+      page.waitForEvent("download"),
+      proposal.getByRole("button", { name: "Save as datasets/spare_parts.sql" }).click(),
+    ]);
+    expect(download.suggestedFilename()).toBe("spare_parts.sql");
+    const sql = readFileSync(await download.path(), "utf8");
+    expect(sql).toBe(await proposal.getByRole("group", { name: "SQL of the proposal" }).textContent());
+    await proposal.getByText("spare_parts is not there yet").waitFor();
+    // As `strata migrate` does.
+    await studio.sql(`${sql}; select strata.reconcile()`);
+    await page.getByRole("button", { name: "Bring Spare Parts.csv into it" }).click({ timeout: 60_000 });
+    await expect
+      .poll(() => page.getByRole("combobox", { name: "Field for Unit Price" }).inputValue(), {
+        timeout: 60_000,
+      })
+      .toBe("unit_price");
+    await page.getByRole("button", { name: "Bring it into spare parts" }).click();
+    await page.getByRole("heading", { name: "It is in staging" }).waitFor(LONG);
+    expect(await count("select count(*) from staging.raw_spare_parts where unit_price >= 0")).toBe(40);
+  }, 180_000);
+
+  test("brings NDJSON, and may propose a dataset for what fits none", async () => {
     const page = await studio.open("operator", "/bring");
     await page.locator("input[type=file]").setInputFiles({
       name: "parts.ndjson",
       mimeType: "application/x-ndjson",
       buffer: Buffer.from('{"sku": "a", "weight": 1}\n{"sku": "b", "weight": 2}\n'),
     });
-    await page.getByText("npx strata add parts.ndjson").waitFor(LONG);
+    await page.getByRole("combobox", { name: "Dataset" }).selectOption({ label: "A new dataset …" });
+    await page.getByRole("heading", { name: /A new dataset from parts.ndjson/ }).waitFor(LONG);
+    await page.getByRole("button", { name: "Back" }).click();
+    await page.getByRole("button", { name: "Propose a new dataset" }).waitFor(LONG);
     await page.getByRole("button", { name: "Another file" }).click();
     await page
       .locator("input[type=file]")

@@ -7,6 +7,7 @@ import { useAction, useQuery } from "../query.ts";
 import { isOperator, mayPush, rights } from "../rights.ts";
 import { hrefOf, route } from "../router.ts";
 import { detailOf, features, operatorsOf, pick, typeName } from "../schema.ts";
+import { NewDataset } from "../proposal.tsx";
 import { preview, upload, type IngestRun, type Preview } from "../upload.ts";
 import { Button, Copy, Empty, Icon, Notice, Progress, Select, Skeleton, toast } from "../ui.tsx";
 
@@ -26,13 +27,15 @@ const plain = (name: string): string => name.toLowerCase().replaceAll(/[^a-z0-9]
 function useDatasets(): { datasets: Dataset[]; isLoading: boolean } {
   const list = features.value?.byNode.get("Dataset");
   const fieldsOfList = list ? pick("dataset", "dataset kind") : "dataset";
-  const { data, isLoading } = useQuery<Record<string, { nodes: { dataset: string; kind?: string }[] }>>(
+  const { data, isLoading, ask } = useQuery<Record<string, { nodes: { dataset: string; kind?: string }[] }>>(
     features.value
       ? `query StudioDatasets { ${list?.field ?? "freshness"} { nodes { ${fieldsOfList} } } }`
       : undefined,
     {},
     ["data"],
   );
+  // A dataset may have come with a new schema.
+  useEffect(() => ask(), [features.value]);
   const all = (data?.[list?.field ?? "freshness"]?.nodes ?? [])
     // Metrics, views and tables of their own take no rows.
     .filter(({ kind = "dataset" }) => kind === "dataset")
@@ -74,6 +77,8 @@ function useDatasets(): { datasets: Dataset[]; isLoading: boolean } {
 
 const AS_IT_IS = "=";
 const LEFT_OUT = "";
+/** No dataset can be called so. */
+const NEW = "+";
 
 /** A column's field: the same name, written in whatever way. */
 function guess(column: string, { fields, takesMore }: Dataset): string {
@@ -156,9 +161,14 @@ const Mapping = ({
   file,
   head,
   datasets,
+  start,
+  onNew,
   onDone,
   onCancel,
 }: {
+  /** The dataset to begin with; without one, the one that fits best. */
+  start: string | undefined;
+  onNew: () => void;
   file: File;
   head: Preview;
   datasets: Dataset[];
@@ -169,7 +179,7 @@ const Mapping = ({
     (one, other) => matched(head.columns, other) - matched(head.columns, one),
   )[0];
   const [chosen, setName] = useState(
-    datasets.some((dataset) => dataset.name === route.value.part) ? route.value.part : undefined,
+    [start, route.value.part].find((name) => datasets.some((dataset) => dataset.name === name)),
   );
   // What fits best is known when the fields are.
   const name = chosen ?? best?.name;
@@ -225,11 +235,14 @@ const Mapping = ({
           <Select
             label="Dataset"
             value={name}
-            options={datasets.map((other) => [
-              other.name,
-              `${title(other.name)}${other.fields ? ` (${matched(head.columns, other)} of ${head.columns.length} columns)` : ""}`,
-            ])}
-            onChange={(value) => (setName(value), setGiven({}))}
+            options={[
+              ...datasets.map((other): [string, string] => [
+                other.name,
+                `${title(other.name)}${other.fields ? ` (${matched(head.columns, other)} of ${head.columns.length} columns)` : ""}`,
+              ]),
+              ...(isOperator() ? [[NEW, "A new dataset …"] as [string, string]] : []),
+            ]}
+            onChange={(value) => (value === NEW ? onNew() : (setName(value), setGiven({})))}
           />
           <label class="field">
             <span>Source system</span>
@@ -244,10 +257,19 @@ const Mapping = ({
         {fits !== undefined && fits * 2 < head.columns.length && (
           <Notice kind="warning">
             <p>
-              Few columns of this file are fields of {title(name).toLowerCase()}. For a dataset of its own,
-              let the command line propose one and save its SQL:
+              {fits === 0 ? "No column" : "Few columns"} of this file{" "}
+              {fits === 0 ? "is a field" : "are fields"} of {title(name).toLowerCase()}.{" "}
+              {isOperator()
+                ? "It may want a dataset of its own."
+                : "For a dataset of its own, let the command line propose one and save its SQL:"}
             </p>
-            <Command name={file.name} />
+            {isOperator() ? (
+              <Button icon="plus" onClick={onNew}>
+                Propose a new dataset
+              </Button>
+            ) : (
+              <Command name={file.name} />
+            )}
           </Notice>
         )}
         <div class="table-scroll" role="group" aria-label="Columns of the file" tabIndex={0}>
@@ -334,6 +356,8 @@ const Mapping = ({
 export const Bring = () => {
   const { datasets, isLoading } = useDatasets();
   const [file, setFile] = useState<{ file: File; head: Preview }>();
+  const [isNew, setNew] = useState(false);
+  const [begin, setBegin] = useState<string>();
   const [result, setResult] = useState<{ run: IngestRun; dataset: string }>();
   const [isOver, setOver] = useState(false);
   const action = useAction();
@@ -341,6 +365,8 @@ export const Bring = () => {
   const take = (given: File | undefined | null) => {
     if (!given) return;
     setResult(undefined);
+    setNew(false);
+    setBegin(undefined);
     action.run(async () => setFile({ file: given, head: await preview(given) }));
   };
   const isReader = rights.value !== undefined && !mayPush();
@@ -362,8 +388,20 @@ export const Bring = () => {
           onAgain={() => (setResult(undefined), setFile(undefined))}
         />
       )}
-      {!result && file && datasets.length > 0 && (
+      {!result && file && isNew && (
+        <NewDataset
+          key={`${file.file.name} ${file.file.lastModified}`}
+          file={file.file}
+          head={file.head}
+          existing={datasets.map(({ name }) => name)}
+          onBring={(dataset) => (setBegin(dataset), setNew(false))}
+          onCancel={() => (datasets.length > 0 ? setNew(false) : setFile(undefined))}
+        />
+      )}
+      {!result && file && !isNew && datasets.length > 0 && (
         <Mapping
+          start={begin}
+          onNew={() => setNew(true)}
           key={`${file.file.name} ${file.file.lastModified}`}
           file={file.file}
           head={file.head}
@@ -374,11 +412,18 @@ export const Bring = () => {
       )}
       {!result &&
         file &&
+        !isNew &&
         datasets.length === 0 &&
         (isLoading ? (
           <Skeleton lines={4} />
         ) : (
-          <Empty icon="source" title="There is no dataset that you may push to" />
+          <Empty icon="source" title="There is no dataset that you may push to">
+            {isOperator() && (
+              <Button icon="plus" onClick={() => setNew(true)}>
+                Propose a new dataset
+              </Button>
+            )}
+          </Empty>
         ))}
       {!result && !file && (
         <div
@@ -412,8 +457,10 @@ export const Bring = () => {
         <section class="panel" aria-labelledby="new-dataset">
           <h2 id="new-dataset">A dataset of its own</h2>
           <p>
-            The command line looks at a file and proposes the table, its key and its rules as SQL to save in{" "}
-            <code>datasets/</code>:
+            {isOperator()
+              ? "A file that fits no dataset gets a proposal for one here: the table, its key and its rules, as SQL to save in "
+              : "An operator gets a proposal for a file that fits no dataset here: the table, its key and its rules, as SQL to save in "}
+            <code>datasets/</code>. The command line makes the same one:
           </p>
           <Command name="products.csv" />
         </section>
