@@ -7,25 +7,14 @@ import { Cancelled } from "../database/adaptor.ts";
 import { ResponseTooLarge } from "../database/budget.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import { RETRY_AFTER_S } from "../http/health.ts";
+import { ERROR_CODES } from "./codes.ts";
 
-/** Codes of refused requests, which have no `data`, and the status that HTTP has for them. */
-const STATUS: Record<string, number> = {
-  UNAUTHENTICATED: 401,
-  FORBIDDEN: 403,
-  OPERATION_NOT_PERSISTED: 403,
-  NOT_FOUND: 404,
-  METHOD_NOT_ALLOWED: 405,
-  NOT_ACCEPTABLE: 406,
-  PAYLOAD_TOO_LARGE: 413,
-  UNSUPPORTED_MEDIA_TYPE: 415,
-  RATE_LIMITED: 429,
-  INTERNAL_SERVER_ERROR: 500,
-  SERVICE_UNAVAILABLE: 503,
-};
-const CODE = Object.fromEntries(Object.entries(STATUS).map(([code, status]) => [status, code]));
+/** The code of a status that somebody else chose, such as Fastify; several codes share 400 and 403. */
+const CODE = Object.fromEntries(Object.entries(ERROR_CODES).map(([code, { status }]) => [status, code]));
+CODE[400] = "BAD_REQUEST";
 CODE[403] = "FORBIDDEN";
 
-const statusOf = (code: unknown): number => STATUS[String(code)] ?? 400;
+const statusOf = (code: unknown): number => ERROR_CODES[String(code)]?.status ?? 400;
 const codeOf = (status: number): string =>
   CODE[status] ?? (status < 500 ? "BAD_REQUEST" : "INTERNAL_SERVER_ERROR");
 
