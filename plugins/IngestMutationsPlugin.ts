@@ -12,6 +12,7 @@ export interface IngestRowsRequest {
   dataset: string;
   rows: Record<string, unknown>[];
   sourceSystem?: string | null;
+  dateFormat?: string | null;
   background: boolean;
 }
 
@@ -34,6 +35,7 @@ declare global {
 interface IngestInput {
   rows: Record<string, unknown>[];
   sourceSystem?: string | null;
+  dateFormat?: string | null;
   background?: boolean | null;
   clientMutationId?: string | null;
 }
@@ -72,6 +74,8 @@ function typeDefsOf({ dataset, mutation, rowType, columns }: Ingest): string {
       rows: [${rowType}!]!
       "Where the rows come from, up to 50 characters."
       sourceSystem: String = "api"
+      "How dates that are not ISO 8601 are written, such as DD/MM/YYYY."
+      dateFormat: String
       "Return at once with the running run. The rows are safe only when it has finished."
       background: Boolean = false
       "Any string; it comes back unchanged in the payload."
@@ -104,6 +108,7 @@ function planIngest({ dataset, columns }: Ingest) {
         dataset,
         rows: input.rows.map(asColumns),
         sourceSystem: input.sourceSystem,
+        dateFormat: input.dateFormat,
         background: input.background ?? false,
       }),
     );

@@ -37,6 +37,22 @@ test("an operator creates, changes and deletes", async () => {
   expect(errors).toMatchObject([{ extensions: { code: "NOT_FOUND" } }]);
 });
 
+test("an event keeps every digit: a number that JSON would round is refused, a string and a long that fits are not", async () => {
+  const create = `mutation ($data: JSON) { createEvent(input: { event: { eventType: "digits", eventData: $data } }) { event { eventData } } }`;
+  const written = (data: string) => create.replace("($data: JSON)", "").replace("$data", data);
+  for (const answer of [
+    await api.ask("operator", create, { data: { a: [2 ** 53] } }),
+    await api.ask("operator", written("{ a: [9007199254740993] }")),
+    await api.ask("operator", written("1e400")),
+  ])
+    expect(answer.errors).toMatchObject([{ message: expect.stringMatching(/give it as a string/) }]);
+  await api.read(written('{ a: [9007199254740991, 0.1, "9007199254740993"] }'));
+  const { rows } = await api.database.pool.query(
+    "select event_data::text from production.events where event_type = 'digits'",
+  );
+  expect(rows).toEqual([{ event_data: '{"a": [9007199254740991, 0.1, "9007199254740993"]}' }]);
+});
+
 const upsert = `mutation ($input: UpsertUserInput!) {
   upsertUser(input: $input) { created clientMutationId user { userId username email country } query { users { totalCount } } } }`;
 

@@ -278,6 +278,28 @@ describe("ingest mutations", () => {
     expect(reasons).toEqual([{ reasons: ["invalid_integer"] }, { reasons: ["missing_key"] }]);
   });
 
+  it("reads dates as the caller says they are written", async () => {
+    const query = `mutation ($format: String) {
+      ingestUsers(input: { rows: [{ userId: 1, createdAt: "06/10/2011" }, { userId: 2 }], dateFormat: $format }) { rowsIngested rowsRejected }
+    }`;
+    expect((await mutate(query, {})).data.ingestUsers).toEqual({ rowsIngested: 1, rowsRejected: 1 });
+    await database.pool.query("truncate staging.raw_users, staging.quarantine");
+    expect((await mutate(query, { format: "DD/MM/YYYY" })).data.ingestUsers).toEqual({
+      rowsIngested: 2,
+      rowsRejected: 0,
+    });
+    const { rows } = await database.pool.query(
+      "select created_at::text from staging.raw_users where user_id = 1",
+    );
+    expect(rows).toEqual([{ created_at: "2011-10-06 00:00:00" }]);
+    expect((await mutate(query, { format: "D/M/Y" })).errors).toMatchObject([
+      {
+        message: expect.stringContaining('"D/M/Y" is not a date format; allowed: '),
+        extensions: { code: "BAD_USER_INPUT" },
+      },
+    ]);
+  });
+
   it("keeps nested event data and every digit", async () => {
     const { data } = await mutate(
       `mutation { ingestEvents(input: { rows: [{ eventId: "9007199254740993", eventType: "view", eventTime: "2025-06-01T00:00:00+02:00",
