@@ -10,6 +10,7 @@ import type { PipelineStepRequest } from "../../plugins/PipelineMutationsPlugin.
 import type { IngestRowsRequest } from "../../plugins/IngestMutationsPlugin.ts";
 import type { RetryQuarantinedRequest } from "../../plugins/RetryQuarantinedPlugin.ts";
 import type { Config } from "../config.ts";
+import { SHARED_CONNECTIONS } from "../database/batches.ts";
 import { BYTES_PER_MB } from "../database/budget.ts";
 import { createOperationPool, createPool, type Database } from "../database/connect.ts";
 import { createNotifications } from "../database/notifications.ts";
@@ -21,6 +22,7 @@ import { queueStep, runStep } from "../pipeline/runs.ts";
 import { answerType, checkEncoding } from "../http/accept.ts";
 import { addAnswers, createAnswersPlugin } from "./response-cache.ts";
 import type { Authenticator, Claims } from "../http/auth.ts";
+import { createQueue } from "../guard/queue.ts";
 import { createDataVersion } from "./data-version.ts";
 import { refusal } from "./errors.ts";
 import { createGraphiqlPlugin, GRAPHIQL_PATH } from "./graphiql.ts";
@@ -37,7 +39,10 @@ import { createTransactionsPlugin } from "./transactions.ts";
 import { createReadsPlugin } from "./reads.ts";
 import { createSocketHandler } from "./websocket.ts";
 
-export const GRAPHQL_PATH = "/graphql";
+const GRAPHQL_PATH = "/graphql";
+
+/** Connections that the large operations of one caller leave to others; more of them slow down a single heavy caller. */
+const SPARED_CONNECTIONS = 3;
 
 export interface GraphqlOptions {
   config: Config;
@@ -124,6 +129,11 @@ export function createGraphql(options: GraphqlOptions) {
   const notifications = createNotifications(database.connection);
   // A connection that no other work can take.
   const versions = createPool(database.connection, { max: 1, query_timeout: 5_000 });
+  const queue = createQueue({
+    maxPlaces: config.MAX_CONCURRENT_OPERATIONS,
+    maxTurns: Math.max(operations.pool.options.max - SHARED_CONNECTIONS - SPARED_CONNECTIONS, 1),
+    maxCost: config.MAX_QUERY_COST,
+  });
   const operationCache = createOperationCache(config.OPERATION_CACHE_MB * BYTES_PER_MB);
   const persisted = createPersisted(config, requestOf);
   // The same object for the same claims: what a statement needs of it is made once.
@@ -153,7 +163,7 @@ export function createGraphql(options: GraphqlOptions) {
       ...(options.observation ? [createObservationPlugin(options.observation)] : []),
       createTransactionsPlugin(operations),
       createPlansPlugin(operationCache),
-      createGuardPlugin(config, operations.pool.options.max, operationCache),
+      createGuardPlugin(config, queue.enterTurn, operationCache),
       createAnswersPlugin(),
       createReadsPlugin({
         config,
@@ -224,12 +234,13 @@ export function createGraphql(options: GraphqlOptions) {
       await Promise.all([operations.pool.end(), versions.end()]);
     },
     async addTo(app: FastifyInstance): Promise<void> {
-      app.addHook("onRequest", (request, _reply, done) => {
+      app.addHook("onRequest", (request, reply, done) => {
         const { headers, ws, routeOptions } = request;
+        // By its route: the same path can be written in several ways.
         if (routeOptions.url !== GRAPHQL_PATH || ws) return done();
         checkEncoding(request, ["identity"]);
         headers.accept = answerType(headers.accept);
-        if (headers.accept) return done();
+        if (headers.accept) return queue.arrive(request, reply.raw, done);
         done(
           refusal(
             "NOT_ACCEPTABLE",

@@ -11,10 +11,8 @@ import {
 import type {} from "grafserv";
 import type { Source } from "../../plugins/SubscriptionsPlugin.ts";
 import type { Config } from "../config.ts";
-import { SHARED_CONNECTIONS } from "../database/batches.ts";
 import { presentError, refusal } from "../graphql/errors.ts";
 import type { OperationCache } from "../graphql/operation-cache.ts";
-import { createLanes } from "./lanes.ts";
 import {
   checkVariables,
   costOf,
@@ -22,6 +20,7 @@ import {
   findOperation,
   type CheckedDocument,
 } from "./document.ts";
+import type { EnterTurn } from "./queue.ts";
 import { createRateLimit, identityOf } from "./rate-limit.ts";
 import { endAfter } from "../graphql/transactions.ts";
 
@@ -64,21 +63,17 @@ export function mayIntrospect({ INTROSPECTION_ROLES }: Config, { claims }: Fasti
   return INTROSPECTION_ROLES.includes(claims.isAnonymous ? "anonymous" : claims.role!);
 }
 
-/** Connections that one caller cannot take from the others. */
-const SPARED_CONNECTIONS = 3;
-/** Heavy operations of one caller that wait for each other: as many as a page full of them sends at once. */
-const MAX_WAITING = 40;
-/** Of one caller, on all of its sockets together. */
+/** Subscriptions of one caller on all of its sockets; each more takes some 50 kB and a query for each of its events. */
 const MAX_SUBSCRIPTIONS = 100;
 
-/** For a document that is not in the cache: parsing and validating a character takes about a microsecond. */
+/** Cost units per character of a document that is not cached; higher values let a caller send fewer new documents. */
 const COST_PER_CHARACTER = 1;
 
 type Variables = Record<string, unknown>;
 
 export function createGuardPlugin(
   config: Config,
-  connections: number,
+  enterTurn: EnterTurn,
   operationCache: OperationCache,
 ): GraphileConfig.Plugin {
   const limits = {
@@ -87,12 +82,6 @@ export function createGuardPlugin(
     maxPageSize: config.MAX_PAGE_SIZE,
   };
   const spend = createRateLimit(config.RATE_LIMIT_COST);
-  const maxRunning = Math.max(connections - SHARED_CONNECTIONS - SPARED_CONNECTIONS, 1);
-  const enter = createLanes({
-    maxRunning,
-    maxCost: config.MAX_QUERY_COST,
-    maxWaiting: MAX_WAITING,
-  });
   const checks = new WeakMap<GraphQLSchema, ReturnType<typeof createDocumentCheck>>();
 
   function checkDocument(schema: GraphQLSchema, query: string, request: FastifyRequest): CheckedDocument {
@@ -167,7 +156,7 @@ export function createGuardPlugin(
         asked = Promise.withResolvers();
         spend(request, cost);
       }
-      return enter(caller, work === "event" ? cost : 1, { signal: context.abortSignal, isPatient: true });
+      return enterTurn(caller, work === "event" ? cost : 1, { signal: context.abortSignal, isPatient: true });
     };
     const result = await endAfter(Promise.resolve().then(next), close);
     if (isAsyncIterable(result)) {
@@ -197,7 +186,7 @@ export function createGuardPlugin(
       contextValue.turn = {
         caller,
         cost,
-        take: () => enter(caller, cost, { signal: contextValue.abortSignal, place: request.place }),
+        take: () => enterTurn(caller, cost, { signal: contextValue.abortSignal, place: request.place }),
       };
     } catch (error) {
       return { errors: [presentError(toGraphqlError(error), request)] };

@@ -5,13 +5,12 @@ import type { Config } from "../config.ts";
 import type { Database } from "../database/connect.ts";
 import type { Lifecycle } from "../lifecycle.ts";
 import type { Tracing } from "../tracing.ts";
-import { addAdmission } from "../guard/admission.ts";
 import { createAuthenticator, requireRole, type Claims } from "./auth.ts";
 import { createFindRole } from "./database-roles.ts";
 import { addDrain } from "./drain.ts";
 import { handleError, refusal } from "../graphql/errors.ts";
 import { addPageRules, isPage } from "../graphql/graphiql.ts";
-import { createGraphql, GRAPHQL_PATH } from "../graphql/graphql.ts";
+import { createGraphql } from "../graphql/graphql.ts";
 import { mayIntrospect } from "../guard/guard.ts";
 import { addHeaders } from "./headers.ts";
 import { addHealth, type Check } from "./health.ts";
@@ -105,7 +104,6 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   });
 
   await addHeaders(app, config);
-  addAdmission(app, GRAPHQL_PATH, config.MAX_CONCURRENT_OPERATIONS);
   const listen = (): Check =>
     graphql.isListening()
       ? { ok: true, detail: "listening" }

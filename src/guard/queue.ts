@@ -1,0 +1,215 @@
+// The one queue of GraphQL operations, fair by caller. An operation waits in it for a place in this process when it
+// arrives, and for a turn at the database when it is planned or large. Both are counted by caller: nobody takes all
+// places, and a caller's heavy operations run one after the other, so that connections are left for everybody else.
+import type { ServerResponse } from "node:http";
+import type { FastifyRequest } from "fastify";
+import { refusal } from "../graphql/errors.ts";
+import { identityOf } from "./rate-limit.ts";
+
+declare module "fastify" {
+  interface FastifyRequest {
+    place?: Place;
+  }
+}
+
+/** What an operation holds from its arrival to its response. */
+interface Place {
+  /** Gives it up, while the operation waits for something else for long. */
+  leave(): void;
+  /** Takes one again, at once: the operation was admitted before. */
+  back(): void;
+}
+
+/**
+ * Resolves when it is the operation's turn at the database, with what ends the turn. A patient one (an event of a
+ * subscription) is never rejected, and does not count among those that wait.
+ */
+export type EnterTurn = (
+  caller: string,
+  cost: number,
+  options?: { signal?: AbortSignal | undefined; place?: Place | undefined; isPatient?: boolean },
+) => Promise<() => void>;
+
+interface QueueOptions {
+  /** Operations in this process at once (MAX_CONCURRENT_OPERATIONS); more of them take more memory. */
+  maxPlaces: number;
+  /** Turns of one caller at once; with more, fewer connections are left for others. */
+  maxTurns: number;
+  /** Cost of one caller's turns together (MAX_QUERY_COST); one operation always fits. */
+  maxCost: number;
+}
+
+/** Maximum time in ms to wait for a place. Bursts clear within it; a higher limit delays the 503 of an overload. */
+const MAX_WAIT_MS = 250;
+/** Time in ms from which on the newest are admitted first: most responses are fast then, instead of all slow. Higher values raise the latency under overload. */
+const PATIENCE_MS = 30;
+/** Operations of all callers that wait for a place; each more takes the memory of a request. */
+const MAX_ARRIVALS = 1000;
+/** Operations of one caller that wait for a turn; lower values reject pages that send many heavy queries at once. */
+const MAX_TURNS_WAITING = 40;
+/** Time in ms for which a body that is still arriving holds a place; higher values let slow uploads keep others out. */
+const MAX_BODY_WAIT_MS = 100;
+
+const cancelled = () => refusal("CANCELLED", "The client has gone away");
+
+interface Arrival {
+  caller: string;
+  since: number;
+  admit: () => void;
+  reject: () => void;
+}
+interface Turn {
+  cost: number;
+  isPatient: boolean;
+  start: () => void;
+}
+/** What one caller holds and waits for. */
+interface Load {
+  places: number;
+  turns: number;
+  cost: number;
+  waiting: Turn[];
+}
+
+export function createQueue({ maxPlaces, maxTurns, maxCost }: QueueOptions) {
+  const loads = new Map<string, Load>();
+  const arrivals: Arrival[] = [];
+  let places = 0;
+  let waitingSince = 0;
+  let isAdmitting = false;
+
+  function change(caller: string, apply: (load: Load) => void): Load {
+    const load = loads.get(caller) ?? { places: 0, turns: 0, cost: 0, waiting: [] };
+    apply(load);
+    if (load.places + load.turns + load.waiting.length > 0) loads.set(caller, load);
+    else loads.delete(caller);
+    return load;
+  }
+
+  /** A caller never takes more than it leaves free: the first gets half of all places, the second half of the rest. */
+  const hasPlace = (caller: string): boolean => (loads.get(caller)?.places ?? 0) < maxPlaces - places;
+
+  function takePlace(caller: string) {
+    let isInside = false;
+    let hasEnded = false;
+    const move = (by: 1 | -1): void => {
+      if (hasEnded || isInside === by > 0) return;
+      isInside = by > 0;
+      places += by;
+      change(caller, (load) => (load.places += by));
+      if (by < 0) admitLater();
+    };
+    move(1);
+    return { back: () => move(1), leave: () => move(-1), end: () => (move(-1), (hasEnded = true)) };
+  }
+
+  function nextArrival(): Arrival | undefined {
+    const now = performance.now();
+    if (now - (arrivals[0]?.since ?? now) <= PATIENCE_MS)
+      return arrivals.find(({ caller }) => hasPlace(caller));
+    // After MAX_WAIT_MS without an empty queue it is no burst: who has waited long would be rejected soon anyway.
+    const limit = now - waitingSince > MAX_WAIT_MS ? PATIENCE_MS : MAX_WAIT_MS;
+    return arrivals.findLast(({ since, caller }) => now - since <= limit && hasPlace(caller));
+  }
+
+  /** One in each turn of the event loop: it accepts one connection a turn, and new ones must not wait unseen. */
+  function admitLater(): void {
+    if (isAdmitting || arrivals.length === 0 || places >= maxPlaces) return;
+    isAdmitting = true;
+    setImmediate(() => {
+      isAdmitting = false;
+      const next = nextArrival();
+      next?.admit();
+      if (next) admitLater();
+    });
+  }
+
+  /** Calls back when the request has a place, or with the reason why it gets none. */
+  function arrive(request: FastifyRequest, response: ServerResponse, done: (error?: Error) => void): void {
+    const caller = identityOf(request);
+    const admit = (): void => {
+      const place = (request.place = takePlace(caller));
+      response.once("close", place.end);
+      if (request.method === "POST") awaitBody(request, place);
+      done();
+    };
+    if (arrivals.length === 0 && hasPlace(caller)) return admit();
+    const remove = (): void => {
+      clearTimeout(timer);
+      response.off("close", remove);
+      arrivals.splice(arrivals.indexOf(arrival), 1);
+    };
+    const reject = (): void => {
+      remove();
+      const error = refusal("SERVICE_UNAVAILABLE", "The server is overloaded; try again in 1 s", {
+        retryAfter: 1,
+      });
+      // Under overload, the log has a line for each request already.
+      done(Object.assign(error, { isRepeated: true }));
+    };
+    const timer = setTimeout(reject, MAX_WAIT_MS);
+    const arrival = { caller, since: performance.now(), admit: () => (remove(), admit()), reject };
+    if (arrivals.length === 0) waitingSince = arrival.since;
+    arrivals.push(arrival);
+    response.once("close", remove);
+    if (arrivals.length > MAX_ARRIVALS) arrivals[0]!.reject();
+    admitLater();
+  }
+
+  const hasTurn = ({ turns, cost }: Load, more: number): boolean =>
+    turns === 0 || (turns < maxTurns && cost + more <= maxCost);
+
+  function startTurns(load: Load): void {
+    for (let next = load.waiting[0]; next && hasTurn(load, next.cost); next = load.waiting[0]) {
+      load.waiting.shift();
+      load.turns += 1;
+      load.cost += next.cost;
+      next.start();
+    }
+  }
+
+  const enterTurn: EnterTurn = async (caller, cost, { signal, place, isPatient = false } = {}) => {
+    if (signal?.aborted) throw cancelled();
+    const waiting = loads.get(caller)?.waiting.filter((turn) => !turn.isPatient).length ?? 0;
+    if (!isPatient && waiting >= MAX_TURNS_WAITING)
+      throw refusal(
+        "SERVICE_UNAVAILABLE",
+        `${waiting} of your operations are waiting already, which is the limit; wait for some of the responses`,
+        { retryAfter: 1, limit: MAX_TURNS_WAITING },
+      );
+    await new Promise<void>((resolve, reject) => {
+      const start = (): void => {
+        signal?.removeEventListener("abort", cancel);
+        place?.back();
+        resolve();
+      };
+      const cancel = (): void => {
+        change(caller, (load) => load.waiting.splice(load.waiting.indexOf(turn), 1));
+        reject(cancelled());
+      };
+      const turn = { cost, isPatient, start };
+      const load = change(caller, (own) => (own.waiting.push(turn), startTurns(own)));
+      if (!load.waiting.includes(turn)) return;
+      // It waits for heavy operations of its own caller, and takes no place from others meanwhile.
+      if (load.turns < maxTurns) place?.leave();
+      signal?.addEventListener("abort", cancel, { once: true });
+    });
+    return () =>
+      void change(caller, (load) => {
+        load.turns -= 1;
+        load.cost -= cost;
+        startTurns(load);
+      });
+  };
+
+  return { arrive, enterTurn };
+}
+
+function awaitBody({ raw }: FastifyRequest, place: Place): void {
+  // Cleared at once: a timer keeps all of its request in memory.
+  const timer = setTimeout(() => {
+    place.leave();
+    raw.once("end", () => place.back());
+  }, MAX_BODY_WAIT_MS).unref();
+  raw.once("end", () => clearTimeout(timer));
+}
