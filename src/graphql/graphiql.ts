@@ -34,7 +34,7 @@ export function addPageRules(app: FastifyInstance, { GRAPHIQL_ROLES }: Config): 
   app.addHook("preHandler", ({ routeOptions, claims }, reply, done) => {
     if (!isPage(routeOptions.url)) return done();
     if (!GRAPHIQL_ROLES.includes(claims.isAnonymous ? "anonymous" : claims.role!))
-      return done(refusal("FORBIDDEN", "GraphiQL is not offered to you here"));
+      return done(refusal("FORBIDDEN", "Your role may not open GraphiQL"));
     void reply.header("content-security-policy", policy("'self'"));
     done();
   });

@@ -215,6 +215,7 @@ export function createGraphql(options: GraphqlOptions) {
     isListening: () => notifications.isListening(),
     /** Replaces grafserv's handlers by ours; to be called before the WebSocket plugin, which wraps them. */
     addHandlersTo(app: FastifyInstance): void {
+      queue.watch(app.server);
       const handler = createHttpHandler(serv);
       const wsHandler = createSocketHandler(serv, authenticator);
       app.addHook("onRoute", (route) => {

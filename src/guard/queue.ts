@@ -1,7 +1,7 @@
 // The one queue of GraphQL operations, fair by caller. An operation waits in it for a place in this process when it
 // arrives, and for a turn at the database when it is planned or large. Both are counted by caller: nobody takes all
 // places, and a caller's heavy operations run one after the other, so that connections are left for everybody else.
-import type { ServerResponse } from "node:http";
+import type { Server, ServerResponse } from "node:http";
 import type { FastifyRequest } from "fastify";
 import { refusal } from "../graphql/errors.ts";
 import { identityOf } from "./rate-limit.ts";
@@ -50,6 +50,11 @@ const MAX_TURNS_WAITING = 40;
 /** Time in ms for which a body that is still arriving holds a place; higher values let slow uploads keep others out. */
 const MAX_BODY_WAIT_MS = 100;
 
+/** Connections accepted for each operation that starts meanwhile; lower values leave new connections waiting, unseen. */
+const ACCEPTS_PER_START = 16;
+/** Time in ms without a new connection after which none is taken to be waiting; higher values delay the queue. */
+const CALM_MS = 100;
+
 const cancelled = () => refusal("CANCELLED", "The client has gone away");
 
 interface Arrival {
@@ -76,7 +81,10 @@ export function createQueue({ maxPlaces, maxTurns, maxCost }: QueueOptions) {
   const arrivals: Arrival[] = [];
   let places = 0;
   let waitingSince = 0;
-  let isAdmitting = false;
+  let connections = 0;
+  let connectedAt = -Infinity;
+  let accepted = 0;
+  let pending: NodeJS.Immediate | undefined;
 
   function change(caller: string, apply: (load: Load) => void): Load {
     const load = loads.get(caller) ?? { places: 0, turns: 0, cost: 0, waiting: [] };
@@ -97,7 +105,7 @@ export function createQueue({ maxPlaces, maxTurns, maxCost }: QueueOptions) {
       isInside = by > 0;
       places += by;
       change(caller, (load) => (load.places += by));
-      if (by < 0) admitLater();
+      if (by < 0) admitNext();
     };
     move(1);
     return { back: () => move(1), leave: () => move(-1), end: () => (move(-1), (hasEnded = true)) };
@@ -112,16 +120,26 @@ export function createQueue({ maxPlaces, maxTurns, maxCost }: QueueOptions) {
     return arrivals.findLast(({ since, caller }) => now - since <= limit && hasPlace(caller));
   }
 
-  /** One in each turn of the event loop: it accepts one connection a turn, and new ones must not wait unseen. */
-  function admitLater(): void {
-    if (isAdmitting || arrivals.length === 0 || places >= maxPlaces) return;
-    isAdmitting = true;
-    setImmediate(() => {
-      isAdmitting = false;
-      const next = nextArrival();
-      next?.admit();
-      if (next) admitLater();
+  /** The event loop accepts one connection a turn: while connections arrive, the queue leaves most turns to them. */
+  function watch(server: Server): void {
+    server.on("connection", () => {
+      connections++;
+      connectedAt = performance.now();
     });
+  }
+
+  function admitNext(): void {
+    if (arrivals.length === 0 || places >= maxPlaces) return;
+    if (performance.now() - connectedAt > CALM_MS) nextArrival()?.admit();
+    else pending ??= setImmediate(admitInTurn, connections);
+  }
+
+  function admitInTurn(connectionsBefore: number): void {
+    pending = undefined;
+    const next = nextArrival();
+    if (!next) return;
+    if (connections === connectionsBefore || ++accepted % ACCEPTS_PER_START === 0) next.admit();
+    admitNext();
   }
 
   /** Calls back when the request has a place, or with the reason why it gets none. */
@@ -153,7 +171,7 @@ export function createQueue({ maxPlaces, maxTurns, maxCost }: QueueOptions) {
     arrivals.push(arrival);
     response.once("close", remove);
     if (arrivals.length > MAX_ARRIVALS) arrivals[0]!.reject();
-    admitLater();
+    admitNext();
   }
 
   const hasTurn = ({ turns, cost }: Load, more: number): boolean =>
@@ -202,7 +220,7 @@ export function createQueue({ maxPlaces, maxTurns, maxCost }: QueueOptions) {
       });
   };
 
-  return { arrive, enterTurn };
+  return { watch, arrive, enterTurn };
 }
 
 function awaitBody({ raw }: FastifyRequest, place: Place): void {
