@@ -30,12 +30,14 @@ create table if not exists staging.quarantine (
 
 alter table staging.quarantine add column if not exists source_format text;
 alter table staging.quarantine add column if not exists waiting_for jsonb;
+alter table staging.quarantine add column if not exists retried_by bigint;
 
 create index if not exists idx_quarantine_reasons on staging.quarantine using gin (reasons);
 create index if not exists idx_quarantine_dataset on staging.quarantine (dataset, quarantine_id);
 create index if not exists idx_quarantine_run on staging.quarantine (run_id);
 create index if not exists idx_quarantine_waiting on staging.quarantine (quarantine_id) where waiting and retried_at is null;
 create index if not exists idx_quarantine_retried on staging.quarantine (raw_id) where retried_at is not null;
+create index if not exists idx_quarantine_retried_by on staging.quarantine (retried_by) where retried_by is not null;
 create unique index if not exists idx_quarantine_raw_id on staging.quarantine (raw_id);
 
 comment on table staging.quarantine is 'Records that could not be taken over, with every reason; one row per record.';
@@ -60,9 +62,11 @@ comment on column staging.quarantine.retried_at is 'When the record was given ba
 
 comment on column staging.quarantine.source_format is 'How the raw text is written: csv or ndjson; empty if the fields of the payload have their types already.';
 comment on column staging.quarantine.waiting_for is 'Rows it waits for: by foreign key, the columns and values that the parent row will have.';
+comment on column staging.quarantine.retried_by is 'Run that retried it last on request: an entry that is still here has come back from it.';
 
 -- For payloads whose fields have the right types.
-create or replace function strata.requeue(dataset text, ids bigint[])
+drop function if exists strata.requeue(text, bigint[]);
+create or replace function strata.requeue(dataset text, ids bigint[], by_run bigint default null)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 declare
@@ -72,7 +76,8 @@ declare
   requeued integer;
 begin
   update staging.quarantine q
-  set retried_at = clock_timestamp(), raw_id = coalesce(q.raw_id, public.uuid_generate_v4())
+  set retried_at = clock_timestamp(), raw_id = coalesce(q.raw_id, public.uuid_generate_v4()),
+      retried_by = coalesce(by_run, q.retried_by)
   where q.quarantine_id = any (ids) and q.dataset = requeue.dataset;
   get diagnostics requeued = row_count;
   if requeued = 0 then
@@ -91,7 +96,7 @@ begin
 end
 $$;
 
-comment on function strata.requeue(text, bigint[]) is 'Gives quarantined records of a dataset back to the transform.';
+comment on function strata.requeue(text, bigint[], bigint) is 'Gives quarantined records of a dataset back to the transform.';
 
 -- By id, by filter, or everything: exactly one of the three, so that no slip retries or discards too much.
 create or replace function strata.select_quarantined(ids bigint[], reason text, everything boolean, dataset text default null)

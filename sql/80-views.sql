@@ -40,11 +40,11 @@ comment on column analytics.run_datasets.rows_deleted is 'Rows deleted.';
 
 create or replace view analytics.quarantine as
 select quarantine_id, dataset, stage, reasons, detail, waiting, payload, raw_text, source_system, source_name,
-       source_line, run_id, attempts, quarantined_at, last_attempt_at, source_format, waiting_for
+       source_line, run_id, attempts, quarantined_at, last_attempt_at, source_format, waiting_for, retried_by
 from staging.quarantine
 where retried_at is null;
 
-comment on view analytics.quarantine is E'@name quarantined_row\n@primaryKey quarantine_id\n@indexed quarantine_id,dataset,reasons,run_id\n@notNull dataset,stage,reasons,waiting,attempts,quarantined_at,last_attempt_at\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName quarantinedRows\nRecords that could not be taken over, with every reason; one row per record.';
+comment on view analytics.quarantine is E'@name quarantined_row\n@primaryKey quarantine_id\n@indexed quarantine_id,dataset,reasons,run_id,retried_by\n@notNull dataset,stage,reasons,waiting,attempts,quarantined_at,last_attempt_at\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName quarantinedRows\nRecords that could not be taken over, with every reason; one row per record.';
 
 do $$
 declare

@@ -171,7 +171,7 @@ async function retryEntries(
     );
     const good = judged.filter(({ faults }) => faults.length === 0);
     await keepTyped(client, good);
-    const refused = await requeue(client, name, [...ready, ...good.map(({ id }) => id)]);
+    const refused = await requeue(client, runId, name, [...ready, ...good.map(({ id }) => id)]);
     const bad = [...judged.filter(({ faults }) => faults.length > 0), ...refused];
     await keepRejected(client, runId, bad);
     await client.query("select strata.count_batch($1, $2, $3, $4, progress => $5, dataset => $6)", [
@@ -305,7 +305,7 @@ async function keepRejected(client: pg.PoolClient, runId: string, entries: Judge
   if (entries.length === 0) return;
   await client.query(
     `update staging.quarantine q
-     set stage = 'ingest', reasons = e.reasons, detail = e.detail, waiting = false, run_id = $1,
+     set stage = 'ingest', reasons = e.reasons, detail = e.detail, waiting = false, run_id = $1, retried_by = $1,
          payload = case when e.is_changed then e.payload else q.payload end,
          attempts = q.attempts + 1, last_attempt_at = clock_timestamp()
      from (
@@ -324,11 +324,16 @@ async function keepRejected(client: pg.PoolClient, runId: string, entries: Judge
 }
 
 /** Gives rows back to the transform; those that the raw table refuses in spite of all checks are found by halving. */
-async function requeue(client: pg.PoolClient, dataset: string, ids: string[]): Promise<JudgedEntry[]> {
+async function requeue(
+  client: pg.PoolClient,
+  runId: string,
+  dataset: string,
+  ids: string[],
+): Promise<JudgedEntry[]> {
   if (ids.length === 0) return [];
   await client.query("savepoint requeue");
   try {
-    await client.query("select strata.requeue($1, $2)", [dataset, ids]);
+    await client.query("select strata.requeue($1, $2, $3)", [dataset, ids, runId]);
     await client.query("release savepoint requeue");
     return [];
   } catch (error) {
@@ -343,8 +348,8 @@ async function requeue(client: pg.PoolClient, dataset: string, ids: string[]): P
       ];
     const half = ids.length >> 1;
     return [
-      ...(await requeue(client, dataset, ids.slice(0, half))),
-      ...(await requeue(client, dataset, ids.slice(half))),
+      ...(await requeue(client, runId, dataset, ids.slice(0, half))),
+      ...(await requeue(client, runId, dataset, ids.slice(half))),
     ];
   }
 }

@@ -84,12 +84,13 @@ async function waitFor(runId: string, report: Report): Promise<EndedRun> {
   }
 }
 
-async function reasonsOf(runId: string): Promise<{ reason: string; rows: number }[]> {
+/** Rows that are in quarantine again after this run retried them, whichever run rejected them. */
+async function cameBackFrom(runId: string): Promise<{ reason: string; rows: number }[]> {
   const { quarantinedRows } = await request<{
     quarantinedRows: { groupedAggregates: { keys: string[]; distinctCount: { quarantineId: string } }[] };
   }>(
     `query StudioCameBack($runId: BigInt!) {
-      quarantinedRows(first: 1, filter: { runId: { equalTo: $runId } }) { groupedAggregates(groupBy: [REASONS]) { keys distinctCount { quarantineId } } }
+      quarantinedRows(first: 1, filter: { retriedBy: { equalTo: $runId } }) { groupedAggregates(groupBy: [REASONS]) { keys distinctCount { quarantineId } } }
     }`,
     { runId },
   );
@@ -136,10 +137,9 @@ export async function retry(selection: Selection, rows: number, report: Report):
   const retries = hasRun("retryQuarantined") ? await retryAsRuns(inputs, report) : [];
   if (retries.length === 0) await retryInPlace(inputs, report);
   const transform = await waitFor(await start("transformStaging"), (progress) => report(0.5 + progress / 2));
-  const runs = [...retries, transform.runId];
   const reasons = new Map<string, number>();
-  for (const runId of runs)
-    for (const { reason, rows: some } of await reasonsOf(runId))
+  for (const runId of retries)
+    for (const { reason, rows: some } of await cameBackFrom(runId))
       reasons.set(reason, (reasons.get(reason) ?? 0) + some);
   const cameBack = [...reasons.values()].reduce((total, some) => total + some, 0);
   return {
@@ -147,7 +147,7 @@ export async function retry(selection: Selection, rows: number, report: Report):
     wentOn: Math.max(0, rows - cameBack),
     cameBack: Math.min(rows, cameBack),
     reasons: [...reasons].map(([reason, some]) => ({ reason, rows: some })),
-    runId: runs[0]!,
+    runId: retries[0] ?? transform.runId,
     error:
       transform.status === "failed"
         ? `The transform failed: ${transform.error ?? "no reason given"}`

@@ -77,6 +77,24 @@ describeInBrowser("an operator", () => {
     ).toBe(1);
   });
 
+  test("counts as come back only what was retried, not what the same transform rejects beside it", async () => {
+    const [bad] = await studio.sql<{ id: string; reason: string }>(
+      `select quarantine_id as id, reasons[1] as reason from analytics.quarantine
+       where stage = 'transform' and not waiting and dataset = 'users' limit 1`,
+    );
+    await studio.sql(
+      "insert into staging.raw_users (user_id, username, email, created_at) select 800000 + n, 'x' || n, 'no address', now() from generate_series(1, 7) n",
+    );
+    const page = await studio.open("operator", `/quarantine/${bad!.id}`);
+    await page.getByRole("button", { name: "Retry as it is" }).click();
+    expect(await outcomeOf(page)).toMatch(
+      new RegExp(`^0 rows went on, 1 came back, because .*${bad!.reason}.* \\(1\\)`),
+    );
+    // The others were rejected in that transform.
+    expect(await inQuarantine("payload->>'email' = 'no address'")).toBe(7);
+    await studio.sql("delete from staging.quarantine where payload->>'email' = 'no address'");
+  });
+
   test("retries all that match, with the number shown first: those that are still wrong come back, with the reason", async () => {
     const reason = "invalid_email";
     const before = await inQuarantine("'valid_email' = any (reasons) or 'invalid_email' = any (reasons)");
