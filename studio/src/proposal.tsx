@@ -6,7 +6,7 @@ import { propose, type Preview, type Proposal } from "./upload.ts";
 import { Button, Copy, Notice, Progress, save } from "./ui.tsx";
 
 /** What a table could be called by the name of its file. */
-export const datasetOf = (fileName: string): string =>
+const datasetOf = (fileName: string): string =>
   fileName
     .replace(/\.(csv|txt|ndjson|jsonl|json)$/i, "")
     .replaceAll(/([a-z0-9])([A-Z])/g, "$1_$2")
