@@ -105,6 +105,14 @@ const schema = z.object({
     .string()
     .regex(/^postgres(ql)?:\/\//, "expected postgres://user:password@host:port/database")
     .optional(),
+  // Streaming replicas of DATABASE_URL, each one server: queries go there.
+  READ_DATABASE_URLS: z
+    .string()
+    .default("")
+    .transform(words)
+    .refine((urls) => urls.every((value) => /^postgres(ql)?:\/\//.test(value) && URL.canParse(value)), {
+      error: "expected postgres://user:password@host:port/database, several separated by commas or spaces",
+    }),
   DATA_DIR: z.string().default(".data"),
   DATASETS_DIR: z.string().default("datasets"),
   HOST: z.string().default("127.0.0.1"),
@@ -198,6 +206,10 @@ const CONTRADICTIONS: [applies: (config: z.output<typeof schema>) => boolean, me
   [
     ({ JWT_SECRET, JWKS_URL }) => JWT_SECRET !== undefined && JWKS_URL !== undefined,
     "JWT_SECRET and JWKS_URL are both set; keep the one that tokens are to be checked with",
+  ],
+  [
+    (config) => config.READ_DATABASE_URLS.length > 0 && config.DATABASE_URL === undefined,
+    "READ_DATABASE_URLS needs DATABASE_URL, the primary of these replicas",
   ],
   [
     (config) => config.PERSISTED_OPERATIONS_ONLY && config.PERSISTED_OPERATIONS_DIR === undefined,

@@ -4,9 +4,11 @@ import type { Command } from "commander";
 import { loadConfig, type Config } from "../config.ts";
 import { openDatabase, type Database } from "../database/connect.ts";
 import { currentVersion, installedVersion } from "../database/migrate.ts";
+import { nameOf } from "../database/nodes.ts";
 import { findApiFaults } from "../doctor/api.ts";
 import { findDrift } from "../doctor/catalogue.ts";
 import { sqlChecks, type SqlCheck } from "../doctor/checks.ts";
+import { examineReplica } from "../doctor/replicas.ts";
 import { findTokenFailures, findTokenWarnings } from "../doctor/settings.ts";
 import { closeBehind, note } from "./with-database.ts";
 
@@ -88,6 +90,11 @@ async function examine(config: Config, add: (found: Finding) => void): Promise<v
     );
     for (const check of sqlChecks)
       if (!(check.serverOnly && database.embedded)) add(await find(database, check));
+    for (const [i, url] of config.READ_DATABASE_URLS.entries()) {
+      const { name, failures, warnings } = await examineReplica(nameOf(i), url, config.DATABASE_URL!);
+      const severity = failures.length > 0 ? "failure" : "warning";
+      add(finding(name, severity, [...failures, ...warnings], "See docs/how-to/replicas.md"));
+    }
     await compare(database, add);
   } finally {
     closeBehind(database);

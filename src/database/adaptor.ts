@@ -5,6 +5,8 @@ import pg from "pg";
 import { charge, createBudget, isExceeded, type Budget } from "./budget.ts";
 import { cancel } from "./cancel.ts";
 import { destroy } from "./connect.ts";
+import type { Node, Nodes, Route } from "./nodes.ts";
+import { AFTER, BEFORE, BEFORE_READ, later } from "./positions.ts";
 import { run, type Part, type StatementOptions, type StatementResult } from "./statement.ts";
 
 type Client = Parameters<Parameters<WithPgClient>[1]>[0];
@@ -18,6 +20,9 @@ export interface OperationOptions {
   /** Bytes that PostgreSQL may send for the operation, or for each event of a subscription. */
   maxBytes: number;
   signal?: AbortSignal | undefined;
+  /** Where there are replicas: reads go where the route leads. */
+  nodes?: Nodes | undefined;
+  route?: Route | undefined;
 }
 
 /** A statement that reads one value. */
@@ -36,6 +41,9 @@ export interface Operation {
   waitFor(start: () => Reading): Promise<string>;
   /** Ends the transaction; what still runs is cancelled. */
   end: () => void;
+  readonly route: Route | undefined;
+  /** True if a query has failed on a replica: it is to be executed once more, then on the primary. */
+  startOver(): boolean;
   /** Milliseconds in which at least one statement was waited for, and their number. */
   readonly sql: { milliseconds: number; statements: number };
   readonly kind: Kind;
@@ -56,36 +64,43 @@ const RECOVER: Part = { name: "recover", text: "rollback to savepoint opened" };
 const setters = new Map<string, { name: string; text: string }>();
 
 const readOnly = new WeakMap<object, Part>();
+const positioned = new WeakMap<object, Part>();
 
-/** Of a statement that is the only one; the same settings often come again. */
-export function applyReadOnly(settings: Settings | null): Part {
-  let part = settings ? readOnly.get(settings) : undefined;
+/** Of a statement that is the only one; the same settings often come again. With replicas it says the position first. */
+export function applyReadOnly(settings: Settings | null, isPositioned = false): Part {
+  const known = isPositioned ? positioned : readOnly;
+  let part = settings ? known.get(settings) : undefined;
   if (!part) {
-    part = applySettings(settings, { transaction_read_only: "on" });
-    if (settings) readOnly.set(settings, part);
+    part = applySettings(settings, { transaction_read_only: "on" }, isPositioned ? [BEFORE_READ] : []);
+    if (settings) known.set(settings, part);
   }
   return part;
 }
 
 /** The role comes last: it may not be allowed to change the others. */
-function applySettings(settings: Settings | null, extra: Record<string, string> = {}): Part {
+function applySettings(
+  settings: Settings | null,
+  extra: Record<string, string> = {},
+  first: readonly string[] = [],
+): Part {
   const { role, ...others } = { ...settings, ...extra };
   // Without one the statement would run with the rights of the server's own login.
   if (!role || role === "none") throw new Error("An operation needs a role");
   const entries = [...Object.entries(others), ["role", role] as const].filter(([, value]) => value != null);
-  const keys = entries.map(([key]) => key).join();
+  const keys = [...first, ...entries.map(([key]) => key)].join();
   let setter = setters.get(keys);
   if (!setter) {
     const calls = entries.map(
       ([key], i) => `pg_catalog.set_config(${pg.escapeLiteral(key)}, $${i + 1}, true)`,
     );
-    setter = { name: `settings_${setters.size}`, text: `select ${calls.join(", ")}` };
+    setter = { name: `settings_${setters.size}`, text: `select ${[...first, ...calls].join(", ")}` };
     setters.set(keys, setter);
   }
   return { ...setter, values: entries.map(([, value]) => value) };
 }
 
-export function createOperation({ pool, prepare, maxBytes, signal }: OperationOptions): Operation {
+export function createOperation(options: OperationOptions): Operation {
+  const { pool, prepare, maxBytes, signal, nodes, route } = options;
   let kind: Kind = "query";
   const budget = createBudget(maxBytes);
   let expected = Infinity;
@@ -96,7 +111,18 @@ export function createOperation({ pool, prepare, maxBytes, signal }: OperationOp
   let waiting = 0;
   let since = 0;
 
-  const transaction = (settings: Settings | null, writes: boolean, limit: number): Transaction => {
+  /** An event follows what was announced, and finds the replicas as they are by then. */
+  const routeOf = (): Route | undefined =>
+    route && kind === "subscription"
+      ? { floor: later(route.floor, nodes!.announced), primaryOnly: route.primaryOnly }
+      : route;
+
+  const transaction = (
+    settings: Settings | null,
+    writes: boolean,
+    limit: number,
+    ownRoute = routeOf(),
+  ): Transaction => {
     if (ended) throw cancelled();
     const created = createTransaction({
       pool,
@@ -105,6 +131,13 @@ export function createOperation({ pool, prepare, maxBytes, signal }: OperationOp
       writes,
       limit,
       budget: kind === "subscription" ? createBudget(maxBytes) : budget,
+      nodes: writes ? undefined : nodes,
+      route: ownRoute,
+      onPosition: () => {
+        if (!route || !ownRoute || ownRoute === route) return;
+        const { node, why } = ownRoute;
+        Object.assign(route, { node, why, position: later(route.position, ownRoute.position) });
+      },
       onClosed: () => open.delete(created),
     });
     open.add(created);
@@ -121,11 +154,29 @@ export function createOperation({ pool, prepare, maxBytes, signal }: OperationOp
     }
   }
 
+  /** An event cannot be executed again as a whole; what fails on a replica is read on the primary, which is newer. */
+  async function query(
+    current: Transaction,
+    part: Part,
+    options: StatementOptions,
+  ): Promise<StatementResult> {
+    try {
+      return await current.query(part, options);
+    } catch (error) {
+      if (kind !== "subscription" || ended || current.route?.failure === undefined) throw error;
+      if (!reading || reading === current) {
+        nodes!.startOver(current.route, error);
+        reading = transaction(current.settings, false, Infinity, { ...current.route, failure: undefined });
+      }
+      return reading.query(part, options);
+    }
+  }
+
   const toClient = (current: Transaction): Client => {
     const client: Client = {
       rawClient: null,
       query: ({ text, name, values, arrayMode }) =>
-        measured(() => current.query({ text, name, values }, arrayMode ? { rowMode: "array" } : {})),
+        measured(() => query(current, { text, name, values }, arrayMode ? { rowMode: "array" } : {})),
       withTransaction: (callback) => callback(client),
     } as Client;
     return client;
@@ -156,7 +207,11 @@ export function createOperation({ pool, prepare, maxBytes, signal }: OperationOp
     } finally {
       // An event of a subscription has no end of its own: it is over when its statements are, and nothing that
       // follows from their answers has asked for more.
-      if (kind === "subscription") setImmediate(closeIdle, current);
+      if (kind === "subscription")
+        setImmediate(() => {
+          closeIdle(current);
+          if (reading) closeIdle(reading);
+        });
     }
   };
 
@@ -180,6 +235,16 @@ export function createOperation({ pool, prepare, maxBytes, signal }: OperationOp
     current.abandon();
   }
 
+  function startOver(): boolean {
+    if (kind !== "query" || ended || route?.failure === undefined) return false;
+    nodes!.startOver(route, route.failure);
+    route.failure = undefined;
+    budget.received = 0;
+    reading?.abandon();
+    reading = undefined;
+    return true;
+  }
+
   function end(): void {
     ended = true;
     signal?.removeEventListener("abort", end);
@@ -196,6 +261,8 @@ export function createOperation({ pool, prepare, maxBytes, signal }: OperationOp
     },
     waitFor,
     end,
+    startOver,
+    route,
     sql,
     get kind() {
       return kind;
@@ -216,6 +283,8 @@ export class Cancelled extends Error {
 export const cancelled = (): Error => new Cancelled("The operation was cancelled");
 
 interface Transaction {
+  settings: Settings | null;
+  route: Route | undefined;
   pending: number;
   query(part: Part, options: StatementOptions): Promise<StatementResult>;
   commit(): Promise<void>;
@@ -231,6 +300,9 @@ interface TransactionOptions {
   /** After so many statements the transaction is over, so that its end needs no round trip. */
   limit: number;
   budget: Budget;
+  nodes: Nodes | undefined;
+  route: Route | undefined;
+  onPosition: () => void;
   onClosed: () => void;
 }
 
@@ -241,6 +313,9 @@ function createTransaction({
   writes,
   limit,
   budget,
+  nodes,
+  route,
+  onPosition,
   onClosed,
 }: TransactionOptions): Transaction {
   let connecting: Promise<pg.PoolClient> | undefined;
@@ -249,8 +324,11 @@ function createTransaction({
   let sent = 0;
   let failed = false;
   let closed = false;
+  let node: Node | undefined;
+  let isPositioned = false;
 
-  const named = (part: Part): Part => (prepare ? part : { ...part, name: undefined });
+  const named = (part: Part): Part =>
+    prepare || (node && !node.isPrimary) ? part : { ...part, name: undefined };
   const parts = (...list: (Part | false)[]): Part[] => list.filter((part) => part !== false).map(named);
 
   /** What precedes and follows the next statement in its batch. */
@@ -264,7 +342,8 @@ function createTransaction({
   }
 
   async function acquire(): Promise<pg.PoolClient> {
-    const acquired = await pool.connect();
+    if (nodes) node = await nodes.choose(route!);
+    const acquired = await (node?.pool ?? pool).connect();
     if (!closed) {
       charge(acquired, budget);
       return (client = acquired);
@@ -288,7 +367,28 @@ function createTransaction({
     return true;
   }
 
+  /**
+   * The positions go to the server together with the statement. The first is asked for in a transaction of its own,
+   * before the snapshot; the other follows the first statement that succeeds.
+   */
+  async function readPositioned(current: pg.PoolClient, part: Part, options: StatementOptions) {
+    const before = sent === 0 && !node!.isPrimary ? run(current, named(BEFORE)) : undefined;
+    const result = run(current, named(part), { ...options, ...surroundings() });
+    const after = run(current, named(AFTER));
+    const [seen, read, reached] = await Promise.allSettled([before, result, after]);
+    if (seen.status === "rejected") throw seen.reason;
+    if (seen.value) nodes!.accept(node!, seen.value.rows[0].position as string, route!);
+    if (read.status === "rejected") throw read.reason;
+    if (reached.status === "rejected") throw reached.reason;
+    nodes!.note(node!, reached.value.rows[0].position as string, route!);
+    isPositioned = true;
+    onPosition();
+    return read.value;
+  }
+
   const self: Transaction = {
+    settings,
+    route,
     pending: 0,
     async query(part, options) {
       if (closed) throw cancelled();
@@ -298,11 +398,13 @@ function createTransaction({
         // Behind an opening that failed, a statement that writes would run outside of its role.
         if (writes && opening) await opening;
         if (closed) throw cancelled();
+        if (nodes && !isPositioned) return await readPositioned(current, part, options);
         const result = run(current, named(part), { ...options, ...surroundings() });
         opening ??= result;
         return await result;
       } catch (error) {
         failed = true;
+        if (!closed && node && nodes?.mayRetry(node, error)) route!.failure = error;
         // Whatever the statement ended with, it was cancelled here: by a request, or with its connection.
         throw closed ? cancelled() : error;
       } finally {

@@ -6,6 +6,8 @@ import { applyReadOnly, cancelled, isCancelled, type Reading, type Settings } fr
 import { charge, createBudget, ResponseTooLarge } from "./budget.ts";
 import { cancel } from "./cancel.ts";
 import { destroy } from "./connect.ts";
+import type { Node, Nodes, Route } from "./nodes.ts";
+import { AFTER } from "./positions.ts";
 import { readTexts, type Part } from "./statement.ts";
 
 export interface BatchesOptions {
@@ -15,6 +17,9 @@ export interface BatchesOptions {
   prepare: boolean;
   /** Bytes that PostgreSQL may send for one read. */
   maxBytes: number;
+  /** Where there are replicas: the one that the pool is of. */
+  node?: Node;
+  nodes?: Nodes | undefined;
 }
 
 export interface ReadRequest {
@@ -25,6 +30,8 @@ export interface ReadRequest {
   statement: Part;
   /** Of the operation, in rows. */
   cost: number;
+  /** Where there are replicas. */
+  route?: Route | undefined;
 }
 
 export interface Batches {
@@ -82,7 +89,7 @@ function giveBack(client: pg.PoolClient, error: Error | undefined): void {
   else client.release();
 }
 
-export function createBatches({ pool, prepare, maxBytes }: BatchesOptions): Batches {
+export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesOptions): Batches {
   const groups = new WeakMap<Settings, Group>();
   /** Groups that have entries, the one that waits longest first. */
   const due: Group[] = [];
@@ -94,6 +101,9 @@ export function createBatches({ pool, prepare, maxBytes }: BatchesOptions): Batc
   const slowCallers = new Map<string, number>();
 
   const named = (part: Part): Part => (prepare ? part : { ...part, name: undefined });
+  const openingOf = (settings: Settings): Part => named(applyReadOnly(settings, nodes !== undefined));
+  /** Says how much the reads before it may have seen. */
+  const closing = nodes ? [named(AFTER)] : [];
 
   function isSmall({ caller, statement, cost }: ReadRequest): boolean {
     if (cost > MAX_COST) return false;
@@ -113,7 +123,7 @@ export function createBatches({ pool, prepare, maxBytes }: BatchesOptions): Batc
   function groupOf(settings: Settings): Group {
     let group = groups.get(settings);
     if (!group) {
-      group = { opening: named(applyReadOnly(boundedSettings(settings))), entries: [] };
+      group = { opening: openingOf(boundedSettings(settings)), entries: [] };
       groups.set(settings, group);
     }
     return group;
@@ -171,11 +181,14 @@ export function createBatches({ pool, prepare, maxBytes }: BatchesOptions): Batc
     pool.connect((fault, client) => {
       if (!client) return finish(fault, group, entries, 0);
       charge(client, createBudget(maxBytes));
-      const parts = [group.opening, ...entries.map(({ statement }) => named(statement))];
+      const parts = [group.opening, ...entries.map(({ statement }) => named(statement)), ...closing];
       readTexts(client, parts, (error, texts) => {
         giveBack(client, error);
-        texts.slice(1).forEach((text, i) => settle(entries[i]!, undefined, text));
-        finish(error, group, entries, texts.length);
+        const [before, ...answers] = texts;
+        const after = answers[entries.length];
+        for (const [i, text] of answers.slice(0, entries.length).entries())
+          settlePositioned({ ...entries[i]!, text }, before, after);
+        finish(error, group, entries, Math.min(texts.length, entries.length + 1));
       });
     });
   }
@@ -210,8 +223,28 @@ export function createBatches({ pool, prepare, maxBytes }: BatchesOptions): Batc
     queue(group, others);
   }
 
-  function readAlone({ settings, statement }: ReadRequest): Reading {
-    const parts = [applyReadOnly(settings), statement].map(named);
+  /** A batch that was cut short ends without its position. */
+  function settlePositioned(
+    { route, resolve, reject, text }: Waiting & Pick<ReadRequest, "route"> & { text: string | undefined },
+    before: string | undefined,
+    after: string | undefined,
+  ): void {
+    if (!nodes || !node || !route) return settle({ resolve, reject }, undefined, text);
+    const finish = (position: string): void => {
+      try {
+        nodes.accept(node, before, route);
+        nodes.note(node, position, route);
+        settle({ resolve, reject }, undefined, text);
+      } catch (error) {
+        reject(error as Error);
+      }
+    };
+    if (after !== undefined) finish(after);
+    else nodes.positionOf(node).then(finish, reject);
+  }
+
+  function readAlone({ settings, statement, route }: ReadRequest): Reading {
+    const parts = [openingOf(settings), named(statement), ...closing];
     let running: pg.PoolClient | undefined;
     let forget!: () => void;
     const answer = new Promise<string>((resolve, reject) => {
@@ -221,10 +254,11 @@ export function createBatches({ pool, prepare, maxBytes }: BatchesOptions): Batc
         if (isForgotten) return client!.release();
         running = client!;
         charge(running, createBudget(maxBytes));
-        readTexts(client!, parts, (error, [, text]) => {
+        readTexts(client!, parts, (error, [before, text, after]) => {
           if (running) giveBack(running, error);
           running = undefined;
-          settle({ resolve, reject }, error, text);
+          if (error) reject(error);
+          else settlePositioned({ resolve, reject, route, text }, before, after);
         });
       });
       forget = () => {

@@ -17,6 +17,17 @@ export interface Database {
 // Business times are UTC in columns without a zone: a session in another zone would shift them.
 const SESSION_OPTIONS = "-c timezone=UTC";
 
+/** Of a replica, for operations. One that does not answer must not hold up for long what the primary can answer. */
+export const REPLICA_CONNECTIONS: pg.PoolConfig = { pipeline: true, connectionTimeoutMillis: 2_000 };
+/** Of each node, to see what it is and how far it has come; a node that takes longer is taken for lost. */
+export const WATCH_CONNECTIONS: pg.PoolConfig = {
+  max: 1,
+  application_name: "strata watch",
+  connectionTimeoutMillis: 2_000,
+  query_timeout: 2_000,
+  idleTimeoutMillis: 60_000,
+};
+
 export function createPool(connection: pg.PoolConfig, options: pg.PoolConfig = {}): pg.Pool {
   const pool = new pg.Pool({
     application_name: "strata",

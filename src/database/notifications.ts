@@ -26,7 +26,11 @@ export interface Notifications {
   release(): Promise<void>;
 }
 
-export function createNotifications(connection: pg.ClientConfig): Notifications {
+export function createNotifications(
+  connection: pg.ClientConfig,
+  /** Called before what was announced is passed on. */
+  before?: (client: pg.ClientBase) => Promise<void>,
+): Notifications {
   const subscribers = new Set<Subscriber>();
   const released = new AbortController();
   let client: pg.Client | undefined;
@@ -40,9 +44,15 @@ export function createNotifications(connection: pg.ClientConfig): Notifications 
       keepAlive: true,
     }));
     created.on("error", () => undefined);
+    let order: Promise<unknown> = Promise.resolve();
     created.on("notification", ({ channel, payload }) => {
-      for (const subscriber of subscribers)
-        if (subscriber.channel === channel) subscriber.push(payload ?? MISSED);
+      const push = (): void => {
+        for (const subscriber of subscribers)
+          if (subscriber.channel === channel) subscriber.push(payload ?? MISSED);
+      };
+      if (!before) return push();
+      // A connection that is lost meanwhile is made again, and everybody is told to catch up.
+      order = order.then(() => before(created)).then(push, () => destroy(created));
     });
     try {
       await created.connect();
@@ -74,6 +84,7 @@ export function createNotifications(connection: pg.ClientConfig): Notifications 
     while (!released.signal.aborted) {
       try {
         const current = await connect();
+        await before?.(current);
         isListening = true;
         delay = 0;
         for (const subscriber of subscribers) subscriber.push(MISSED);

@@ -1,6 +1,9 @@
 // Which state the pre-computed data is in, asked for so that no answer is older than its request.
 import type { GraphQLSchema } from "grafast/graphql";
 import type { Pool } from "pg";
+import type { Node, Nodes, Route } from "../database/nodes.ts";
+import { AFTER, BEFORE } from "../database/positions.ts";
+import { readTexts } from "../database/statement.ts";
 import { shapeOf } from "../../plugins/CataloguePlugin.ts";
 
 /**
@@ -29,30 +32,100 @@ interface State {
   version: string;
 }
 
+const VERSION_TEXT = {
+  name: "data_version_text",
+  text: `select row_to_json(known)::text from (${VERSION.text}) known`,
+};
+
+interface Positioned {
+  version: string | undefined;
+  before: string | undefined;
+  after: string | undefined;
+}
+
+export interface DataVersions {
+  /** Of the node that the route leads to, which it then keeps to. */
+  of(this: void, route: Route): Promise<string | undefined>;
+  /** Whether the node's version is still that one: then what was read there in between is of that version. */
+  isStill(this: void, node: Node, version: string): Promise<boolean>;
+}
+
+/** The version of each node; on a replica it says as well how far that had come. */
+export function createDataVersions(
+  nodes: Nodes,
+  getSchema: () => GraphQLSchema,
+  rebuild: () => void,
+): DataVersions {
+  const askers = new Map<Node, () => Promise<Positioned>>();
+  for (const node of [nodes.primary, ...nodes.replicas])
+    askers.set(
+      node,
+      // A replica that lags shows an older catalogue; only the primary's asks for another schema.
+      share(getSchema, node.isPrimary ? rebuild : () => void askers.get(nodes.primary)!(), (relations) =>
+        readPositioned(node.watch, relations),
+      ),
+    );
+  return {
+    of: (route) =>
+      nodes.read(route, async (node) => {
+        const { version, before, after } = await askers.get(node)!();
+        nodes.accept(node, before, route);
+        nodes.note(node, after, route);
+        route.pinned = node;
+        return version;
+      }),
+    isStill: async (node, version) => (await askers.get(node)!()).version === version,
+  };
+}
+
+async function readPositioned(pool: Pool, relations: readonly string[]): Promise<State & Positioned> {
+  const client = await pool.connect();
+  return new Promise((resolve, reject) => {
+    const parts = [BEFORE, { ...VERSION_TEXT, values: [relations] }, AFTER];
+    readTexts(client, parts, (error, [before, text, after]) => {
+      client.release(error);
+      if (error) reject(error);
+      else resolve({ ...(JSON.parse(text!) as State), before, after });
+    });
+  });
+}
+
 /** A question that has been sent may be too old for who comes now: all who come meanwhile share the next one. */
 export function createDataVersion(
   pool: Pool,
   getSchema: () => GraphQLSchema,
-  /** Asked for a schema that knows the relations as they are now. */
   rebuild: () => void,
 ): DataVersion {
+  const ask = share(getSchema, rebuild, async (relations) => {
+    const { rows } = await pool.query<State>({ ...VERSION, values: [relations] });
+    return rows[0]!;
+  });
+  return async () => (await ask()).version;
+}
+
+function share<T extends State>(
+  getSchema: () => GraphQLSchema,
+  /** Asked for a schema that knows the relations as they are now. */
+  rebuild: () => void,
+  read: (relations: readonly string[]) => Promise<T>,
+): () => Promise<Omit<T, "version"> & { version: string | undefined }> {
   const generations = new WeakMap<GraphQLSchema, number>();
   let generation = 0;
   let running: Promise<unknown> | undefined;
-  let next: Promise<string | undefined> | undefined;
+  let next: ReturnType<typeof ask> | undefined;
 
-  async function ask(): Promise<string | undefined> {
+  async function ask(): Promise<Omit<T, "version"> & { version: string | undefined }> {
     await running?.catch(() => undefined);
     next = undefined;
     const schema = getSchema();
     const { relations, shape } = schema.extensions.strataRefreshed!;
-    const answer = pool.query<State>({ ...VERSION, values: [relations] });
+    const answer = read(relations);
     running = answer;
-    const state = (await answer).rows[0]!;
+    const state = await answer;
     if (!generations.has(schema)) generations.set(schema, ++generation);
-    if (state.shape === shape) return `${generations.get(schema)}:${state.version}`;
+    if (state.shape === shape) return { ...state, version: `${generations.get(schema)}:${state.version}` };
     rebuild();
-    return undefined;
+    return { ...state, version: undefined };
   }
   return () => (next ??= ask());
 }

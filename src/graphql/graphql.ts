@@ -23,7 +23,9 @@ import { answerType, checkEncoding } from "../http/accept.ts";
 import { addAnswers, createAnswersPlugin } from "./response-cache.ts";
 import type { Authenticator, Claims } from "../http/auth.ts";
 import { createQueue } from "../guard/queue.ts";
-import { createDataVersion } from "./data-version.ts";
+import { createNodes } from "../database/nodes.ts";
+import { createDataVersion, createDataVersions } from "./data-version.ts";
+import { routeOf } from "./position.ts";
 import { refusal } from "./errors.ts";
 import { createGraphiqlPlugin, GRAPHIQL_PATH } from "./graphiql.ts";
 import { createHttpHandler } from "./http.ts";
@@ -50,6 +52,7 @@ export interface GraphqlOptions {
   authenticator: Authenticator;
   /** Sees every operation. */
   observation?: ObserveOptions;
+  log?: FastifyBaseLogger | undefined;
   /** Aborted when runs must not keep the process from ending any longer. */
   hurry?: AbortSignal;
 }
@@ -125,8 +128,14 @@ function retrier({ database, hurry }: GraphqlOptions, { databaseRole: role, subj
 
 export function createGraphql(options: GraphqlOptions) {
   const { config, database, authenticator } = options;
-  const operations = createOperationPool(config, database);
-  const notifications = createNotifications(database.connection);
+  const primary = createOperationPool(config, database);
+  const urls = config.READ_DATABASE_URLS;
+  const nodes =
+    urls.length > 0
+      ? createNodes({ pool: primary.pool, connection: database.connection, urls, log: options.log })
+      : undefined;
+  const operations = { ...primary, nodes };
+  const notifications = createNotifications(database.connection, nodes?.announce);
   // A connection that no other work can take.
   const versions = createPool(database.connection, { max: 1, query_timeout: 5_000 });
   const queue = createQueue({
@@ -212,6 +221,7 @@ export function createGraphql(options: GraphqlOptions) {
     instance,
     follow: (log: FastifyBaseLogger | undefined) => instance.follow((schema) => serv.setSchema(schema), log),
     pool: operations.pool,
+    nodes,
     isListening: () => notifications.isListening(),
     /** Replaces grafserv's handlers by ours; to be called before the WebSocket plugin, which wraps them. */
     addHandlersTo(app: FastifyInstance): void {
@@ -232,7 +242,7 @@ export function createGraphql(options: GraphqlOptions) {
       await notifications.release();
       await instance.release();
       await serv.release();
-      await Promise.all([operations.pool.end(), versions.end()]);
+      await Promise.all([operations.pool.end(), versions.end(), nodes?.release()]);
     },
     async addTo(app: FastifyInstance): Promise<void> {
       app.addHook("onRequest", (request, reply, done) => {
@@ -240,6 +250,7 @@ export function createGraphql(options: GraphqlOptions) {
         // By its route: the same path can be written in several ways.
         if (routeOptions.url !== GRAPHQL_PATH || ws) return done();
         checkEncoding(request, ["identity"]);
+        if (nodes) routeOf(request);
         headers.accept = answerType(headers.accept);
         if (headers.accept) return queue.arrive(request, reply.raw, done);
         done(
@@ -257,6 +268,7 @@ export function createGraphql(options: GraphqlOptions) {
         addAnswers(app, {
           maxBytes: config.RESPONSE_CACHE_MB * BYTES_PER_MB,
           dataVersion: createDataVersion(versions, () => instance.current()!, instance.rebuild),
+          dataVersions: nodes && createDataVersions(nodes, () => instance.current()!, instance.rebuild),
           record: (outcome) => options.observation?.metrics.recordCache(outcome),
           watch: (bytes) => options.observation?.metrics.watchCache(bytes),
         });

@@ -1,7 +1,7 @@
 // Most reads are one SQL statement whose result is the response's text: it takes the place of planning and output in
 // Grafast's `execute`. The planner gets what is not compiled, and what fails for a reason that it can explain.
 import type { FastifyBaseLogger } from "fastify";
-import { isSafeError } from "grafast";
+import { isAsyncIterable, isSafeError } from "grafast";
 import {
   getOperationAST,
   GraphQLError,
@@ -11,7 +11,7 @@ import {
 } from "grafast/graphql";
 import type { Config } from "../config.ts";
 import { isCancelled, type Settings } from "../database/adaptor.ts";
-import { createBatches, TookLong, type BatchesOptions } from "../database/batches.ts";
+import { createBatches, TookLong, type Batches, type BatchesOptions } from "../database/batches.ts";
 import { ResponseTooLarge } from "../database/budget.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import type { OperationCache } from "./operation-cache.ts";
@@ -47,7 +47,14 @@ export function createReadsPlugin({
   record,
 }: ReadsOptions): GraphileConfig.Plugin {
   const sizes = { defaultPageSize: config.DEFAULT_PAGE_SIZE, maxPageSize: config.MAX_PAGE_SIZE };
-  const batches = createBatches(operations);
+  const { nodes } = operations;
+  const batches = createBatches({ ...operations, node: nodes?.primary });
+  const batchesOfReplicas = new Map(
+    nodes?.replicas.map((node) => [
+      node,
+      createBatches({ ...operations, pool: node.pool, prepare: true, node }),
+    ]),
+  );
   /** By document and operation; they last as long as the document is cached. */
   const compiled = new WeakMap<DocumentNode, Map<string, Read | undefined>>();
   /** Each is logged once, however often it is asked for. */
@@ -80,9 +87,16 @@ export function createReadsPlugin({
   }
 
   /** Small reads go together; the others, and those that turn out to take long, each take their turn. */
-  async function run({ operation, pgSettings, turn }: Context, statement: Statement): Promise<string> {
+  async function run(context: Context, statement: Statement): Promise<string> {
+    const { route } = context.operation;
+    if (!nodes || !route) return runOn(batches, context, statement);
+    return nodes.read(route, (node) => runOn(batchesOfReplicas.get(node) ?? batches, context, statement));
+  }
+
+  async function runOn(batches: Batches, context: Context, statement: Statement): Promise<string> {
+    const { operation, pgSettings, turn } = context;
     const { caller, cost } = turn;
-    const request = { caller, settings: pgSettings, statement, cost };
+    const request = { caller, settings: pgSettings, statement, cost, route: operation.route };
     try {
       if (batches.isSmall(request)) return await operation.waitFor(() => batches.readShared(request));
     } catch (error) {
@@ -141,7 +155,9 @@ export function createReadsPlugin({
           if (result) return result;
           const leave = await (args.contextValue as Context).turn.take();
           try {
-            return await next();
+            const planned = await next();
+            const { operation: reading } = args.contextValue as Context;
+            return !isAsyncIterable(planned) && reading.startOver() ? await next() : planned;
           } finally {
             leave();
           }

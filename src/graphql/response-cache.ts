@@ -4,7 +4,9 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { isAsyncIterable } from "grafast";
 import type { DocumentNode, ExecutionResult, GraphQLSchema } from "grafast/graphql";
 import { createCacheableCheck } from "./cacheable.ts";
-import type { DataVersion } from "./data-version.ts";
+import type { Node } from "../database/nodes.ts";
+import type { DataVersion, DataVersions } from "./data-version.ts";
+import { addPosition, routeOf } from "./position.ts";
 import type { CacheOutcome } from "../http/metrics.ts";
 
 interface Answer {
@@ -17,6 +19,8 @@ interface Answer {
 interface Lookup {
   key: string;
   version: string;
+  /** Where there are replicas: the one whose version it is. */
+  node?: Node | undefined;
 }
 
 declare module "fastify" {
@@ -59,6 +63,8 @@ export function createAnswersPlugin(): GraphileConfig.Plugin {
 interface AnswersOptions {
   maxBytes: number;
   dataVersion: DataVersion;
+  /** In its place where there are replicas. */
+  dataVersions?: DataVersions | undefined;
   record: (outcome: CacheOutcome) => void;
   /** Asked what the kept answers take. */
   watch: (bytes: () => number) => void;
@@ -74,7 +80,7 @@ const sizeOf = (key: string, answer: Answer | undefined): number =>
  */
 export function addAnswers(
   app: FastifyInstance,
-  { maxBytes, dataVersion, record, watch }: AnswersOptions,
+  { maxBytes, dataVersion, dataVersions, record, watch }: AnswersOptions,
 ): void {
   const answers = new Map<string, Answer | undefined>();
   let bytes = 0;
@@ -96,6 +102,16 @@ export function addAnswers(
     }
   }
 
+  /** On one of several nodes its rows must be of the version itself: a newer one may not be on the next node yet. */
+  function keepExact({ route }: FastifyRequest, { key, version, node }: Lookup, answer: Answer): void {
+    if (!dataVersions || !node) return keep(key, answer);
+    if (route?.node !== node) return;
+    dataVersions.isStill(node, version).then(
+      (isStill) => isStill && keep(key, answer),
+      () => undefined,
+    );
+  }
+
   app.addHook("preHandler", (request, reply, done) => {
     const key = keyOf(request);
     if (key === null || !answers.has(key)) return done();
@@ -104,13 +120,15 @@ export function addAnswers(
 
   async function lookUp(key: string, request: FastifyRequest, reply: FastifyReply): Promise<boolean> {
     // Before anything is read: what is read later is of this version or a newer one, never of an older one.
-    const version = await dataVersion().catch(() => undefined);
+    const route = dataVersions && routeOf(request);
+    const version = await (dataVersions ? dataVersions.of(route!) : dataVersion()).catch(() => undefined);
     if (version === undefined) return false;
-    request.lookup = { key, version };
+    request.lookup = { key, version, node: route?.node };
     const answer = answers.get(key);
     if (answer?.version !== version) return false;
     answers.delete(key);
     answers.set(key, answer);
+    if (route) addPosition(reply, route);
     give(request, reply, answer);
     return true;
   }
@@ -132,7 +150,7 @@ export function addAnswers(
         contentType: String(reply.getHeader("content-type")),
         etag: `"${createHash("sha1").update(payload).digest("base64url")}"`,
       };
-      if (sizeOf(key, answer) <= maxBytes / 4) keep(key, answer);
+      if (sizeOf(key, answer) <= maxBytes / 4) keepExact(request, lookup, answer);
       reply.headers(headersOf(reply, answer));
     }
     record("miss");

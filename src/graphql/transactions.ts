@@ -2,7 +2,10 @@
 import { PgSelectStep, PgUnionAllStep } from "@dataplan/pg";
 import { AccessStep, isAsyncIterable, isPromiseLike, ObjectStep, type OperationPlan } from "grafast";
 import type pg from "pg";
+import type { ExecutionResult } from "grafast/graphql";
 import { createOperation, type Operation } from "../database/adaptor.ts";
+import type { Nodes, Route } from "../database/nodes.ts";
+import { addPosition, routeOf, routeOfExtensions, withPosition } from "./position.ts";
 
 declare global {
   namespace Grafast {
@@ -20,9 +23,36 @@ interface TransactionsOptions {
   pool: pg.Pool;
   prepare: boolean;
   maxBytes: number;
+  nodes?: Nodes | undefined;
 }
 
 export function createTransactionsPlugin(options: TransactionsOptions): GraphileConfig.Plugin {
+  const { nodes } = options;
+
+  /** Says with the answer how much of the data the client has seen. */
+  async function finish(
+    result: unknown,
+    route: Route,
+    args: Partial<Grafast.ExecutionArgs>,
+  ): Promise<unknown> {
+    const answer = await (result as Promise<ExecutionResult | AsyncGenerator<ExecutionResult>>);
+    if (isAsyncIterable(answer)) {
+      const next = answer.next.bind(answer);
+      answer.next = async () => {
+        const item = await next();
+        return item.done ? item : { ...item, value: withPosition(item.value, route) };
+      };
+      return answer;
+    }
+    const { operation } = args.contextValue as Grafast.Context;
+    // Asked for behind the last commit, wherever that was: runs have transactions of their own.
+    if (operation.kind === "mutation") await nodes!.noteWritten(route).catch(() => undefined);
+    const reply = args.requestContext?.fastifyv5?.reply;
+    if (!reply) return withPosition(answer, route);
+    addPosition(reply, route);
+    return answer;
+  }
+
   return {
     name: "TransactionsPlugin",
     version: "1.0.0",
@@ -31,7 +61,9 @@ export function createTransactionsPlugin(options: TransactionsOptions): Graphile
         async prepareArgs(next, { args }) {
           const prepared = await next();
           const context = args.contextValue;
-          context.operation = createOperation({ ...options, signal: context.abortSignal });
+          const request = args.requestContext?.fastifyv5?.request;
+          const route = nodes && (request ? routeOf(request) : routeOfExtensions(args.extensions));
+          context.operation = createOperation({ ...options, signal: context.abortSignal, route });
           context.withPgClient = context.operation.withPgClient as typeof context.withPgClient;
           return prepared;
         },
@@ -44,9 +76,19 @@ export function createTransactionsPlugin(options: TransactionsOptions): Graphile
         execute(next, { args }) {
           // Over HTTP the answer goes out as it is written here, without objects in between.
           if (args.requestContext?.fastifyv5) args.outputDataAsString = true;
-          return endAfter(next(), (args.contextValue as Grafast.Context).operation.end);
+          const { operation } = args.contextValue as Grafast.Context;
+          const result = endAfter(next(), operation.end);
+          return operation.route
+            ? (finish(result, operation.route, args as Grafast.ExecutionArgs) as typeof result)
+            : result;
         },
-        subscribe: (next, { args }) => endAfter(next(), (args.contextValue as Grafast.Context).operation.end),
+        subscribe(next, { args }) {
+          const { operation } = args.contextValue as Grafast.Context;
+          const result = endAfter(next(), operation.end);
+          return operation.route
+            ? (finish(result, operation.route, args as Grafast.ExecutionArgs) as typeof result)
+            : result;
+        },
       },
     },
   };

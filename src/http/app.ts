@@ -19,6 +19,7 @@ import { MAX_BODY_BYTES } from "../guard/document.ts";
 import { addMetrics, createMetrics } from "./metrics.ts";
 import { addRequestLog, requestId } from "./observe.ts";
 import { addPipelineMetrics } from "./pipeline-metrics.ts";
+import { checksOf, watchNodes } from "./node-status.ts";
 import { createProbePool } from "./probe.ts";
 import { addPropose } from "./propose-route.ts";
 import { addStudio } from "./studio.ts";
@@ -49,9 +50,11 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     database,
     authenticator,
     observation,
+    log: logger,
     hurry: lifecycle?.hurry,
   });
   metrics.watchPool("operations", graphql.pool);
+  if (graphql.nodes) watchNodes(metrics, graphql.nodes);
   metrics.watchSchema(graphql.instance.isOutdated);
   const app = Fastify({
     ...(logger && { loggerInstance: logger }),
@@ -69,7 +72,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   addSlowRequests(app);
 
   // Known from the start, they cost requests no change of shape.
-  for (const name of ["claims", "place", "answerKey", "lookup", "cacheable", "operation"])
+  for (const name of ["claims", "place", "answerKey", "lookup", "cacheable", "operation", "route"])
     app.decorateRequest(name);
   app.setErrorHandler(handleError);
   const methods = new Map<string, string[]>();
@@ -110,7 +113,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
       : { ok: false, detail: "not listening for changes" };
   addHealth(app, {
     pool: probes,
-    parts: { listen, api: graphql.instance.check, ...parts },
+    parts: { listen, api: graphql.instance.check, ...(graphql.nodes && checksOf(graphql.nodes)), ...parts },
     stopping: lifecycle?.stopping,
   });
   addMetrics(app, metrics, config);
@@ -136,7 +139,11 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
       if (!mayIntrospect(config, request)) throw refusal("FORBIDDEN", "Your role may not read the schema");
       return reply.type("text/plain; charset=utf-8").send(await graphql.printSdl());
     });
-    await scope.register(addIngest, { pool: database.pool, stopping: lifecycle?.hurry });
+    await scope.register(addIngest, {
+      pool: database.pool,
+      nodes: graphql.nodes,
+      stopping: lifecycle?.hurry,
+    });
     await scope.register(addPropose, {
       pool: database.pool,
       folder: config.DATASETS_DIR,
@@ -152,6 +159,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   try {
     // A schema that cannot be built fails the start, not the first request.
     await graphql.instance.getSchema();
+    await graphql.nodes?.ready;
   } catch (error) {
     await app.close();
     throw error;

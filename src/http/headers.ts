@@ -6,8 +6,12 @@ import helmet, { type HelmetOptions } from "helmet";
 import type { Config } from "../config.ts";
 import { refusal } from "../graphql/errors.ts";
 import { isPage } from "../graphql/graphiql.ts";
+import { NODE_HEADER, POSITION_HEADER, READ_HEADER } from "../graphql/position.ts";
 
-export async function addHeaders(app: FastifyInstance, { CORS_ORIGINS }: Config): Promise<void> {
+export async function addHeaders(
+  app: FastifyInstance,
+  { CORS_ORIGINS, READ_DATABASE_URLS }: Config,
+): Promise<void> {
   app.addHook("onRequest", (request, _reply, done) => {
     // Browsers open sockets to any address; only their Origin says for whom.
     const isRefused = request.ws && !isOwnOrAllowed(request, CORS_ORIGINS);
@@ -38,11 +42,15 @@ export async function addHeaders(app: FastifyInstance, { CORS_ORIGINS }: Config)
   app.addHook("onRoute", (route) => {
     if (isPage(route.url)) route.config = { ...route.config, cors: false };
   });
+  const ofReplicas = (names: string[]): string[] => (READ_DATABASE_URLS.length > 0 ? names : []);
   await app.register(cors, {
     origin: CORS_ORIGINS,
     methods: ["GET", "POST"],
-    allowedHeaders: ["authorization", "content-type", "if-none-match", "x-request-id", "traceparent"],
-    exposedHeaders: ["etag", "retry-after", "x-request-id"],
+    allowedHeaders: [
+      ...["authorization", "content-type", "if-none-match", "x-request-id", "traceparent"],
+      ...ofReplicas([POSITION_HEADER, READ_HEADER]),
+    ],
+    exposedHeaders: ["etag", "retry-after", "x-request-id", ...ofReplicas([POSITION_HEADER, NODE_HEADER])],
     credentials: false,
     maxAge: 600,
   });

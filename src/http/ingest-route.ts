@@ -4,7 +4,9 @@ import type { Pool } from "pg";
 import { isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
 import { receive } from "../ingest/ingest.ts";
 import { bodyOf, formatOf, parametersOf, takeStreams } from "./body.ts";
+import type { Nodes, Route } from "../database/nodes.ts";
 import { refusal } from "../graphql/errors.ts";
+import { addPosition } from "../graphql/position.ts";
 import { RETRY_AFTER_S } from "./health.ts";
 import { mayTakeLong } from "./request-timeout.ts";
 
@@ -16,9 +18,16 @@ interface Query {
 }
 const PARAMETERS = ["source", "name", "map", "dateFormat"];
 
+/** Whoever sends it with a query sees the run and its rows. */
+async function addWritten(reply: FastifyReply, nodes: Nodes): Promise<void> {
+  const route: Route = { floor: undefined, primaryOnly: true };
+  await nodes.noteWritten(route).catch(() => undefined);
+  addPosition(reply, route);
+}
+
 export function addIngest(
   app: FastifyInstance,
-  { pool, stopping }: { pool: Pool; stopping?: AbortSignal },
+  { pool, nodes, stopping }: { pool: Pool; nodes?: Nodes | undefined; stopping?: AbortSignal },
   done: () => void,
 ): void {
   takeStreams(app);
@@ -46,6 +55,7 @@ export function addIngest(
         role,
         signal: stopping,
       });
+      if (nodes) await addWritten(reply, nodes);
       if (run.status === "succeeded") return { run };
       reply.header("connection", "close");
       if (failedBy === "rows") return await reply.status(422).send({ run });

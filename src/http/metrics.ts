@@ -14,6 +14,9 @@ export interface OperationRecord {
   seconds: number;
   sqlSeconds: number;
   statements: number;
+  /** Where there are replicas: which one answered, and why that one. */
+  node?: string;
+  why?: string | undefined;
 }
 
 export type CacheOutcome = "hit" | "miss" | "not_modified";
@@ -139,11 +142,20 @@ export function createMetrics(): Metrics {
   const ofRequest = remembered((method: string, route: string, status: string) =>
     requests.labels({ method, route, status }),
   );
+  const nodeReads = new Counter({
+    name: "strata_node_operations_total",
+    help: "Operations by the node that answered, and why that one; only where there are replicas.",
+    labelNames: ["node", "why"],
+    registers,
+  });
+  const ofNode = remembered((node: string, why: string) => nodeReads.labels({ node, why }));
   const ofRead = remembered((path: string) => reads.labels({ path }));
   const ofCache = remembered((outcome: string) => cacheRequests.labels({ outcome }));
   return {
     registry,
-    recordOperation({ type, name, outcome, seconds, ...sql }) {
+    recordOperation({ type, name, outcome, seconds, node, why = "", ...sql }) {
+      // Why it failed differs; the log has it.
+      if (node !== undefined) ofNode(node, why.startsWith("failed") ? "failed" : why).inc();
       const children = ofOperation(type, bounded(name), outcome);
       children.count.inc();
       children.duration.observe(seconds);

@@ -4,6 +4,7 @@ import type { IncomingHttpHeaders } from "node:http";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { isAsyncIterable, isPromiseLike } from "grafast";
 import { getOperationAST } from "grafast/graphql";
+import type { Route } from "../database/nodes.ts";
 import type { Tracing } from "../tracing.ts";
 import type { Metrics, OperationRecord } from "./metrics.ts";
 
@@ -88,6 +89,7 @@ const describe = (operation: OperationRecord | undefined) =>
     outcome: operation.outcome,
     sqlMs: milliseconds(operation.sqlSeconds),
     statements: operation.statements,
+    ...(operation.node && { node: operation.node, why: operation.why }),
   };
 
 /** Tells of an operation that is over; over HTTP, its request's own line follows. */
@@ -120,7 +122,7 @@ export function createObservationPlugin(options: ObserveOptions): GraphileConfig
     const { fastifyv5, ws } = args.requestContext ?? {};
     const request = fastifyv5?.request ?? (ws?.request as unknown as FastifyRequest | undefined);
     const finish = (outcome: string): void => {
-      const { sql } = (args.contextValue as Measured).operation ?? {};
+      const { sql, route } = (args.contextValue as Measured).operation ?? {};
       const record: OperationRecord = {
         type: ast?.operation ?? "query",
         name: ast?.name?.value ?? "anonymous",
@@ -128,6 +130,7 @@ export function createObservationPlugin(options: ObserveOptions): GraphileConfig
         seconds: (performance.now() - startedAt) / 1000,
         sqlSeconds: (sql?.milliseconds ?? 0) / 1000,
         statements: sql?.statements ?? 0,
+        ...(route?.node && { node: route.node.name, why: route.why }),
       };
       recordOperation(options, record, request, fastifyv5 !== undefined);
     };
@@ -156,5 +159,5 @@ export function createObservationPlugin(options: ObserveOptions): GraphileConfig
 type Faults = { extensions?: { code?: string } }[];
 
 interface Measured {
-  operation?: { sql: { milliseconds: number; statements: number } };
+  operation?: { sql: { milliseconds: number; statements: number }; route?: Route };
 }
