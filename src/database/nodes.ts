@@ -104,6 +104,8 @@ export interface Nodes {
 const WAIT_MS = 100;
 /** Between two looks at a node, in ms: so long may a lost one go unseen that breaks no connection. */
 const LOOK_MS = 1_000;
+/** Attempts before the start goes on without knowing the primary; each may take WATCH_CONNECTIONS' time-outs. */
+const FIRST_LOOKS = 5;
 /** Bytes behind at which a replica gets no reads; a heavy write puts more of them on the primary if it is less. */
 const MAX_BEHIND = 64 * 1024 * 1024;
 /** Milliseconds without any replay, while there is something to replay, after which a replica gets no reads. */
@@ -227,6 +229,11 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
     } catch (error) {
       if (!released.signal.aborted) lose(node, error);
     }
+  }
+
+  /** Without the primary's identity answers have no position: a busy machine is asked several times. */
+  async function firstLook(): Promise<void> {
+    for (let i = 0; i < FIRST_LOOKS && primary.history === ""; i++) await look(primary);
   }
 
   async function keepLooking(node: Watched): Promise<void> {
@@ -354,7 +361,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
   }
 
   // The replicas are compared with it.
-  const ready = look(primary).then(() => Promise.all(replicas.map(look)));
+  const ready = firstLook().then(() => Promise.all(replicas.map(look)));
   void ready.then(() => [primary, ...replicas].map(keepLooking));
   return {
     ready,
