@@ -3,10 +3,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { canReplicate, createSetup, type Setup } from "./setup.ts";
 
-const PAIRS = process.env.TEST_LONG ? 2_000 : 150;
+const PAIRS = Number(process.env.REPLICA_PAIRS ?? 150);
 const WRITERS = 4;
 
-describe.runIf(canReplicate)("positions", () => {
+describe.runIf(canReplicate)("positions", { tags: ["long"] }, () => {
   let setup: Setup;
   let second: { url: string };
 
