@@ -61,6 +61,8 @@ interface Log {
 }
 
 interface Watched extends Node {
+  /** Connections of its pool. */
+  clients: Set<pg.PoolClient>;
   waiting: Set<Waiter>;
   isPolled: boolean;
   /** When its LSN was last seen to grow. */
@@ -113,6 +115,9 @@ const MAX_STANDSTILL_MS = 10_000;
 /** Between two questions whether a replica has come far enough, in ms. */
 const POLL_MS = 2;
 
+/** The fault of a node until it has been looked at. */
+const NOT_ASKED = "not asked yet";
+
 class NotReached extends Error {}
 
 export interface NodesOptions {
@@ -134,7 +139,8 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
       ...WATCH_CONNECTIONS,
       ...(name !== "primary" && { verify: verifying }),
     }),
-    fault: "not asked yet",
+    fault: NOT_ASKED,
+    clients: new Set(),
     behind: 0,
     history: "",
     lsn: "",
@@ -145,19 +151,12 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
   });
   const primary = toNode("primary", pool, connection);
   const replicas = urls.map((connectionString, i): Watched => {
-    const clients = new Set<pg.PoolClient>();
-    const nodePool = createPool(
-      { connectionString },
-      {
-        ...REPLICA_CONNECTIONS,
-        verify: verifying,
-      },
-    );
+    const nodePool = createPool({ connectionString }, { ...REPLICA_CONNECTIONS, verify: verifying });
     meter(nodePool);
-    nodePool.on("connect", (client) => clients.add(client));
-    nodePool.on("remove", (client) => clients.delete(client));
-    connections.set(nodePool, clients);
-    return toNode(nameOf(i), nodePool, { connectionString });
+    const node = toNode(nameOf(i), nodePool, { connectionString });
+    nodePool.on("connect", (client) => node.clients.add(client));
+    nodePool.on("remove", (client) => node.clients.delete(client));
+    return node;
   });
   const released = new AbortController();
   let announced: Position | undefined;
@@ -182,7 +181,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
     const facts = { node: node.name, behind: node.behind, why: fault };
     // Until it is looked at for the first time, nothing is wrong with it.
     if (fault === undefined) log?.info(facts, "the node takes reads");
-    else if (node.fault === undefined || node.fault === "not asked yet")
+    else if (node.fault === undefined || node.fault === NOT_ASKED)
       log?.warn(facts, "the node takes no reads");
     node.fault = fault;
   }
@@ -191,7 +190,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
   function lose(node: Watched, error: unknown): void {
     const { code, message } = error as { code?: string; message?: string };
     judge(node, error instanceof NotReached ? error.message : `does not answer (${code ?? message})`);
-    for (const client of connections.get(node.pool) ?? [])
+    for (const client of node.clients)
       (client as unknown as { connection: pg.Connection }).connection.stream.destroy();
   }
 
@@ -243,6 +242,9 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
     }
   }
 
+  /** Where there is no choice no turn passes: reads that alternate with such ones would all go to one node. */
+  const inTurn = (nodes: readonly Node[]): Node => nodes[nodes.length > 1 ? turn++ % nodes.length : 0]!;
+
   const at = (route: Route, node: Node, why: string): Node => {
     route.why ??= why;
     return (route.node = node);
@@ -257,10 +259,10 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
     const usable = replicas.filter(({ fault }) => fault === undefined);
     if (usable.length === 0) return at(route, primary, "no replica");
     if (pinned && (pinned.isPrimary || pinned.fault === undefined)) return at(route, pinned, "kept answer");
-    if (floor === undefined) return at(route, usable[turn++ % usable.length]!, "any");
+    if (floor === undefined) return at(route, inTurn(usable), "any");
     const lsn = lsnOf(floor);
     const ready = usable.filter((node) => node.lsn >= lsn);
-    if (ready.length > 0) return at(route, ready[turn++ % ready.length]!, "reached");
+    if (ready.length > 0) return at(route, inTurn(ready), "reached");
     const moving = usable.filter((node) => node.stuckAt !== node.lsn);
     if (moving.length === 0) return at(route, primary, "behind");
     return waitFor(lsn, moving).then((node) => at(route, node ?? primary, node ? "waited" : "behind"));
@@ -397,9 +399,6 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
     },
   };
 }
-
-/** Of each replica's pool. */
-const connections = new WeakMap<pg.Pool, Set<pg.PoolClient>>();
 
 function startOver(route: Route, error: unknown): void {
   route.primaryOnly = true;
