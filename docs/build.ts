@@ -11,6 +11,7 @@ import { openDatabase } from "../src/database/connect.ts";
 import { applySchema } from "../src/database/migrate.ts";
 import { ERROR_CODES } from "../src/graphql/codes.ts";
 import { createMetrics } from "../src/http/metrics.ts";
+import { watchNodes } from "../src/http/node-status.ts";
 import { addPipelineMetrics } from "../src/http/pipeline-metrics.ts";
 import { migrateWorker } from "../src/worker/worker.ts";
 
@@ -230,7 +231,9 @@ async function sqlPage(pool: Pool): Promise<string> {
 }
 
 async function metricsPage(pool: Pool): Promise<string> {
-  const { registry } = createMetrics();
+  const metrics = createMetrics();
+  const { registry } = metrics;
+  watchNodes(metrics, { replicas: [] });
   addPipelineMetrics(registry, pool);
   const all = await registry.getMetricsAsJSON();
   const types: Record<string, string> = { counter: "counter", gauge: "gauge", histogram: "histogram" };

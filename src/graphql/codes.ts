@@ -29,7 +29,8 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
   NOT_ACCEPTABLE: { status: 406, meaning: "The header `accept` names no type that the server sends." },
   PAYLOAD_TOO_LARGE: {
     status: 413,
-    meaning: "The body of a GraphQL request is too large. Send rows to `/ingest`.",
+    meaning:
+      "The body is too large: that of a GraphQL request (send rows to `/ingest`), or a file for `/propose`.",
   },
   UNSUPPORTED_MEDIA_TYPE: {
     status: 415,

@@ -30,11 +30,7 @@ export function createTransactionsPlugin(options: TransactionsOptions): Graphile
   const { nodes } = options;
 
   /** Says with the answer how much of the data the client has seen. */
-  async function finish(
-    result: unknown,
-    route: Route,
-    args: Partial<Grafast.ExecutionArgs>,
-  ): Promise<unknown> {
+  async function finish(result: unknown, route: Route, args: Grafast.ExecutionArgs): Promise<unknown> {
     const answer = await (result as Promise<ExecutionResult | AsyncGenerator<ExecutionResult>>);
     if (isAsyncIterable(answer)) {
       const next = answer.next.bind(answer);
@@ -44,13 +40,19 @@ export function createTransactionsPlugin(options: TransactionsOptions): Graphile
       };
       return answer;
     }
-    const { operation } = args.contextValue as Grafast.Context;
+    const { operation } = args.contextValue;
     // Asked for behind the last commit, wherever that was: runs have transactions of their own.
     if (operation.kind === "mutation") await nodes!.noteWritten(route).catch(() => undefined);
     const reply = args.requestContext?.fastifyv5?.reply;
     if (!reply) return withPosition(answer, route);
     addPosition(reply, route);
     return answer;
+  }
+
+  function run<T>(result: T, args: Grafast.ExecutionArgs): T {
+    const { operation } = args.contextValue;
+    const ending = endAfter(result, operation.end);
+    return operation.route ? (finish(ending, operation.route, args) as T) : ending;
   }
 
   return {
@@ -76,19 +78,9 @@ export function createTransactionsPlugin(options: TransactionsOptions): Graphile
         execute(next, { args }) {
           // Over HTTP the answer goes out as it is written here, without objects in between.
           if (args.requestContext?.fastifyv5) args.outputDataAsString = true;
-          const { operation } = args.contextValue as Grafast.Context;
-          const result = endAfter(next(), operation.end);
-          return operation.route
-            ? (finish(result, operation.route, args as Grafast.ExecutionArgs) as typeof result)
-            : result;
+          return run(next(), args as Grafast.ExecutionArgs);
         },
-        subscribe(next, { args }) {
-          const { operation } = args.contextValue as Grafast.Context;
-          const result = endAfter(next(), operation.end);
-          return operation.route
-            ? (finish(result, operation.route, args as Grafast.ExecutionArgs) as typeof result)
-            : result;
-        },
+        subscribe: (next, { args }) => run(next(), args as Grafast.ExecutionArgs),
       },
     },
   };

@@ -13,7 +13,7 @@ const check = ({ fault, behind }: Node): Check => ({
 export const checksOf = ({ replicas }: Nodes): Record<string, () => Check> =>
   Object.fromEntries(replicas.map((node) => [node.name, () => check(node)]));
 
-export function watchNodes(metrics: Metrics, { replicas }: Nodes): void {
+export function watchNodes(metrics: Metrics, { replicas }: Pick<Nodes, "replicas">): void {
   for (const node of replicas) metrics.watchPool(node.name, node.pool);
   new Gauge({
     name: "strata_replica_up",

@@ -57,9 +57,10 @@ export function addPropose(
         `The server looks at ${MAX_AT_ONCE} other files; send this one again`,
       );
     running++;
-    // Keys may need a second look, so the body has to stay; it is larger than memory may be.
-    const place = await mkdtemp(join(tmpdir(), "strata-propose-"));
+    let place: string | undefined;
     try {
+      // Keys may need a second look, so the body has to stay; it is larger than memory may be.
+      place = await mkdtemp(join(tmpdir(), "strata-propose-"));
       const file = join(place, "body");
       await pipeline(bodyOf(request), limitedTo(maxBytes), createWriteStream(file, { mode: 0o600 }), {
         ...(stopping && { signal: stopping }),
@@ -80,7 +81,7 @@ export function addPropose(
       return { proposal: { ...facts(found), file: found.fileName } };
     } finally {
       running--;
-      await rm(place, { recursive: true, force: true });
+      if (place !== undefined) await rm(place, { recursive: true, force: true });
     }
   };
 
