@@ -120,6 +120,7 @@ describe("the pipeline's commands", () => {
   );
 
   it("shows runs and freshness", async () => {
+    await strata(["transform"], database.environment);
     const { stdout } = await strata(["status", "--json"], database.environment);
     const { freshness, runs } = JSON.parse(stdout);
     expect(freshness.map((row: { dataset: string }) => row.dataset)).toEqual(
