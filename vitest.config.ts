@@ -1,6 +1,6 @@
 import { defineConfig } from "vitest/config";
 
-// A newcomer's run has each subject once, in at most four minutes; .ci/run sets TEST_LONG=1 and runs everything.
+// A newcomer's run has each subject once; .ci/run sets TEST_LONG=1 and runs everything.
 const isLong = process.env.TEST_LONG === "1";
 const isServer = process.env.TEST_DATABASE_URL !== undefined;
 
