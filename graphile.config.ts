@@ -4,6 +4,7 @@ import { makePgService } from "postgraphile/adaptors/pg";
 import { PostGraphileAmberPreset } from "postgraphile/presets/amber";
 import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connection-filter";
 import { AggregatesPlugin } from "./plugins/AggregatesPlugin.ts";
+import { BehaviorCachePlugin } from "./plugins/BehaviorCachePlugin.ts";
 import { CataloguePlugin } from "./plugins/CataloguePlugin.ts";
 import { DescriptionsPlugin } from "./plugins/DescriptionsPlugin.ts";
 import { GrafastFixesPlugin } from "./plugins/GrafastFixesPlugin.ts";
@@ -69,6 +70,7 @@ export function createPreset({ pgServices, datasetsDir, ...limits }: PresetOptio
       JsonFilterPreset,
     ],
     plugins: [
+      BehaviorCachePlugin,
       createTagFilesPlugin(datasetsDir),
       CataloguePlugin,
       RightsPlugin,

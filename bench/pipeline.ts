@@ -23,7 +23,12 @@ function timed(command: string, args: string[], env: Record<string, string>): nu
   return performance.now() - startedAt;
 }
 
-export async function comparePipeline(server: string, size: number, rounds: number): Promise<string> {
+export async function comparePipeline(
+  server: string,
+  size: number,
+  rounds: number,
+  chosen?: string[],
+): Promise<string> {
   const url = new URL(server);
   url.pathname = "/strata_bench_pipeline";
   const administrator = new pg.Client({ connectionString: server });
@@ -37,12 +42,16 @@ export async function comparePipeline(server: string, size: number, rounds: numb
   const client = new pg.Client({ connectionString: url.href });
   await client.connect();
   try {
-    const sections = [
-      await compareIngest(client, strata, folder, url.href, size, rounds),
-      await compareTransform(client, strata, size, rounds),
-      await compareTriggers(client, size, rounds),
-      await compareRefresh(client, size, rounds),
-    ];
+    const parts: Record<string, () => Promise<string>> = {
+      ingest: () => compareIngest(client, strata, folder, url.href, size, rounds),
+      transform: () => compareTransform(client, strata, size, rounds),
+      triggers: () => compareTriggers(client, size, rounds),
+      refresh: () => compareRefresh(client, size, rounds),
+      metric: () => compareMetric(client, size, rounds),
+    };
+    const sections: string[] = [];
+    for (const [name, compare] of Object.entries(parts))
+      if (!chosen || chosen.includes(name)) sections.push(await compare());
     return sections.join("\n\n");
   } finally {
     await client.end();
@@ -105,18 +114,17 @@ async function compareIngest(
   return table(["ingest", "speed", "relative to `\\copy`"], rows);
 }
 
-async function compareTransform(
-  client: pg.Client,
-  strata: Strata,
-  size: number,
-  rounds: number,
-): Promise<string> {
+async function fillUsers(client: pg.Client, size: number): Promise<void> {
   await client.query("truncate staging.raw_transactions, staging.quarantine, production.users cascade");
   await client.query(
     `insert into production.users (user_id, username, email, country)
      select n, 'user' || n, 'user' || n || '@example.org', 'Country ' || n % 12 from generate_series(1, $1::int) n`,
     [usersOf(size)],
   );
+}
+
+async function fillStaging(client: pg.Client, size: number): Promise<void> {
+  await fillUsers(client, size);
   await client.query(
     `insert into staging.raw_transactions (transaction_id, user_id, amount, status, transaction_date)
      select n, 1 + (n::bigint * 7919) % $2, (1 + (n::bigint * 31) % 99999) / 100.0, 'completed',
@@ -125,6 +133,15 @@ async function compareTransform(
     [size, usersOf(size), DAYS],
   );
   await client.query("vacuum analyze");
+}
+
+async function compareTransform(
+  client: pg.Client,
+  strata: Strata,
+  size: number,
+  rounds: number,
+): Promise<string> {
+  await fillStaging(client, size);
   const times: Record<string, number[]> = { bare: [], transform: [] };
   for (let round = 0; round < rounds; round++) {
     await client.query("truncate production.transactions; checkpoint");
@@ -155,6 +172,7 @@ async function compareTransform(
 
 /** Every change of transactions is noted for the next refresh. */
 async function compareTriggers(client: pg.Client, size: number, rounds: number): Promise<string> {
+  await fillStaging(client, size);
   const loaded = Math.round(size / 4);
   const load = async (triggers: "enable" | "disable"): Promise<number> => {
     await client.query("truncate production.transactions; checkpoint");
@@ -177,6 +195,7 @@ async function compareTriggers(client: pg.Client, size: number, rounds: number):
 }
 
 async function compareRefresh(client: pg.Client, size: number, rounds: number): Promise<string> {
+  await fillStaging(client, size);
   const rows: string[][] = [];
   const points: { size: number; incremental: number; full: number }[] = [];
   const measure = async (transactions: number, days: number): Promise<void> => {
@@ -239,4 +258,63 @@ async function compareRefresh(client: pg.Client, size: number, rounds: number): 
     "full, ms",
   ];
   return `${table([...header, "faster"], rows)}\n\n![Time of a refresh by history](refresh.svg)`;
+}
+
+/** A metric of one's own is kept in a table, so that only the groups of the changed day are read and written. */
+async function compareMetric(client: pg.Client, size: number, rounds: number): Promise<string> {
+  const rows: string[][] = [];
+  await fillUsers(client, size);
+  const measure = async (transactions: number, days: number, groupsOfDay: number): Promise<void> => {
+    await client.query("truncate production.transactions");
+    await client.query(
+      `insert into production.transactions (${COLUMNS})
+       select n, 1 + (n::bigint * 7919) % $2, (1 + (n::bigint * 31) % 99999) / 100.0, 'completed',
+         timestamp '2024-01-01' + make_interval(days => n % $3::int)
+       from generate_series(1, $1::int) n`,
+      [transactions, usersOf(size), days],
+    );
+    await client.query("select strata.add_metric('bench_revenue', $1, partition => 'day')", [
+      `select transaction_day as day, user_id % ${groupsOfDay} as user_group, count(*) as transactions,
+         sum(amount) as revenue, count(distinct user_id) as users
+       from production.transactions group by 1, 2`,
+    ]);
+    await client.query("select strata.refresh(true)");
+    await client.query("vacuum analyze");
+    const compute = async (stale: string): Promise<number> => {
+      await client.query(
+        "update production.transactions set amount = amount + 1 where transaction_day = '2024-01-15'",
+      );
+      const startedAt = performance.now();
+      await client.query(`select strata.compute_metric('bench_revenue', ${stale})`);
+      const time = performance.now() - startedAt;
+      await client.query("select strata.refresh(false)");
+      return time;
+    };
+    const changed: number[] = [];
+    const all: number[] = [];
+    for (let round = 0; round < rounds; round++) {
+      changed.push(await compute("strata.stale_partitions('bench_revenue')"));
+      all.push(await compute("null"));
+    }
+    const { rows: groups } = await client.query("select count(*)::int from analytics.bench_revenue");
+    rows.push([
+      String(transactions),
+      String(days),
+      String(groups[0].count),
+      median(changed).toFixed(0),
+      median(all).toFixed(0),
+      `${spread(
+        changed.map((one, i) => all[i]! / one),
+        0,
+      )} ×`,
+    ]);
+  };
+  await measure(size / 10, DAYS / 10, 10);
+  await measure(size, DAYS, 10);
+  await measure(size, DAYS, 100);
+  await client.query("select strata.remove_metric('bench_revenue')");
+  return table(
+    ["metric, one changed day: transactions", "days", "groups", "one day, ms", "all, ms", "faster"],
+    rows,
+  );
 }

@@ -2,11 +2,11 @@
 // Reads on a primary alone against a primary with one replica, each client with its position: what routing costs. All of
 // it on one machine, so a second server makes nothing faster. CPU time per read, of Strata and of PostgreSQL's backends
 // together, says the same where the machine has other things to do. Linux only.
-import { existsSync, readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import pg from "pg";
 import { createCluster } from "../test/support/cluster.ts";
 import { start } from "./contenders.ts";
+import { cpuOf } from "./cpu.ts";
 import { prepare } from "./database.ts";
 import { load } from "./load.ts";
 import { works } from "./work.ts";
@@ -21,14 +21,6 @@ const { values } = parseArgs({
 });
 const options = { seconds: Number(values.seconds), connections: Number(values.connections) };
 const median = (numbers: number[]): number => numbers.sort((a, b) => a - b)[numbers.length >> 1]!;
-
-const TICKS_PER_MS = 0.1;
-function cpuOf(pid: number): number {
-  const file = `/proc/${pid}/stat`;
-  if (!existsSync(file)) return 0;
-  const fields = readFileSync(file, "utf8").split(") ")[1]!.split(" ");
-  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_MS;
-}
 
 const primary = await createCluster();
 const url = await prepare(primary.url("postgres"), Number(values.transactions));

@@ -1,4 +1,5 @@
-// npm run bench -- [--transactions 2000000] [--rounds 7] [--seconds 5] [--only nested,flat] [--server URL]
+// npm run bench -- [--transactions 2000000] [--rounds 7] [--seconds 5] [--only nested,flat]
+// [--pipeline ingest,transform,triggers,refresh,metric] [--server URL]
 import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { availableParallelism, cpus, totalmem } from "node:os";
@@ -17,6 +18,7 @@ const { values } = parseArgs({
     seconds: { type: "string", default: "4" },
     connections: { type: "string", default: "16" },
     only: { type: "string" },
+    pipeline: { type: "string" },
     "no-reads": { type: "boolean" },
     "no-pipeline": { type: "boolean" },
     "no-embedded": { type: "boolean" },
@@ -40,7 +42,9 @@ if (!values["no-reads"]) {
 if (!values["no-embedded"] && !values.only)
   sections.push(`## Embedded engine\n\n${await compareEmbedded(options)}`);
 if (!values["no-pipeline"] && !values.only)
-  sections.push(`## Pipeline\n\n${await comparePipeline(values.server, transactions, options.rounds)}`);
+  sections.push(
+    `## Pipeline\n\n${await comparePipeline(values.server, transactions, options.rounds, values.pipeline?.split(","))}`,
+  );
 
 const client = new pg.Client({ connectionString: values.server });
 await client.connect();

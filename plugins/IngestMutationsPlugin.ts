@@ -133,7 +133,8 @@ export const IngestMutationsPlugin: GraphileConfig.Plugin = extendSchema((build)
       return {
         dataset,
         mutation: inflection.camelCase(`ingest-${name}`),
-        rowType: inflection.upperCamelCase(`ingest-${inflection.singularize(name)}-input`),
+        // Not "…Input": where singular and plural are the same word, that is the mutation's own input.
+        rowType: inflection.upperCamelCase(`ingest-${name}-row`),
         columns: new Map(
           fields.map((field) => [inflection.camelCase(inflection.coerceToGraphQLName(field.field)), field]),
         ),

@@ -98,7 +98,7 @@ insert into strata.refresh_state default values on conflict do nothing;
 -- ------------------------------------------------------------------------------------------------------
 
 -- A parse tree as JSON. Each field is an array that ends in null; a node says its type in "_". Tokens translate
--- one by one, because PostgreSQL escapes whatever is special inside of one.
+-- one by one, because PostgreSQL escapes whatever is special inside of one, except a colon in front of a name.
 create or replace function strata.node_tree(tree text)
 returns jsonb
 language sql immutable strict set search_path = pg_catalog, pg_temp
@@ -110,7 +110,8 @@ return (
            when t.token[1] = ')' then 'null],'
            when t.token[1] ~ '^:[a-z_A-Z]+$' then 'null],' || to_json(substr(t.token[1], 2)) || ':['
            else to_json(regexp_replace(t.token[1], '\\(.)', '\1', 'g')) || ',' end, '' order by t.place), ',')::jsonb
-  from regexp_matches(tree, '(?:\\.|[^\s(){}\\])+|[(){}]', 'g') with ordinality t (token, place)
+  from regexp_matches(regexp_replace(tree, '(:[a-z_A-Z]+ ):((?:\\.|[^\s(){}\\])*)', '\1\\:\2', 'g'),
+                      '(?:\\.|[^\s(){}\\])+|[(){}]', 'g') with ordinality t (token, place)
 );
 
 comment on function strata.node_tree(text) is 'A parse tree of PostgreSQL as JSON.';
@@ -671,6 +672,7 @@ declare
   unknown boolean;
   given text[];
   stale text[] := '{}';
+  fact record;
   partitions double precision;
 begin
   select * into m from strata.metrics x where x.metric = stale_partitions.metric;
@@ -695,12 +697,16 @@ begin
     stale := stale || given;
   end loop;
   stale := array(select distinct s from unnest(stale) s);
-  -- As many partitions as the result has, or as the fact table has values of that column.
-  select greatest(m.partition_count, max(case when s.n_distinct < 0 then -s.n_distinct * greatest(c.reltuples, 0) else s.n_distinct end))
-  into partitions
-  from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_stats s on s.schemaname = n.nspname and s.tablename = c.relname
-  where c.oid = to_regclass(m.analysis ->> 'fact') and m.analysis ->> 'partition' like '%.' || quote_ident(s.attname) and not s.inherited;
-  if cardinality(stale) * 3 > coalesce(partitions, m.partition_count) then
+  if cardinality(stale) * 3 <= m.partition_count then
+    return stale;
+  end if;
+  -- The fact table may have more partitions by now than the result had.
+  select n.nspname as schema_name, c.relname as name, a.attname as column_name, greatest(c.reltuples, 0) as rows into fact
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_attribute a on a.attrelid = c.oid
+  where c.oid = to_regclass(m.analysis ->> 'fact') and m.analysis ->> 'partition' like '%.' || quote_ident(a.attname) and a.attnum > 0;
+  select case when s.n_distinct < 0 then -s.n_distinct * fact.rows else s.n_distinct end into partitions
+  from pg_stats s where s.schemaname = fact.schema_name and s.tablename = fact.name and s.attname = fact.column_name and not s.inherited;
+  if cardinality(stale) * 3 > greatest(m.partition_count, partitions) then
     return null;
   end if;
   return stale;

@@ -1,7 +1,8 @@
-// Small reads of the same role and subject that come at the same moment share a connection, the settings of their
-// transaction and a round trip. Each stays a statement of its own, with a snapshot of its own. One that takes long is
-// taken out, so that the others are not kept waiting, and is read alone.
+// Batches of small reads. Reads of the same role and subject that arrive in the same turn of the event loop share one
+// connection, one transaction's settings and one round trip; each remains a statement with a snapshot of its own. A
+// statement that runs longer than MAX_MS is cancelled and repeated alone, so that it does not delay the others.
 import pg from "pg";
+import { createBoundedMap } from "../bounded-map.ts";
 import { applyReadOnly, cancelled, isCancelled, type Reading, type Settings } from "./adaptor.ts";
 import { charge, createBudget, ResponseTooLarge } from "./budget.ts";
 import { cancel } from "./cancel.ts";
@@ -17,27 +18,27 @@ export interface BatchesOptions {
   prepare: boolean;
   /** Bytes that PostgreSQL may send for one read. */
   maxBytes: number;
-  /** Where there are replicas: the one that the pool is of. */
+  /** The node that the pool connects to; only with replicas. */
   node?: Node;
   nodes?: Nodes | undefined;
 }
 
 export interface ReadRequest {
   caller: string;
-  /** The same object for the same role and subject. */
+  /** One object per role and subject: a batch is made of reads whose settings are identical. */
   settings: Settings;
   /** Returns one row of one value. */
   statement: Part;
-  /** Of the operation, in rows. */
+  /** The operation's estimated cost, in rows. */
   cost: number;
-  /** Where there are replicas. */
+  /** Only with replicas. */
   route?: Route | undefined;
 }
 
 export interface Batches {
-  /** May it be read with others? */
+  /** Whether the read may join a batch. */
   isSmall(this: void, request: ReadRequest): boolean;
-  /** Rejects with TookLong if it is to be read alone after all. */
+  /** Rejects with TookLong if the read has to be repeated alone. */
   readShared(this: void, request: ReadRequest): Reading;
   readAlone(this: void, request: ReadRequest): Reading;
 }
@@ -50,25 +51,26 @@ interface Waiting {
 }
 
 interface Entry extends ReadRequest, Waiting {
-  isForgotten: boolean;
+  isAbandoned: boolean;
 }
 
-/** What waits with the same settings. */
+/** Reads that wait and have the same settings. */
 interface Group {
   opening: Part;
   entries: Entry[];
 }
 
-/** Connections that small reads of everybody take together. */
+/** Connections that run batches. More of them raise throughput until PostgreSQL's cores are busy. */
 export const SHARED_CONNECTIONS = 4;
-/** About what PostgreSQL reads in two milliseconds: a larger batch would keep its first answers waiting. */
+/** Estimated rows in one batch, which PostgreSQL reads in about two milliseconds. Larger batches delay their first read. */
 const MAX_COST = 400;
-/** Of one statement in a batch. */
+/** Milliseconds that a statement may run in a batch. Raising it lets a slow statement delay its batch for longer. */
 const MAX_MS = 50;
-/** After one that took longer. It may have been the machine, or its variables. */
+/** Executions of a slow statement that run alone before it is batched again; its variables may have been the reason. */
 const TIMES_ALONE = 100;
-/** Its caller may have more of the kind. */
+/** Milliseconds during which all reads of a slow statement's caller run alone. */
 const CALLER_ALONE_MS = 1_000;
+/** Slow statements, and their callers, that are remembered. */
 const MAX_SLOW = 1_000;
 
 const keyOf = ({ name, text }: Part): string => name ?? text;
@@ -79,11 +81,11 @@ const boundedSettings = (settings: Settings): Settings => ({
   statement_timeout: String(Math.min(Number(settings.statement_timeout) || MAX_MS, MAX_MS)),
 });
 
-/** The connection is gone, or going; any other error is that of one statement. */
+/** Whether the connection is gone or about to go; any other error belongs to one statement. */
 const isLost = (error: Error): boolean =>
   !(error instanceof pg.DatabaseError) || /^(57P|25P03)/.test(error.code ?? "");
 
-function giveBack(client: pg.PoolClient, error: Error | undefined): void {
+function release(client: pg.PoolClient, error: Error | undefined): void {
   charge(client, undefined);
   if (error && isLost(error)) destroy(client);
   else client.release();
@@ -91,18 +93,18 @@ function giveBack(client: pg.PoolClient, error: Error | undefined): void {
 
 export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesOptions): Batches {
   const groups = new WeakMap<Settings, Group>();
-  /** Groups that have entries, the one that waits longest first. */
+  /** Groups that have entries; the one that has waited longest comes first. */
   const due: Group[] = [];
   let running = 0;
   let isTurnDue = false;
-  /** How often each statement still goes alone. */
-  const slowStatements = new Map<string, number>();
-  /** Until when each caller's reads go alone. */
-  const slowCallers = new Map<string, number>();
+  /** Executions for which each slow statement still runs alone. */
+  const slowStatements = createBoundedMap<string, number>(MAX_SLOW);
+  /** Until when the reads of each slow caller run alone. */
+  const slowCallers = createBoundedMap<string, number>(MAX_SLOW);
 
   const named = (part: Part): Part => (prepare ? part : { ...part, name: undefined });
   const openingOf = (settings: Settings): Part => named(applyReadOnly(settings, nodes !== undefined));
-  /** Says how much the reads before it may have seen. */
+  /** A statement that returns the position up to which the reads before it may have seen data. */
   const closing = nodes ? [named(AFTER)] : [];
 
   function isSmall({ caller, statement, cost }: ReadRequest): boolean {
@@ -133,13 +135,13 @@ export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesO
     const group = groupOf(request.settings);
     let entry!: Entry;
     const answer = new Promise<string>((resolve, reject) => {
-      entry = { ...request, resolve, reject, isForgotten: false };
+      entry = { ...request, resolve, reject, isAbandoned: false };
     });
     queue(group, [...group.entries, entry]);
     return {
       answer,
       cancel() {
-        entry.isForgotten = true;
+        entry.isAbandoned = true;
         entry.reject(cancelled());
       },
     };
@@ -154,7 +156,7 @@ export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesO
   function awaitTurn(): void {
     if (isTurnDue || due.length === 0 || running >= SHARED_CONNECTIONS) return;
     isTurnDue = true;
-    // By then, all requests that have come meanwhile are read.
+    // The callback runs after all requests that arrived meanwhile were parsed.
     setImmediate(takeTurn);
   }
 
@@ -169,7 +171,7 @@ export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesO
   }
 
   function take(group: Group): Entry[] {
-    const entries = group.entries.filter(({ isForgotten }) => !isForgotten);
+    const entries = group.entries.filter(({ isAbandoned }) => !isAbandoned);
     let cost = 0;
     const end = entries.findIndex((entry) => (cost += entry.cost) > MAX_COST);
     group.entries = end < 0 ? [] : entries.splice(Math.max(end, 1));
@@ -183,7 +185,7 @@ export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesO
       charge(client, createBudget(maxBytes));
       const parts = [group.opening, ...entries.map(({ statement }) => named(statement)), ...closing];
       readTexts(client, parts, (error, texts) => {
-        giveBack(client, error);
+        release(client, error);
         const [before, ...answers] = texts;
         const after = answers[entries.length];
         for (const [i, text] of answers.slice(0, entries.length).entries())
@@ -193,7 +195,7 @@ export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesO
     });
   }
 
-  /** Of those without an answer, the first is the one that failed; the others were skipped. */
+  /** Of the entries without an answer, the first failed, and PostgreSQL skipped the rest. */
   function finish(error: Error | undefined, group: Group, entries: Entry[], completed: number): void {
     running--;
     const [failed, ...skipped] = entries.slice(Math.max(completed - 1, 0));
@@ -210,11 +212,11 @@ export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesO
     awaitTurn();
   }
 
-  /** With all that may take as long. */
+  /** Sends the slow entry back to run alone, with all entries of its statement or its caller. */
   function takeOut(slow: Entry, group: Group, skipped: Entry[]): void {
     const key = keyOf(slow.statement);
-    remember(slowStatements, key, TIMES_ALONE);
-    remember(slowCallers, slow.caller, performance.now() + CALLER_ALONE_MS);
+    slowStatements.set(key, TIMES_ALONE);
+    slowCallers.set(slow.caller, performance.now() + CALLER_ALONE_MS);
     const others: Entry[] = [];
     for (const entry of [slow, ...skipped, ...group.entries]) {
       if (entry.caller === slow.caller || keyOf(entry.statement) === key) entry.reject(new TookLong());
@@ -223,7 +225,7 @@ export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesO
     queue(group, others);
   }
 
-  /** A batch that was cut short ends without its position. */
+  /** A batch that ended early has no position, which is asked for separately. */
   function settlePositioned(
     { route, resolve, reject, text }: Waiting & Pick<ReadRequest, "route"> & { text: string | undefined },
     before: string | undefined,
@@ -246,30 +248,30 @@ export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesO
   function readAlone({ settings, statement, route }: ReadRequest): Reading {
     const parts = [openingOf(settings), named(statement), ...closing];
     let running: pg.PoolClient | undefined;
-    let forget!: () => void;
+    let cancelReading!: () => void;
     const answer = new Promise<string>((resolve, reject) => {
-      let isForgotten = false;
+      let isAbandoned = false;
       pool.connect((fault, client) => {
         if (fault) return reject(fault);
-        if (isForgotten) return client!.release();
+        if (isAbandoned) return client!.release();
         running = client!;
         charge(running, createBudget(maxBytes));
         readTexts(client!, parts, (error, [before, text, after]) => {
-          if (running) giveBack(running, error);
+          if (running) release(running, error);
           running = undefined;
           if (error) reject(error);
           else settlePositioned({ resolve, reject, route, text }, before, after);
         });
       });
-      forget = () => {
-        isForgotten = true;
+      cancelReading = () => {
+        isAbandoned = true;
         reject(cancelled());
         const client = running;
         running = undefined;
         if (client) void cancel(client).then(() => destroy(client));
       };
     });
-    return { answer, cancel: forget };
+    return { answer, cancel: cancelReading };
   }
 
   return { isSmall, readShared, readAlone };
@@ -278,9 +280,4 @@ export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesO
 function settle({ resolve, reject }: Waiting, error: Error | undefined, text: string | undefined): void {
   if (text !== undefined && !error) resolve(text);
   else reject(error ?? new Error("A read gave no text"));
-}
-
-function remember(map: Map<string, number>, key: string, value: number): void {
-  if (map.size >= MAX_SLOW) map.clear();
-  map.set(key, value);
 }

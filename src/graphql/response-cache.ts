@@ -1,10 +1,11 @@
-// Answers that know their version: kept as they went out, and given again while the data is in the same state.
+// Cached responses: stored as they were sent, and sent again while the data version is the same.
 import { createHash } from "node:crypto";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { isAsyncIterable } from "grafast";
 import type { DocumentNode, ExecutionResult, GraphQLSchema } from "grafast/graphql";
-import { createCacheableCheck } from "./cacheable.ts";
+import { createBoundedMap } from "../bounded-map.ts";
 import type { Node } from "../database/nodes.ts";
+import { createCacheableCheck } from "./cacheable.ts";
 import type { DataVersion, DataVersions } from "./data-version.ts";
 import { addPosition, routeOf } from "./position.ts";
 import type { CacheOutcome } from "../http/metrics.ts";
@@ -71,8 +72,8 @@ interface AnswersOptions {
 }
 
 /** A key takes two bytes a character at most; the rest is an estimate of the entry itself. */
-const sizeOf = (key: string, answer: Answer | undefined): number =>
-  2 * key.length + (answer?.body.length ?? 0) + 500;
+const sizeOf = (key: string, answer: Answer | "cacheable"): number =>
+  2 * key.length + (answer === "cacheable" ? 0 : answer.body.length) + 500;
 
 /**
  * The same body, asked for by the same role, has the same answer. A question becomes known as one that can be kept
@@ -82,25 +83,12 @@ export function addAnswers(
   app: FastifyInstance,
   { maxBytes, dataVersion, dataVersions, record, watch }: AnswersOptions,
 ): void {
-  const answers = new Map<string, Answer | undefined>();
-  let bytes = 0;
-  watch(() => bytes);
+  /** Without an answer: a question whose answer may be kept, once its version is asked for before it is read. */
+  const answers = createBoundedMap<string, Answer | "cacheable">(maxBytes);
+  watch(() => answers.weight);
 
-  function forget(key: string): void {
-    if (!answers.has(key)) return;
-    bytes -= sizeOf(key, answers.get(key));
-    answers.delete(key);
-  }
-
-  function keep(key: string, answer: Answer | undefined): void {
-    forget(key);
-    answers.set(key, answer);
-    bytes += sizeOf(key, answer);
-    for (const oldest of answers.keys()) {
-      if (bytes <= maxBytes) break;
-      forget(oldest);
-    }
-  }
+  const keep = (key: string, answer: Answer | "cacheable"): void =>
+    answers.set(key, answer, sizeOf(key, answer));
 
   /** On one of several nodes its rows must be of the version itself: a newer one may not be on the next node yet. */
   function keepExact({ route }: FastifyRequest, { key, version, node }: Lookup, answer: Answer): void {
@@ -125,9 +113,7 @@ export function addAnswers(
     if (version === undefined) return false;
     request.lookup = { key, version, node: route?.node };
     const answer = answers.get(key);
-    if (answer?.version !== version) return false;
-    answers.delete(key);
-    answers.set(key, answer);
+    if (answer === undefined || answer === "cacheable" || answer.version !== version) return false;
     if (route) addPosition(reply, route);
     give(request, reply, answer);
     return true;
@@ -142,7 +128,7 @@ export function addAnswers(
     const key = keyOf(request);
     if (key === null) return done();
     const { lookup } = request;
-    if (!lookup) keep(key, undefined);
+    if (!lookup) keep(key, "cacheable");
     else {
       const answer = {
         version: lookup.version,

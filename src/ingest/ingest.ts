@@ -2,6 +2,7 @@
 // one batch being copied while the next one is read.
 import type { Readable } from "node:stream";
 import type pg from "pg";
+import { reasonOf } from "../abort.ts";
 import { readDataset, type Dataset } from "./dataset.ts";
 import { parseDateFormat } from "./dates.ts";
 import { badInput, badOption, isBadInput } from "./faults.ts";
@@ -95,13 +96,13 @@ export async function receive(
   options.onStart?.(runId);
   const source = { runId, dataset, sourceSystem, sourceName: options.sourceName ?? null };
   const { signal } = options;
-  const abort = () => input.destroy(new Error(reasonOf(signal!)));
+  const abort = () => input.destroy(new Error(reasonOf(signal!, "The ingest was cancelled")));
   signal?.addEventListener("abort", abort, { once: true });
   const landing = startLanding(pool, source, options);
   let failure: Error | undefined;
   let failedBy: Ingested["failedBy"];
   try {
-    if (signal?.aborted) throw new Error(reasonOf(signal));
+    if (signal?.aborted) throw new Error(reasonOf(signal, "The ingest was cancelled"));
     await readRows(input, given, options.format, landing);
   } catch (error) {
     failure = error as Error;
@@ -134,9 +135,6 @@ export async function receive(
 /** True when the same rows may land if they are sent again: conflicts, locks, time-outs, a run closed by others. */
 const isPassing = (error: Error): boolean =>
   isUnavailable(error) || /^(40|55P03|57014|ST001)/.test(String((error as { code?: unknown }).code));
-
-const reasonOf = ({ reason }: AbortSignal): string =>
-  reason instanceof Error && reason.name !== "AbortError" ? reason.message : "The ingest was cancelled";
 
 /** The most frequent first. */
 export const describeReasons = (reasons: Reasons): string =>

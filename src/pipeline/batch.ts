@@ -1,13 +1,13 @@
-// A batch is one statement in a transaction of its own: tried again, it does what is left to do.
+// Retries of a batch, which is one statement in a transaction of its own: repeated, it does what is left to do.
 import { setTimeout as sleep } from "node:timers/promises";
+import { isUnavailable } from "../database/unavailable.ts";
 
+/** The last one starts six seconds after the first. */
 const ATTEMPTS = 6;
 
-/** Deadlocks, a user or name that appeared or went meanwhile, a connection or server lost for a moment. */
+/** Besides an unavailable database: deadlocks, and rows that others inserted or deleted meanwhile. */
 const isTransient = (error: unknown): boolean =>
-  /^(40001|40P01|23503|23505|08...|57P0[123]|53300|ECONN(RESET|REFUSED)|EPIPE)$/.test(
-    String((error as { code?: unknown }).code),
-  ) || /Connection terminated|timeout exceeded when trying to connect/.test((error as Error).message);
+  isUnavailable(error) || /^(40001|40P01|23503|23505)$/.test(String((error as { code?: unknown }).code));
 
 export async function patiently<T>(batch: () => Promise<T>): Promise<T> {
   for (let attempt = 1; ; attempt += 1) {

@@ -2,6 +2,7 @@
 // function of schema.sql; here are the waiting, the sign of life and the second tries.
 import type { Pool, PoolClient } from "pg";
 import { setTimeout as sleep } from "node:timers/promises";
+import { reasonOf } from "../abort.ts";
 import { inTransaction } from "../database/transaction.ts";
 import { retry, type RetryArguments } from "../ingest/retry.ts";
 import { patiently } from "./batch.ts";
@@ -154,7 +155,9 @@ async function work(pool: Pool, runId: string, args: Work["arguments"], options:
     const { patch } = options;
     await steps[step]!({ pool, runId, arguments: args, patch, afterBatch }, { ...options, signal });
   } catch (error) {
-    failure = signal.aborted ? `Stopped: ${reasonOf(signal)}` : (error as Error).message;
+    failure = signal.aborted
+      ? `Stopped: ${reasonOf(signal, "the process is shutting down")}`
+      : (error as Error).message;
   } finally {
     clearInterval(heartbeat);
   }
@@ -195,6 +198,3 @@ async function startRun(client: PoolClient, request: RunRequest): Promise<{ id: 
   await client.query("select set_config('role', 'none', true)");
   return rows[0]!;
 }
-
-const reasonOf = ({ reason }: AbortSignal): string =>
-  reason instanceof Error && reason.name !== "AbortError" ? reason.message : "the process is shutting down";

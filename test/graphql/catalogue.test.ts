@@ -51,6 +51,8 @@ const SHOP = `
   create table analytics.products (product_count integer primary key);
   create table production.query ("a b" integer primary key, "1st" date);
   create table production."odd name-1" ("source id" integer primary key);
+  create table production.news (news_id integer primary key);
+  select strata.add_dataset('news');
   grant select on analytics.products, production.query, production."odd name-1" to strata_reader;
 
   create view production.cheap_products as select sku, price, released from production.products where price < 10;

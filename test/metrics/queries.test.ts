@@ -135,6 +135,12 @@ describe("partitions", () => {
     "month",
     "select date_trunc('day', s.ts) as month, count(*) as n from {sale} s group by 1",
   );
+  // The parse tree marks its own fields with a colon.
+  provable(
+    "names that begin with a colon",
+    ":day",
+    'select ":s".day as ":day", ":s".sku as "::a :varno", count(*) as ":n" from {sale} ":s" group by 1, 2',
+  );
   provable("by a cast", "d", "select ts::date as d, count(*) as n from {sale} group by 1");
   provable(
     "by extract",

@@ -248,7 +248,7 @@ describe("ingest mutations", () => {
     });
     return (await response.json()) as any;
   }
-  const INGEST_USERS = `mutation ($rows: [IngestUserInput!]!, $background: Boolean) {
+  const INGEST_USERS = `mutation ($rows: [IngestUsersRow!]!, $background: Boolean) {
     ingestUsers(input: { rows: $rows, sourceSystem: "crm", background: $background, clientMutationId: "m" }) {
       rowsIngested rowsRejected clientMutationId run { step status rowsRead actor }
     }
