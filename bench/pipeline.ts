@@ -27,8 +27,9 @@ export async function comparePipeline(
   server: string,
   size: number,
   rounds: number,
-  chosen?: string[],
-): Promise<string> {
+  chosen: string[] | undefined,
+  report: (name: string, text: string) => void,
+): Promise<void> {
   const url = new URL(server);
   url.pathname = "/strata_bench_pipeline";
   const administrator = new pg.Client({ connectionString: server });
@@ -49,10 +50,8 @@ export async function comparePipeline(
       refresh: () => compareRefresh(client, size, rounds),
       metric: () => compareMetric(client, size, rounds),
     };
-    const sections: string[] = [];
     for (const [name, compare] of Object.entries(parts))
-      if (!chosen || chosen.includes(name)) sections.push(await compare());
-    return sections.join("\n\n");
+      if (!chosen || chosen.includes(name)) report(name, await compare());
   } finally {
     await client.end();
     rmSync(folder, { recursive: true });
@@ -249,7 +248,7 @@ async function compareRefresh(client: pg.Client, size: number, rounds: number): 
   await client.query("truncate production.transactions");
   await fill(0, size, DAYS * 10);
   await measure(size, DAYS * 10);
-  writeFileSync(new URL("refresh.svg", import.meta.url), plot(points));
+  writeFileSync(new URL("results/refresh.svg", import.meta.url), plot(points));
   const header = [
     "refresh of one changed day: transactions",
     "days",

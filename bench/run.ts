@@ -34,18 +34,6 @@ const options = {
   connections: Number(values.connections),
   only: values.only?.split(","),
 };
-const sections: string[] = [];
-if (!values["no-reads"]) {
-  const url = await prepare(values.server, transactions);
-  sections.push(`## Reads\n\n${await compareReads(url, options)}`);
-}
-if (!values["no-embedded"] && !values.only)
-  sections.push(`## Embedded engine\n\n${await compareEmbedded(options)}`);
-if (!values["no-pipeline"] && !values.only)
-  sections.push(
-    `## Pipeline\n\n${await comparePipeline(values.server, transactions, options.rounds, values.pipeline?.split(","))}`,
-  );
-
 const client = new pg.Client({ connectionString: values.server });
 await client.connect();
 const { rows } = await client.query<{ version: string }>(
@@ -53,18 +41,28 @@ const { rows } = await client.query<{ version: string }>(
 );
 await client.end();
 const commit = execFileSync("git", ["rev-parse", "--short", "HEAD"], { encoding: "utf8" }).trim();
-const report = `# Results
+const given = process.argv.slice(2).filter((text) => !/^postgres|^--server/.test(text));
 
-${new Date().toISOString().slice(0, 10)}, commit ${commit}: \`npm run bench -- ${process.argv
-  .slice(2)
-  .filter((text) => !/^postgres|^--server/.test(text))
-  .join(" ")}\`
+/** Prints a section when it is done, and writes it to results/<name>.md. */
+function report(name: string, text: string): void {
+  const page = `# Bench: ${name}
+
+${new Date().toISOString().slice(0, 10)}, commit ${commit}: \`npm run bench -- ${given.join(" ")}\`
 
 ${availableParallelism()} × ${cpus()[0]!.model}, ${Math.round(totalmem() / 2 ** 30)} GB, shared by client, servers and database;
 Node ${process.versions.node}, PostgreSQL ${rows[0]!.version}; ${transactions} transactions; ${options.rounds} rounds of
 ${options.seconds} s with ${options.connections} connections. Medians; lowest and highest round in brackets.
 
-${sections.join("\n\n")}
+${text}
 `;
-writeFileSync(new URL("results.md", import.meta.url), report);
-console.log(report);
+  writeFileSync(new URL(`results/${name}.md`, import.meta.url), page);
+  console.log(page);
+}
+
+if (!values["no-reads"]) {
+  const url = await prepare(values.server, transactions);
+  report("reads", await compareReads(url, options));
+}
+if (!values["no-embedded"] && !values.only) report("embedded", await compareEmbedded(options));
+if (!values["no-pipeline"] && !values.only)
+  await comparePipeline(values.server, transactions, options.rounds, values.pipeline?.split(","), report);
