@@ -128,13 +128,7 @@ export const NewDataset = ({
         <div class="filters wide">
           <label class="field">
             <span>Name of the dataset</span>
-            <input
-              value={name}
-              required
-              pattern="[a-z_][a-z0-9_]{0,49}"
-              title="Up to 50 of a-z, 0-9 and _, not beginning with a digit"
-              onInput={(event) => setName(event.currentTarget.value)}
-            />
+            <input value={name} required onInput={(event) => setName(event.currentTarget.value)} />
           </label>
           <label class="field">
             <span>Key columns, if you know them</span>

@@ -310,8 +310,12 @@ export function save(name: string, type: string, parts: string[]): void {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
+/** A spreadsheet would run a text that begins like a formula: an apostrophe makes it a text for it. */
+const isFormula = (text: string): boolean => /^[=+\-@\t\r]/.test(text) && !/^[+-]?\d+(\.\d+)?$/.test(text);
+
 const csvCell = (value: unknown): string => {
-  const text = textOf(value);
+  const given = textOf(value);
+  const text = isFormula(given) ? `'${given}` : given;
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 };
 export const csvLine = (cells: unknown[]): string => `${cells.map(csvCell).join(",")}\r\n`;

@@ -23,6 +23,11 @@ interface Picture {
 
 const PEOPLE = "user_id,name,mail,created_at,country\n90001,carl,carl@example.org,2026-01-02,France\n";
 
+const PARTS = [
+  "SKU,Unit Price,made on",
+  ...Array.from({ length: 40 }, (_, n) => `p${n},${n}.25,2026-03-01`),
+].join("\n");
+
 const PICTURES: Picture[] = [
   { name: "overview", hash: "/overview", until: "Complete" },
   { name: "overview-dark", hash: "/overview", until: "Complete", isDark: true },
@@ -64,6 +69,19 @@ const PICTURES: Picture[] = [
         .locator("input[type=file]")
         .setInputFiles({ name: "people.csv", mimeType: "text/csv", buffer: Buffer.from(PEOPLE) });
       await page.getByText("Becomes").waitFor();
+    },
+  },
+  {
+    name: "proposal",
+    hash: "/bring",
+    until: "Drop a CSV",
+    prepare: async (page) => {
+      await page
+        .locator("input[type=file]")
+        .setInputFiles({ name: "parts.csv", mimeType: "text/csv", buffer: Buffer.from(PARTS) });
+      await page.getByRole("button", { name: "Propose a new dataset" }).click();
+      await page.getByRole("button", { name: "Propose a dataset" }).click();
+      await page.getByRole("region", { name: "Proposal for parts" }).waitFor();
     },
   },
   { name: "who", hash: "/who", until: "What you may read" },
