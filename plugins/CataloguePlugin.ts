@@ -1,4 +1,4 @@
-// What the database says of itself beyond PostgreSQL's own catalogue: datasets with their fields, and which relations
+// The database's description of itself beyond PostgreSQL's own catalogue: datasets with their fields, and which relations
 // only a refresh changes.
 import { withPgClientFromPgService } from "@dataplan/pg";
 import { gatherConfig } from "graphile-build";

@@ -91,7 +91,7 @@ function describe(rules: Rule[], name: string): string | undefined {
     );
 }
 
-/** Every element says what it is: what PostGraphile and its presets leave out is named by rule. */
+/** Gives every element of the schema a description: those that PostGraphile and its presets leave out follow from rules. */
 export const DescriptionsPlugin: GraphileConfig.Plugin = {
   name: "DescriptionsPlugin",
   version: "1.0.0",

@@ -45,7 +45,7 @@ export const NamesPlugin: GraphileConfig.Plugin = {
         const { schemas = [] } = resolvedPreset.pgServices!.find(({ name }) => name === serviceName)!;
         const nameOf = (name: string) => inflection.singularize(inflection.camelCase(name));
         const taken = new Set(TAKEN.map(nameOf));
-        // Of several with the same name, the first keeps it: production before analytics, relations before functions.
+        // The first of several equal names keeps it: production before analytics, relations before functions.
         const give = (entity: PgClass | PgProc, name: string): void => {
           const tags = tagsOf(entity);
           // The comment of a metric, and with it a name, is also that of its live view.

@@ -130,7 +130,7 @@ export const NullOrderPlugin: GraphileConfig.Plugin = {
           }
         }
 
-        // Of no related rows there is neither a least value nor a mean.
+        // Without related rows there is neither a least value nor a mean.
         for (const [name, { extensions }] of Object.entries(values)) {
           const direction = /_(?:MIN|MAX|AVERAGE)_\w+_(ASC|DESC)$/.exec(name)?.[1];
           if (!direction) continue;

@@ -66,7 +66,7 @@ function orderByDistance($rows: PgSelectStep, column: string, $from: Step): void
     from ${table}
     order by ${nearest}
   )`;
-  // What has no distance is left out: an order of its own for it would be one that no index tells.
+  // Rows without a distance are left out: no index serves an order that includes them.
   $rows.where(sql`not public.st_isempty(${$rows.alias}.${sql.identifier(column)}) or ${from} is null`);
   $rows.orderBy({
     fragment: sql`${$rows.alias}.${nearest}`,

@@ -1,7 +1,7 @@
 import type { PgCodec, PgResource } from "@dataplan/pg";
 import type {} from "postgraphile";
 
-/** What the kept answers depend on. */
+/** Relations on which the cached responses depend. */
 export interface Refreshed {
   /** Oids of the relations whose rows only a refresh changes. */
   relations: string[];

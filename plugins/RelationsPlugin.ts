@@ -47,11 +47,11 @@ function addKey(relation: PgClass): void {
   tagsOf(relation).primaryKey = key.columns.map(({ attname }) => attname).join();
   if (!key.isNullable) return;
   tagsOf(relation).nullableKey = true;
-  // Taken for a key, all of its columns would be not null.
+  // If it were a key, all of its columns would be not null.
   for (const column of columnsOf(relation)) if (column.attnotnull) tagsOf(column).notNull = true;
 }
 
-/** What is always exact has the key of what is as of the last refresh, and as few NULLs. */
+/** A live view has the key of the table that is as of the last refresh, and the same columns without NULL. */
 function followMetric(live: PgClass, metric: PgClass): void {
   const [primary] = constraintsOf(metric, "p");
   const tags = tagsOf(live);
@@ -129,7 +129,7 @@ function boundColumns(relation: PgClass): void {
     if (isOpaque) addBehavior(column, `-filterBy ${NO_COMPARISON}`);
     else if (HAS_OPERATORS.test(type) && relation.relkind !== "v" && !hasPlainIndex(column))
       addBehavior(column, `${hasIndexOfItsOwn(column) ? "+" : "-"}attribute:filterBy ${NO_COMPARISON}`);
-    // Of identifiers, only how many there are says something.
+    // For identifiers, only their number means something.
     if (column.attname.endsWith("_id") || (INTEGERS.includes(column.atttypid) && keys.includes(column)))
       addBehavior(
         column,

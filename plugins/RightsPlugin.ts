@@ -73,7 +73,7 @@ export const RightsPlugin: GraphileConfig.Plugin = {
             isGranted(relation, owner, right) || isGranted(column, owner, right);
           const readable = columns.filter((column) => isGrantedOn(column, "select"));
           if (readable.length === 0) return addBehavior(relation, "-*");
-          // What a sequence or an expression computes, and where a row came from in staging, is never a client's to say.
+          // Clients never set what a sequence or an expression computes, nor where a row came from in staging.
           const inputs = columns.filter(
             (column) =>
               !column.attgenerated &&

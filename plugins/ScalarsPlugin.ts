@@ -18,7 +18,7 @@ const MAX_QUOTED = 100;
 const shortened = (text: string): string =>
   text.length > MAX_QUOTED ? `${text.slice(0, MAX_QUOTED)}…` : text;
 
-/** Of most values this is known without computing with them, which takes ten times as long. */
+/** Most values need no computation, which takes ten times as long. */
 const plain = /^(\d{4}-\d\d-\d\d)T((?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?)Z$/;
 
 /** A day that there is: JavaScript takes 30 February for 1 March, and PostgreSQL knows no year 0. */

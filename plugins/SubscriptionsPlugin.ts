@@ -157,7 +157,7 @@ type Updates = (
   since: string | null | undefined,
 ) => AsyncGenerator<object>;
 
-/** What is asked for with an event is an operation of its own, and over when the next event is asked for. */
+/** The selection of an event is an operation of its own, which is over when the next event is requested. */
 async function* inTurn({ enterLane }: Source, events: AsyncGenerator<object>): AsyncGenerator<object> {
   for await (const event of events) {
     const leave = await enterLane("event");
@@ -196,7 +196,7 @@ const subscribe = (channel: string, updates: Updates) => (_$root: Step, args: Fi
   return listen($updates as never, channel, ($event) => $event);
 };
 
-/** What happens to the pipeline, as it happens. */
+/** Subscriptions to the pipeline's events. */
 export const SubscriptionsPlugin = extendSchema((build) => {
   const runs = build.pgResources.pipeline_runs as PgResource;
   const run = ($event: Step) => runs.get({ run_id: access($event, "runId") });

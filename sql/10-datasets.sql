@@ -29,7 +29,7 @@ comment on column strata.datasets.place is 'Order of the transform: parents come
 comment on column strata.datasets.extras_column is 'Column (jsonb) that takes the fields of a record without a column of their own.';
 comment on column strata.datasets.default_rights is 'Whether Strata gave the rights, and gives them for new columns too.';
 
--- What a raw table has beside the fields of the dataset.
+-- Columns of a raw table beside the fields of the dataset.
 create or replace function strata.arrival_columns()
 returns text[]
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp
@@ -145,7 +145,7 @@ end;
 
 comment on function strata.table_columns(regclass) is 'Columns of a table with their types, defaults and origin.';
 
--- What an ingest takes: the raw table's columns but for those of the arrival, the key first.
+-- Fields that an ingest takes: the raw table's columns except those of the arrival, the key first.
 create or replace function strata.fields(dataset text)
 returns table (place integer, field text, type text, is_key boolean, is_required boolean, description text)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -424,7 +424,7 @@ $$;
 
 comment on function strata.make_raw_table(text) is 'Makes the raw table of a dataset, or adds what it lacks.';
 
--- What a mapping view has to have, said when it is declared and not at the next transform.
+-- Checks a mapping view when it is declared, and not at the next transform.
 create or replace function strata.check_mapping(dataset text)
 returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$

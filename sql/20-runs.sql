@@ -72,7 +72,7 @@ comment on column strata.runs.rows_deleted is 'Rows deleted.';
 comment on column strata.runs.progress is 'Share of the work that is done, 0 to 1.';
 comment on column strata.runs.error is 'Why the run failed.';
 
--- What a run did, dataset by dataset, and metric by metric.
+-- Counts of a run by dataset and metric.
 create table if not exists strata.run_datasets (
   run_id bigint not null,
   dataset text not null,

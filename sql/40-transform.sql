@@ -45,7 +45,7 @@ $$;
 
 comment on function strata.window_end() is 'Transaction below which no row can still appear: a transform that starts now has to stop there.';
 
--- What waits beyond the watermark, below a transaction if one is given.
+-- Records beyond the watermark, below a transaction if one is given.
 create or replace function strata.rows_behind(dataset text, upper_xid xid8 default null, out row_count bigint, out since timestamp)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -149,7 +149,7 @@ comment on function strata.renumber_restored() is 'Repairs the order of arrival 
 -- Values
 -- ------------------------------------------------------------------------------------------------------
 
--- Asked only where a cast can fail in a way that no condition tells beforehand: domains, enums, text to anything.
+-- Used only where a cast can fail in a way that no condition foresees: domains, enums, text to anything.
 create or replace function strata.cast_fault(value text, type text, column_name text)
 returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -374,7 +374,7 @@ begin
         inserted := inserted || case when col.default_sql is not null and not col.is_constant
           then format('coalesce(c.%s, %s)', col.q, col.default_sql) else 'c.' || col.q end;
         if not col.is_key then
-          -- What a default computes (a time, a number drawn) belongs to the moment of creation.
+          -- A computed default (a time, a drawn number) belongs to the moment of creation.
           updated := updated || format('%s = %s', col.q, case when col.default_sql is not null and not col.is_constant
             then format('coalesce(c.%1$s, t.%1$s)', col.q) else 'c.' || col.q end);
           same := case when strata.has_equality(col.type_id) then '%s'
@@ -857,7 +857,7 @@ begin
     from strata.take_window(run_id, dataset, strata.merge_statements(dataset), strata.reason_words(dataset),
                             mark.xid, mark.seq, to_xid, to_seq, batch_size) t;
 
-    -- What came back from quarantine has been decided: it is in production, or its entry is a new one.
+    -- A record that came back from quarantine is decided: it is in production, or it has a new entry.
     if exists (select from staging.quarantine q where q.retried_at is not null) then
       execute format($sql$
         delete from staging.quarantine q using %s r

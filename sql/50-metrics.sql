@@ -233,7 +233,8 @@ end;
 
 comment on function strata.reads(regclass) is 'Relations that a query reads, itself included, with the parse trees of views.';
 
--- What else the result depends on: views, functions and generated columns may be replaced without a change of the data.
+-- A digest of everything else that the result depends on: views, functions and generated columns may be replaced
+-- without a change of the data.
 create or replace function strata.definition_digest(view_name regclass)
 returns text
 language sql stable set search_path = pg_catalog, pg_temp
@@ -308,7 +309,7 @@ end;
 
 comment on function strata.can_watch(oid) is 'Whether triggers see every change of a relation.';
 
--- What is known about a query: {mode, why, always, key, fact, alias, partition, sources: [{relation, role, tracked, resolve, columns}]}.
+-- The analysis of a query: {mode, why, always, key, fact, alias, partition, sources: [{relation, role, tracked, resolve, columns}]}.
 --   tracked   what the change log keeps of a changed row: an expression over the table's own columns
 --   resolve   statement from those values ($1, as text) to stale partitions (as text); none for the fact table
 --   columns   columns of the table that the query reads: a change of others is none
@@ -654,7 +655,7 @@ $$;
 comment on function strata.watch(regclass) is 'Has the changes of a table logged as the metrics need them.';
 
 -- ------------------------------------------------------------------------------------------------------
--- What is stale
+-- Stale partitions
 -- ------------------------------------------------------------------------------------------------------
 
 -- Null is everything. Above a third of all partitions, computing everything is cheaper.
@@ -945,7 +946,7 @@ $$;
 
 comment on function strata.make_metric_table(strata.metrics) is 'Makes the table of a metric, or gives it the columns and the key of the query.';
 
--- What the query gives now: the kept rows of partitions that did not change, and the others computed. Functions do
+-- The result of the query as of now: kept rows of partitions that did not change, and computed rows of the others. Functions do
 -- the latter: as a part of the query they would make it look expensive, although most of the time nothing changed.
 create or replace function strata.make_live_view(m strata.metrics)
 returns void

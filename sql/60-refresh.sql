@@ -115,7 +115,7 @@ begin
       rows_of_metric := 0;
       if stale is null or stale <> '{}' then
         rows_of_metric := strata.compute_metric(m.metric, stale);
-        -- What other metrics make of it.
+        -- Computing a metric changes its table, which other metrics may read.
         with consumed as (delete from strata.changes c where c.relation = strata.metric_table(m) returning *)
         insert into pg_temp.strata_consumed select * from consumed;
       end if;
@@ -133,7 +133,7 @@ begin
     end;
     perform strata.count_batch(refresh.run_id, 0, rows_of_metric, 0, 0, null, m.metric) where m.schema_name = 'analytics';
     written := written + rows_of_metric;
-    -- What is read beside the calendar finds its days there.
+    -- Dates of a metric must be in the calendar, which the API joins.
     if rows_of_metric > 0 and exists (select from pg_attribute a where a.attrelid = strata.metric_table(m)::regclass
                                       and a.attname = m.partition_column and a.atttypid = 'date'::regtype) then
       execute format('select min(%1$I) as first, max(%1$I) as last from %2$s where %1$I between %3$L and %4$L',

@@ -9,7 +9,7 @@
 --   users_without_transactions   the users of the other group; a changed transaction leads to its user
 --   idle_users                   how many of them each country has
 --
--- What is special is only that the three are put together, here.
+-- Only putting the three together is special, and it happens here.
 -- ======================================================================================================
 
 create or replace function strata.add_daily_users()

@@ -60,7 +60,7 @@ begin
 end
 $$;
 
--- What each metric, or view on metrics of the machinery, does not contain yet.
+-- Changes that each metric, or view on metrics of the machinery, does not contain yet.
 create or replace function strata.metric_lag(metrics text[])
 returns table (row_count bigint, since timestamptz)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -173,7 +173,7 @@ comment on column analytics.datasets.partition_column is 'Column by whose values
 comment on column analytics.datasets.mode is 'partition: only what changed is computed; whole: everything is, when something changed.';
 comment on column analytics.datasets.why is 'Why a metric is computed as a whole.';
 
--- What a subscriber to refreshes has missed; no part of the API itself.
+-- Refreshes that a subscriber has missed; not a part of the API itself.
 create or replace view analytics.refresh_state as
 select s.data_version, s.refreshed_at, s.run_id from strata.refresh_state s;
 
@@ -195,7 +195,7 @@ declare
   item record;
   entry jsonb;
 begin
-  -- Of a combination, each part gives the same columns; but for UNION ALL, their values decide about rows, too.
+  -- Each part of a combination gives the same columns; except for UNION ALL, their values decide about rows, too.
   if query #>> '{setOperations,0}' <> '<>' then
     for item in
       select (r #>> '{rtindex,0}')::integer as rtindex from jsonb_path_query(query -> 'setOperations', 'strict $.** ? (@._[0] == "RANGETBLREF")') r
@@ -239,7 +239,7 @@ $$;
 
 comment on function strata.query_edges(jsonb) is 'Columns that a parse tree reads, and the number of the column it makes of each; 0 for those that decide about rows.';
 
--- What each column of a view is made of; columns that only filter or join lead to the view as a whole. So does all that
+-- The sources of each column of a view; columns that only filter or join lead to the view as a whole. So does all that
 -- is read in other ways: subqueries in expressions, WITH, functions in FROM, functions that return rows.
 create or replace function strata.view_edges(view_name regclass)
 returns table (source regclass, source_column text, target_column text)
@@ -334,7 +334,7 @@ comment on column analytics.lineage.target_column is 'Column that is made of it;
 comment on column analytics.lineage.kind is 'How: transform, metric, view or materialized view.';
 
 -- ------------------------------------------------------------------------------------------------------
--- What only a refresh changes
+-- Relations that only a refresh changes
 -- ------------------------------------------------------------------------------------------------------
 
 -- Answers made of nothing but these stay the same until the data version grows. Any table of another kind, and anything

@@ -92,11 +92,11 @@ grant usage on schema analytics to strata_reader, strata_ingestor;
 -- a function that a view calls for them would give them rows of metrics that they may not read.
 grant usage on schema strata to strata_ingestor, strata_operator;
 
--- What a subscriber to refreshes has missed.
+-- Refreshes that a subscriber has missed.
 grant select on analytics.refresh_state to strata_reader;
 
 grant select on analytics.freshness, analytics.datasets, analytics.lineage to strata_reader;
--- Who asked for a run may be an e-mail address, and its arguments name files: these are not for every reader.
+-- The actor of a run may be an e-mail address, and its arguments name files: they are not for every reader.
 grant select (run_id, step, status, trigger, dataset, parent_run_id, queued_at, started_at, finished_at,
               heartbeat_at, duration_ms, rows_read, rows_written, rows_rejected, rows_deleted, progress)
   on analytics.pipeline_runs to strata_reader;

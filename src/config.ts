@@ -49,7 +49,7 @@ const cron = (fallback: string) =>
       if (problem) issues.push({ code: "custom", input: value, message });
     })
     .default(fallback);
-/** Who may do something; "anonymous" stands for requests without a token, "none" for nobody. */
+/** Roles that may do something; "anonymous" stands for requests without a token, "none" for nobody. */
 const callers = z
   .string()
   .default("anonymous,reader,ingestor,operator")
@@ -163,7 +163,7 @@ const schema = z.object({
   METRICS_TOKEN: z.string().min(16, "expected at least 16 characters").optional(),
   SHUTDOWN_TIMEOUT_MS: integer(100, 3_600_000, 25_000),
   SHUTDOWN_DELAY_MS: integer(0, 600_000, 0),
-  // Of everybody together; more wait for a moment, and are refused with 503.
+  // Operations of all callers together; more of them wait for a moment, and are rejected with 503.
   MAX_CONCURRENT_OPERATIONS: integer(1, 100_000, 24),
   // Memory for answers that only a refresh changes; 0 keeps none.
   RESPONSE_CACHE_MB: integer(0, 100_000, 64),

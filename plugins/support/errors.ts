@@ -8,7 +8,7 @@ interface DatabaseError {
   constraint?: string;
 }
 
-/** What a constraint is about, and asks for, in the words of the API. */
+/** A constraint's subject and demand, in the words of the API. */
 const checks: Record<string, { field: string; rule: string }> = {
   valid_email: { field: "email", rule: "must be an e-mail address, such as name@example.org" },
   positive_amount: { field: "amount", rule: "must be greater than 0" },
@@ -82,7 +82,7 @@ function explainState(error: DatabaseError): Explanation | undefined {
 
 /** What PostGraphile throws when a delete finds nothing. */
 const nothingDeleted = /^No values were deleted in collection/;
-/** What connection-filter throws for an empty object or a null; it does not mark them as safe. */
+/** Messages of connection-filter for an empty object or a null, which it does not mark as safe. */
 const badFilter = /^(Null literals|Empty objects) are forbidden/;
 
 /** Errors of data and of its filters, in words of the API: which field, and what it asks for. */

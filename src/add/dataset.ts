@@ -14,7 +14,7 @@ import { writeSql } from "./sql.ts";
 interface Request {
   /** Is read more than once. */
   file: string;
-  /** What the file is called where it comes from. */
+  /** Name of the file at its source. */
   source: string;
   dataset: string;
   /** Where the files of datasets are. */
@@ -28,7 +28,7 @@ interface Request {
 export interface NewDataset {
   rows: number;
   proposal: Proposal;
-  /** Of the file to save in the folder. */
+  /** Name of the SQL file to save in the folder. */
   fileName: string;
   sql: string;
   /** The command that brings the rows. */

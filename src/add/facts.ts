@@ -1,4 +1,4 @@
-// What the proposal says to programs.
+// The proposal as data for programs.
 import type { NewDataset } from "./dataset.ts";
 
 export function facts({ rows, proposal, sql, ingest }: NewDataset) {

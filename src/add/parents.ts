@@ -44,7 +44,7 @@ export async function readParents(pool: Pool, folder: string): Promise<Parent[]>
   return [...applied, ...declared.filter(({ table }) => !rows.some((row) => row.table === table))];
 }
 
-/** What simple `create table` statements say; others are known once they are applied. */
+/** Tables of simple `create table` statements; others become known when they are applied. */
 function readDeclarations(folder: string): Parent[] {
   return readDatasetFiles(folder).flatMap(({ name: file, sql }) =>
     statementsOf(sql).flatMap(({ text }) => {

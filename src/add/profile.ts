@@ -26,7 +26,7 @@ export interface Column {
   /** First values of each kind, to name those that do not fit. */
   examples: Partial<Record<Kind, Example[]>>;
   maxLength: number;
-  /** Of integers and decimals. */
+  /** Range of the integers and decimals. */
   min: number;
   max: number;
   integerDigits: number;
@@ -263,7 +263,7 @@ function takeNumber(column: Column, text: string, line: number): void {
 }
 
 function takeSample(sample: Sample, value: string | undefined): void {
-  // What is longer is no key, and thousands of such values would take much memory.
+  // A longer value is no key, and thousands of them would take much memory.
   if (value === undefined || value.length > MAX_KEY_LENGTH) return;
   const hash = hashOf(value);
   const isTaken = (of: number): boolean => Math.floor(of / 4294967296) % sample.every === 0;

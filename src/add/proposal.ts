@@ -1,4 +1,4 @@
-// What a file is proposed to become, and the words for it.
+// The proposal for a file: its types, and its wording.
 import type { Reference } from "./parents.ts";
 import { shown, type Column, type Example } from "./profile.ts";
 

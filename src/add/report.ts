@@ -1,4 +1,4 @@
-// What the proposal says to people.
+// The proposal as text for people.
 import { styleText } from "node:util";
 import type { Proposal } from "./proposal.ts";
 

@@ -1,4 +1,4 @@
-// What one value can be. Nothing is guessed: what two countries would read in two ways stays text.
+// Types that one value can have. Nothing is guessed: a value that two countries read differently stays text.
 
 export type Kind =
   | "integer"

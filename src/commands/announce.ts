@@ -1,4 +1,4 @@
-// What a person at the terminal needs to go on, once the server answers.
+// Addresses that a person at the terminal needs, once the server answers.
 import { styleText } from "node:util";
 import type { Config } from "../config.ts";
 import type { Database } from "../database/connect.ts";

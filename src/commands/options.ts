@@ -1,4 +1,4 @@
-// What the commands' options take; whatever else is given is wrong usage, and the message says what is allowed.
+// Parsers of the commands' options. Any other value is wrong usage, and the message says what is allowed.
 import { InvalidArgumentError } from "commander";
 
 export function parseName(value: string): string {

@@ -1,4 +1,4 @@
-// What a person sees while rows land; scripts and logs see nothing of it.
+// Progress of an ingest for a person at a terminal; scripts and logs do not get it.
 import type { IngestProgress } from "../ingest/ingest.ts";
 
 export function createProgress(totalBytes?: number): (progress: IngestProgress) => void {

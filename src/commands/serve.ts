@@ -29,7 +29,7 @@ interface ServeOptions {
   json?: boolean;
 }
 
-/** What a start that failed has left open may hold the process for this long, in ms. */
+/** Milliseconds after which the process ends although a failed start has left something open. */
 const GRACE_MS = 1_000;
 
 export async function serve(options: ServeOptions): Promise<void> {

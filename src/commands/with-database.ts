@@ -1,4 +1,4 @@
-// What every command that touches data does first: configuration, connection, schema.
+// The first steps of every command that touches data: configuration, connection, schema.
 import { loadConfig, type Config } from "../config.ts";
 import { openDatabase, type Database } from "../database/connect.ts";
 import { ensureSchema } from "../database/migrate.ts";

@@ -66,7 +66,7 @@ const setters = new Map<string, { name: string; text: string }>();
 const readOnly = new WeakMap<object, Part>();
 const positioned = new WeakMap<object, Part>();
 
-/** Of a statement that is the only one; the same settings often come again. With replicas it says the position first. */
+/** Opens a read-only transaction with its settings; cached, since the same settings often come again. With replicas it reads the position first. */
 export function applyReadOnly(settings: Settings | null, isPositioned = false): Part {
   const known = isPositioned ? positioned : readOnly;
   let part = settings ? known.get(settings) : undefined;
@@ -331,7 +331,7 @@ function createTransaction({
     prepare || (node && !node.isPrimary) ? part : { ...part, name: undefined };
   const parts = (...list: (Part | false)[]): Part[] => list.filter((part) => part !== false).map(named);
 
-  /** What precedes and follows the next statement in its batch. */
+  /** Statements that are sent before and after the next one, in the same batch. */
   function surroundings(): Pick<StatementOptions, "before" | "after"> {
     const isLast = ++sent === limit;
     if (sent > 1) return { before: writes ? [] : parts(RECOVER), after: isLast ? parts(COMMIT) : [] };

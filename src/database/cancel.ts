@@ -1,6 +1,6 @@
 import pg from "pg";
 
-/** What pg's Client and Connection have beyond their published types. */
+/** Members of pg's Client and Connection that their published types leave out. */
 interface ClientInternals {
   host: string;
   port: number;

@@ -17,9 +17,9 @@ export interface Database {
 // Business times are UTC in columns without a zone: a session in another zone would shift them.
 const SESSION_OPTIONS = "-c timezone=UTC";
 
-/** Of a replica, for operations. One that does not answer must not hold up for long what the primary can answer. */
+/** Milliseconds to connect to a replica for an operation: the primary answers if the replica does not. */
 export const REPLICA_CONNECTIONS: pg.PoolConfig = { pipeline: true, connectionTimeoutMillis: 2_000 };
-/** Of each node, to see what it is and how far it has come; a node that takes longer is taken for lost. */
+/** Milliseconds in which a node must say its role and position; one that takes longer counts as lost. */
 export const WATCH_CONNECTIONS: pg.PoolConfig = {
   max: 1,
   application_name: "strata watch",

@@ -49,7 +49,7 @@ export interface Route {
   pinned?: Node | undefined;
   node?: Node;
   why?: string;
-  /** What has been read or written may be as new as this. */
+  /** Position up to which data has been read or written. */
   position?: Position | undefined;
   /** A statement on a replica failed: the operation starts over on the primary. */
   failure?: unknown;
@@ -121,7 +121,7 @@ const NOT_ASKED = "not asked yet";
 class NotReached extends Error {}
 
 export interface NodesOptions {
-  /** Of the primary, for operations. */
+  /** Pool of the primary, for operations. */
   pool: pg.Pool;
   connection: pg.PoolConfig;
   urls: readonly string[];
@@ -186,7 +186,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
     node.fault = fault;
   }
 
-  /** What is still asked there will not be answered: its connections end, and the primary is asked instead. */
+  /** Ends the connections of a node whose pending statements will not be answered; the primary runs them instead. */
   function lose(node: Watched, error: unknown): void {
     const { code, message } = error as { code?: string; message?: string };
     judge(node, error instanceof NotReached ? error.message : `does not answer (${code ?? message})`);

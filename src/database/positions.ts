@@ -27,7 +27,7 @@ export const bytesBetween = (from: string, to: string): number =>
   Math.max(Number(BigInt(`0x${to}`) - BigInt(`0x${from}`)), 0);
 
 const PAGE_BYTES = 8192n;
-/** Of a page; the insert position may lie behind it, where the replay position is still the end of the page before. */
+/** Bytes of a WAL page's header. The insert position may lie behind one while the replay position is the end of the page before. */
 const HEADER_BYTES = 24n;
 
 export function toLsn(text: string): string {
@@ -38,7 +38,7 @@ export function toLsn(text: string): string {
 }
 
 /**
- * What a node says of itself before it reads: "replica 0/3000148 1", or "primary" once it takes writes. A column of the
+ * A node's report before it reads: "replica 0/3000148 1", or "primary" once it takes writes. A column of the
  * statement that applies the settings, before the role is among them: only the server's own login may see the timeline.
  * The timeline is read after the LSN, so that an LSN of a new timeline never passes for one of the old.
  */
@@ -73,7 +73,7 @@ export const WRITTEN = {
         offset 0) at`,
 };
 
-/** What a node is, read from its control file and its receiver. */
+/** A node's role and position, read from its control file and its receiver. */
 export const IDENTITY = `
   select system.system_identifier::text as system, recovering,
     case when recovering then pg_catalog.pg_last_wal_replay_lsn() else pg_catalog.pg_current_wal_insert_lsn() end::text as lsn,

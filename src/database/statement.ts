@@ -22,7 +22,7 @@ export interface StatementOptions {
   rowMode?: "array";
 }
 
-/** What pg's own Query and Connection offer to a subclass, beyond their published types. */
+/** Members of pg's Query and Connection that a subclass needs and their published types leave out. */
 interface Connection {
   stream: { writable: boolean; write(data: Buffer): void };
 }
@@ -102,7 +102,7 @@ function send(connection: Connection, parts: readonly Part[], described?: number
   return null;
 }
 
-/** What was skipped after an error is not prepared, and what failed may be outgrown by the schema. */
+/** Statements that were skipped after an error are not prepared; the failed one may no longer fit the schema. */
 function doubt(connection: Connection, error: Error, parts: readonly Part[]): void {
   if ((error as { code?: unknown }).code === INVALID_STATEMENT_NAME) generation++;
   const names = preparedBy(connection);

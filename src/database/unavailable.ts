@@ -1,4 +1,4 @@
-// Which errors say "not now" rather than "not like this": the caller may try again, unchanged.
+// Tells errors that mean "not now" from those that mean "not like this": after the former the caller may repeat the request.
 
 /** Connection lost, out of resources (disk, memory, connections), or the server comes and goes. */
 const CLASSES = /^(08|53|57P0|58030)/;
@@ -21,7 +21,7 @@ const NETWORK = new Set([
   "ENFILE",
 ]);
 
-// What pg and pg-pool throw without a code.
+// Errors of pg and pg-pool that have no code.
 const MESSAGES =
   /^(Connection terminated|timeout exceeded when trying to connect|Query read timeout|Client (has encountered a connection error|was closed) and is not queryable|Cannot use a pool after calling end)/;
 

@@ -1,4 +1,4 @@
-// What is installed against what sql/ and schema.sql make: they are applied to an empty database and both are listed.
+// Compares the installed objects with those that sql/ and schema.sql make in an empty database.
 import { randomBytes } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

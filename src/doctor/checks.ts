@@ -1,4 +1,4 @@
-// What can be wrong with a database that answers. Each statement returns the problems it finds, one a row.
+// Checks of a database that answers. Each statement returns the problems that it finds, one per row.
 
 export interface SqlCheck {
   name: string;

@@ -1,4 +1,4 @@
-// What is wrong with a replica, asked of the replica itself.
+// Checks of a replica, by statements that run on the replica itself.
 import { createPool, REPLICA_CONNECTIONS } from "../database/connect.ts";
 import { bytesBetween, IDENTITY, toLsn } from "../database/positions.ts";
 

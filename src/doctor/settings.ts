@@ -1,4 +1,4 @@
-// What can be wrong with the configuration although each value is valid.
+// Checks of the configuration as a whole: values that are valid each, and wrong together.
 import type { Config } from "../config.ts";
 
 const JWKS_TIMEOUT_MS = 5_000;

@@ -2,7 +2,7 @@
 // docs/reference/errors.md is made from this table; a test finds codes that are missing here.
 
 interface ErrorCode {
-  /** Of a request that has no `data`; 200 beside `data`, or for application/json where the specification asks for it. */
+  /** HTTP status of a response without `data`; 200 beside `data`, or for application/json where the specification asks for it. */
   status: number;
   meaning: string;
 }

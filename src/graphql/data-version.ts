@@ -44,7 +44,7 @@ interface Positioned {
 }
 
 export interface DataVersions {
-  /** Of the node that the route leads to, which it then keeps to. */
+  /** The data version on the node of the route, which the operation then stays on. */
   of(this: void, route: Route): Promise<string | undefined>;
   /** Whether the node's version is still that one: then what was read there in between is of that version. */
   isStill(this: void, node: Node, version: string): Promise<boolean>;
@@ -105,7 +105,7 @@ export function createDataVersion(
 
 function share<T extends State>(
   getSchema: () => GraphQLSchema,
-  /** Asked for a schema that knows the relations as they are now. */
+  /** Has the schema built again, with the relations as they are now. */
   rebuild: () => void,
   read: (relations: readonly string[]) => Promise<T>,
 ): () => Promise<Omit<T, "version"> & { version: string | undefined }> {

@@ -1,4 +1,4 @@
-// What a client learns of a fault: a stable code and a sentence. The log gets the rest, under the same request id.
+// Errors as clients see them: a stable code and a sentence. The log gets the rest, under the same request id.
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from "fastify";
 import { isSafeError, SafeError } from "grafast";
 import { GraphQLError, type ExecutionResult } from "grafast/graphql";
@@ -33,7 +33,7 @@ interface Explanation {
 const UNAVAILABLE = { code: "SERVICE_UNAVAILABLE", message: "The database does not answer; try again" };
 const INTERNAL = { code: "INTERNAL_SERVER_ERROR", message: "Internal server error" };
 
-/** What is not about a constraint, by SQLSTATE, longest prefix first. A message of the database is passed on only where it quotes the input alone. */
+/** Errors by SQLSTATE, except those of constraints; the longest prefix comes first. A message of the database is passed on only where it quotes nothing but the input. */
 const DATABASE: [prefix: string, code: string, message?: string][] = [
   ["42501", "FORBIDDEN", "Your role may not do this"],
   ["57014", "TIMEOUT", "The statement took too long and was cancelled; nothing of it was saved"],

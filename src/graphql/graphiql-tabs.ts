@@ -1,4 +1,4 @@
-// What a newcomer finds in GraphiQL: tabs that tell the story, each of which runs as it is.
+// GraphiQL's tabs for a newcomer: queries that tell the story, each of which runs as it is.
 interface Tab {
   title: string;
   query: string;

@@ -1,4 +1,4 @@
-// What is kept of operations that may come again: parsed documents, compiled reads and plans, in one budget of memory.
+// Cache of parsed documents, compiled reads and plans, with one budget of memory for all of them.
 // All of it hangs on the document, and goes with it.
 import type { DocumentNode, GraphQLSchema } from "grafast/graphql";
 import { createBoundedMap, type BoundedMap } from "../bounded-map.ts";

@@ -52,7 +52,7 @@ export function createPersisted(
     grafserv: {
       persistedOperationsGetter: find,
       hashFromPayload: (body) => idOf(body as Body) as string,
-      // Asked before the operation is looked up: the place to refuse with a reason.
+      // Runs before the operation is looked up, so that a rejection can say its reason.
       allowUnpersistedOperation(event) {
         const body = event.body as Body;
         const id = idOf(body);

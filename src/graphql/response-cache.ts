@@ -20,15 +20,15 @@ interface Answer {
 interface Lookup {
   key: string;
   version: string;
-  /** Where there are replicas: the one whose version it is. */
+  /** The replica whose version it is; only with replicas. */
   node?: Node | undefined;
 }
 
 declare module "fastify" {
   interface FastifyRequest {
-    /** Set for operations whose answers may be kept. */
+    /** Set for operations whose responses may be cached. */
     cacheable?: boolean;
-    /** What its answer is kept under; made once, and null if it is not kept. */
+    /** Cache key of the response; null if the response is not cached. */
     answerKey?: string | null;
     lookup?: Lookup;
   }
@@ -36,14 +36,14 @@ declare module "fastify" {
 
 const checks = new WeakMap<GraphQLSchema, (document: DocumentNode) => boolean>();
 
-/** May the answer be kept? */
+/** Whether the response may be cached. */
 function isCacheable({ schema, document }: { schema: GraphQLSchema; document: DocumentNode }): boolean {
   let check = checks.get(schema);
   if (!check) checks.set(schema, (check = createCacheableCheck(schema)));
   return check(document);
 }
 
-/** Says of each operation over HTTP whether its answer may be kept. */
+/** Marks each operation over HTTP whose response may be cached. */
 export function createAnswersPlugin(): GraphileConfig.Plugin {
   return {
     name: "AnswersPlugin",
@@ -64,33 +64,33 @@ export function createAnswersPlugin(): GraphileConfig.Plugin {
 interface AnswersOptions {
   maxBytes: number;
   dataVersion: DataVersion;
-  /** In its place where there are replicas. */
+  /** Replaces `dataVersion` where there are replicas. */
   dataVersions?: DataVersions | undefined;
   record: (outcome: CacheOutcome) => void;
-  /** Asked what the kept answers take. */
+  /** Receives a function that returns the bytes of the cached responses. */
   watch: (bytes: () => number) => void;
 }
 
-/** A key takes two bytes a character at most; the rest is an estimate of the entry itself. */
+/** Bytes of an entry: a key takes at most two per character; 500 is an estimate of the objects around them. */
 const sizeOf = (key: string, answer: Answer | "cacheable"): number =>
   2 * key.length + (answer === "cacheable" ? 0 : answer.body.length) + 500;
 
 /**
- * The same body, asked for by the same role, has the same answer. A question becomes known as one that can be kept
- * when it is answered first; only then its version is asked for.
+ * The same body from the same role has the same response while the data version is the same. The first response shows
+ * that a request is cacheable; from then on its version is read before it is executed.
  */
 export function addAnswers(
   app: FastifyInstance,
   { maxBytes, dataVersion, dataVersions, record, watch }: AnswersOptions,
 ): void {
-  /** Without an answer: a question whose answer may be kept, once its version is asked for before it is read. */
+  /** "cacheable" marks a request without a response yet: its version was not read before it was executed. */
   const answers = createBoundedMap<string, Answer | "cacheable">(maxBytes);
   watch(() => answers.weight);
 
   const keep = (key: string, answer: Answer | "cacheable"): void =>
     answers.set(key, answer, sizeOf(key, answer));
 
-  /** On one of several nodes its rows must be of the version itself: a newer one may not be on the next node yet. */
+  /** With replicas, the rows must be of exactly this version: another node may not have a newer one yet. */
   function keepExact({ route }: FastifyRequest, { key, version, node }: Lookup, answer: Answer): void {
     if (!dataVersions || !node) return keep(key, answer);
     if (route?.node !== node) return;
@@ -107,7 +107,7 @@ export function addAnswers(
   });
 
   async function lookUp(key: string, request: FastifyRequest, reply: FastifyReply): Promise<boolean> {
-    // Before anything is read: what is read later is of this version or a newer one, never of an older one.
+    // The version is read first: the rows that are read later are of this version or a newer one, never of an older one.
     const route = dataVersions && routeOf(request);
     const version = await (dataVersions ? dataVersions.of(route!) : dataVersion()).catch(() => undefined);
     if (version === undefined) return false;
@@ -160,11 +160,11 @@ export function addAnswers(
 
 const MAX_KEY = 20_000;
 
-// For this caller alone, and asked about each time: only the server knows whether a refresh came between.
+// Private, and revalidated each time: only the server knows whether a refresh happened meanwhile.
 const headersOf = (reply: FastifyReply, { etag }: Answer) => ({
   etag,
   "cache-control": "private, no-cache",
-  // Beside the origin, where there is CORS.
+  // CORS may have set `vary` already.
   vary: [reply.getHeader("vary") ?? [], "authorization, accept"].flat().join(", "),
 });
 

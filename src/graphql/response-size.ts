@@ -20,7 +20,7 @@ interface Root {
 }
 type Write = (this: Output, root: Root, ...rest: unknown[]) => string;
 
-/** Of these, a list or a choice of types adds nothing but brackets. */
+/** Types of plan in which a list or a choice of types adds nothing but brackets. */
 const COUNTED = new Set(["root", "object", "leaf"]);
 
 function boundOutput(output: Output, maxLength: number, tooLarge: () => Error, done: Set<Output>): void {

@@ -24,7 +24,7 @@ type SchemaResult = Awaited<ReturnType<typeof makeSchema>>;
 
 /** In the place of what `postgraphile(preset)` returns. */
 export interface SchemaWatch {
-  /** What requests are answered by at this moment; rejects if the first one could not be built. */
+  /** The schema that serves requests at this moment; rejects if the first one could not be built. */
   getSchema(): Promise<GraphQLSchema>;
   getSchemaResult(): Promise<SchemaResult>;
   /** The same without waiting; undefined until there is a first one. */

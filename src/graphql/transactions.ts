@@ -41,7 +41,7 @@ export function createTransactionsPlugin(options: TransactionsOptions): Graphile
       return answer;
     }
     const { operation } = args.contextValue;
-    // Asked for behind the last commit, wherever that was: runs have transactions of their own.
+    // The position is read after the last commit, since runs have transactions of their own.
     if (operation.kind === "mutation") await nodes!.noteWritten(route).catch(() => undefined);
     const reply = args.requestContext?.fastifyv5?.reply;
     if (!reply) return withPosition(answer, route);
@@ -128,7 +128,7 @@ export function endAfter<T>(result: T, end: () => void): T {
   } as T;
 }
 
-/** What a plan knows of itself, beyond its published types. */
+/** Members of a plan that its published types leave out. */
 interface PlannedStep {
   layerPlan: PlannedLayer;
   dependents: { step: PlannedStep }[];

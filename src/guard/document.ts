@@ -1,5 +1,5 @@
-// What a document may look like, and what its operations cost. One walk counts levels, fields, aliases and directives
-// before validation, which alone can take seconds, and prepares the cost, which depends on the variables.
+// Limits of a document, and the cost of its operations. One walk counts levels, fields, aliases and directives before
+// validation, which alone can take seconds, and prepares the cost, which depends on the variables.
 import {
   getNamedType,
   GraphQLError,
@@ -84,7 +84,7 @@ export interface CheckedDocument {
 
 type Variables = Readonly<Record<string, unknown>>;
 
-/** What one evaluation of the cost counts along the way. */
+/** Counters of one evaluation of the cost. */
 interface Evaluation {
   variables: Variables;
   conditions: number;

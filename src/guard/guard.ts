@@ -1,4 +1,4 @@
-// What every operation passes, over HTTP and WebSocket, before it is planned; and its errors afterwards.
+// Checks of every operation, over HTTP and WebSocket, before it is executed, and the presentation of its errors.
 import type { FastifyRequest } from "fastify";
 import { isAsyncIterable, isSafeError, type SafeError } from "grafast";
 import {

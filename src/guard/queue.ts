@@ -12,7 +12,7 @@ declare module "fastify" {
   }
 }
 
-/** What an operation holds from its arrival to its response. */
+/** An operation's place in the process, from its arrival to its response. */
 interface Place {
   /** Gives it up, while the operation waits for something else for long. */
   leave(): void;
@@ -68,7 +68,7 @@ interface Turn {
   isPatient: boolean;
   start: () => void;
 }
-/** What one caller holds and waits for. */
+/** Places that one caller holds, and those it waits for. */
 interface Load {
   places: number;
   turns: number;

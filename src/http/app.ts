@@ -29,11 +29,11 @@ export interface AppOptions {
   config: Config;
   database: Database;
   logger?: FastifyBaseLogger;
-  /** What readiness depends on beside the database. */
+  /** Parts on which readiness depends beside the database. */
   parts?: Record<string, () => Check>;
   tracing?: Tracing | undefined;
   lifecycle?: Pick<Lifecycle, "stopping" | "hurry">;
-  /** Of a file to propose a dataset for; a gigabyte by default. */
+  /** Bytes of the largest file that a dataset is proposed for; a gigabyte by default. */
   maxProposedBytes?: number;
 }
 
@@ -79,7 +79,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   app.addHook("onRoute", ({ url, method }) => {
     methods.set(url, [...(methods.get(url) ?? []), method].flat());
   });
-  /** Of the route itself, or of one with a parameter, such as /ingest/:dataset. */
+  /** Methods of the route itself, or of one with a parameter, such as /ingest/:dataset. */
   const methodsOf = (path: string): string[] | undefined =>
     methods.get(path) ??
     [...methods].find(

@@ -1,4 +1,4 @@
-// Who is asking: a bearer token becomes a role and a subject, nothing else is trusted.
+// Authentication: a bearer token becomes a role and a subject; nothing else is trusted.
 import { createSecretKey } from "node:crypto";
 import { createRemoteJWKSet, errors, jwtVerify, type JWTPayload } from "jose";
 import { createBoundedMap } from "../bounded-map.ts";
@@ -13,7 +13,7 @@ export interface Claims {
   databaseRole: string | undefined;
   /** All claims of the token, for policies: `current_setting('request.jwt.claims', true)::jsonb`. */
   json: string;
-  /** Whose runs are whose; "anonymous" without a token, so that they are not the login's. */
+  /** Recorded as the actor of runs; "anonymous" without a token, so that it is never the database's login. */
   subject: string;
   /** Came without a token. */
   isAnonymous: boolean;

@@ -10,7 +10,7 @@ const FORMATS: Record<string, Format> = {
   "application/x-ndjson": "ndjson",
   "application/ndjson": "ndjson",
 };
-// What it is shows in its first bytes: a body that a proxy has unpacked may still say gzip.
+// The first bytes decide: a body that a proxy has unpacked may still be labelled gzip.
 const ENCODINGS = ["gzip", "identity"];
 
 /** For the routes of this scope: no parser reads the body, and no limit on its size applies. */

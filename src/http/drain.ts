@@ -1,4 +1,4 @@
-// What would keep a stopping server waiting although nobody is served by it.
+// Closes connections that would keep a stopping server waiting although they serve nobody.
 import type { IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyInstance } from "fastify";

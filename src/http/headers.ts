@@ -62,7 +62,7 @@ function isOwnOrAllowed({ headers, host }: FastifyRequest, allowed: string[]): b
   return URL.canParse(origin) && new URL(origin).host === host;
 }
 
-/** What browsers heed where there are documents, scripts and links. */
+/** Security headers for documents, scripts and links. */
 const ONLY_OF_PAGES = {
   crossOriginOpenerPolicy: false,
   originAgentCluster: false,

@@ -10,7 +10,7 @@ export interface Check {
 
 export interface HealthOptions {
   pool: Pool;
-  /** What this process runs beside the database, by name; each says how it is right now. */
+  /** Parts of this process beside the database, by name; each returns its state. */
   parts: Record<string, () => Check>;
   stopping?: AbortSignal | undefined;
 }

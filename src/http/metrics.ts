@@ -27,9 +27,9 @@ export interface Metrics {
   recordRequest(labels: { method: string; route: string; status: number }, seconds: number): void;
   /** Counts queries by the way that they are answered. */
   recordRead(path: ReadPath): void;
-  /** What became of an operation whose answer may be kept. */
+  /** Counts the outcomes of operations whose responses may be cached. */
   recordCache(outcome: CacheOutcome): void;
-  /** Asked for the size of all that are, when it is read. */
+  /** Receives a function that returns the bytes of the cached responses. */
   watchCache(bytes: () => number): void;
   watchSchema(isOutdated: () => boolean): void;
   /** A gauge that asks when it is read. */

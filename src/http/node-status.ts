@@ -1,4 +1,4 @@
-// What operators see of the replicas: /readyz and /metrics.
+// State of the replicas for operators, in /readyz and /metrics.
 import { Gauge } from "prom-client";
 import type { Node, Nodes } from "../database/nodes.ts";
 import type { Check } from "./health.ts";

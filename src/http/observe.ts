@@ -1,4 +1,4 @@
-// What is seen of each request: one log line, a warning if it was slow, and its share in the metrics.
+// Observation of requests: a log line for each, a warning for slow ones, and the metrics.
 import { randomUUID } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import type { FastifyInstance, FastifyRequest } from "fastify";

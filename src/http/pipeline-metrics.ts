@@ -1,4 +1,4 @@
-// What the database knows of the pipeline, read on a scrape: every instance reports the same.
+// Metrics of the pipeline, read from the database at each scrape, so that every instance reports the same.
 import { Gauge, type Registry } from "prom-client";
 import type pg from "pg";
 

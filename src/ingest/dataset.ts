@@ -1,4 +1,4 @@
-// What the database says about a dataset: the fields that it takes, and where fields without a column go.
+// A dataset as the database describes it: the fields that it takes, and the column for fields without one.
 import pg from "pg";
 import { unknownDataset } from "./faults.ts";
 

@@ -1,4 +1,4 @@
-// What is wrong with a row, and what is wrong with an input or a request as a whole.
+// Faults of a row, and faults of an input or a request as a whole.
 
 /** A reason of the quarantine, and its words. */
 export interface Fault {
@@ -14,7 +14,7 @@ const has = (error: unknown, code: string): error is Error =>
 export const badInput = (message: string): Error => coded("BAD_INPUT", message);
 export const isBadInput = (error: unknown): error is Error => has(error, "BAD_INPUT");
 
-/** What was asked for cannot be done, whatever the input holds. */
+/** The request cannot be fulfilled, whatever the input holds. */
 export const badOption = (message: string): Error => coded("BAD_OPTION", message);
 export const isBadOption = (error: unknown): error is Error => has(error, "BAD_OPTION");
 

@@ -203,7 +203,7 @@ function judgeCells(
   extras: Extras,
   dates?: DateFormat,
 ): Cells {
-  // What is no text in a row of CSV comes from a correction in the quarantine, which is JSON.
+  // A value of a CSV row that is no text comes from a correction in the quarantine, which is JSON.
   const judge = (field: Field, value: unknown): Judged =>
     isCsv && typeof value === "string" ? judgeCsv(field, value, dates) : judgeValue(field, value, dates);
   const result: Cells = { cells: new Array<string | null>(dataset.fields.length), places: [], faults: [] };

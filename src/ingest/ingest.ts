@@ -15,7 +15,7 @@ import { readRun, type Run } from "../pipeline/runs.ts";
 import { patiently } from "../pipeline/batch.ts";
 
 export interface IngestProgress {
-  /** Of the input as it was sent, compressed if it was. */
+  /** Bytes of the input as it was sent, compressed or not. */
   bytesRead: number;
   rowsRead: number;
   rowsWritten: number;
@@ -23,7 +23,7 @@ export interface IngestProgress {
 }
 
 export interface IngestOptions {
-  /** Default: told apart by the first character. */
+  /** Default: decided by the first character. */
   format?: Format;
   sourceSystem?: string;
   sourceName?: string;

@@ -188,7 +188,7 @@ async function retryEntries(
 interface JudgedEntry {
   id: string;
   faults: Fault[];
-  /** What the entry holds from now on; undefined leaves it as it is. */
+  /** New content of the entry; undefined leaves it as it is. */
   payload?: string | null;
 }
 
@@ -204,7 +204,7 @@ async function judgeEntries(
       const detail = "The row cannot be read back; give its fields with the retry.";
       return { entry, faults: entry.reasons.map((reason) => ({ reason, detail })) };
     }
-    // What has its types keeps them: only the correction is judged.
+    // Typed values keep their types: only the correction is judged.
     const row = entry.typed ? without(patch!, (value) => value === null) : merged;
     const cells = judgeFields(dataset, row, entry.format ?? "ndjson", dates);
     // Its key may be among the fields that are not corrected.

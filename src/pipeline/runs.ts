@@ -49,7 +49,7 @@ export interface RunOptions {
   signal?: AbortSignal;
 }
 
-/** What a step gets to do its work with. */
+/** What the function of a step is called with. */
 export interface Work {
   pool: Pool;
   runId: string;

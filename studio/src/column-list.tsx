@@ -1,4 +1,4 @@
-// What a list is: its columns in words, and what each is made of.
+// The columns of a list, each with its description and its lineage.
 import { title } from "./format.ts";
 import { entityOf } from "./pipeline.ts";
 import { useQuery } from "./query.ts";

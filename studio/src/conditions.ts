@@ -2,7 +2,7 @@
 import type { Detail } from "./schema.ts";
 
 export interface Condition {
-  /** Of the filter type: a column, or a relation and a column of its. */
+  /** Path in the filter type: a column, or a relation and one of its columns. */
   path: string[];
   operator: string;
   value: string;

@@ -139,7 +139,7 @@ export const Flow = ({ lanes, tables, results }: { lanes: Lane[]; tables: Box[];
     );
   const isResult = new Set(results.map(({ name }) => name));
   for (const { name, sources, freshness, isRefreshing } of results) {
-    // What is refreshed is made of something; where nobody says of what, of all datasets.
+    // A metric without known sources is drawn as made of all datasets.
     const all = sources.length > 0 || !freshness ? sources : lanes.map((lane) => lane.name);
     for (const source of all)
       pairs.push([

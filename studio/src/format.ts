@@ -17,9 +17,9 @@ export const compact = (value: number): string => compactNumbers.format(value);
 export const plural = (value: string | number, one: string, many = `${one}s`): string =>
   `${count(value)} ${Number(value) === 1 ? one : many}`;
 
-/** Of the reader's clock. */
+/** Time on the reader's clock. */
 export const clock = (at: number): string => new Date(at).toLocaleTimeString("en-GB");
-/** Of the data: "2026-11-29 14:02:11". */
+/** Time in the data: "2026-11-29 14:02:11". */
 export const utc = (at: string | null | undefined): string =>
   at ? new Date(at).toISOString().slice(0, 19).replace("T", " ") : "–";
 

@@ -1,4 +1,4 @@
-// What changed: told over one socket, asked for again after the socket was lost, polled where sockets do not get through.
+// Changes of the data: events of one socket, asked for again after the socket was lost, polled where no socket gets through.
 import { computed, effect, signal, type Signal } from "@preact/signals";
 import { CloseCode, createClient, type Client } from "graphql-ws";
 import { answeredAt, isReachable, wantsToken } from "./api.ts";
@@ -135,7 +135,7 @@ function connect(): () => void {
       on: {
         opened: (opened) => (socket = opened as WebSocket),
         connected: () => {
-          // What happened while nobody listened is asked for.
+          // Asks for the events that were missed.
           if (link.value !== "connecting" || failures.value > 0) askAgain();
           link.value = "open";
           failures.value = 0;
@@ -168,7 +168,7 @@ function connect(): () => void {
           }
         },
       },
-      // What graphql-ws takes for final may be a server in trouble.
+      // A close that graphql-ws takes for final may come from a server in trouble.
       onNonLazyError: () => again(),
     });
     listen<{ pipelineRunUpdated: { run: RunUpdate | null } | null }>(

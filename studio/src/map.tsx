@@ -145,7 +145,7 @@ interface Shown {
   points?: Point[];
 }
 
-/** Of what lies in the part of the world that is shown. */
+/** Rows in the part of the world that is shown. */
 function useRows(props: ViewProps, column: string, view: Box) {
   const [shown, setShown] = useState<Shown>();
   const [error, setError] = useState<string>();

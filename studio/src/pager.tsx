@@ -28,7 +28,7 @@ export const PAGE_INFO = "pageInfo { hasNextPage hasPreviousPage startCursor end
 export const Pager = ({ info, summary }: { info: PageInfo | undefined; summary: string }) => {
   const { query } = route.value;
   const isBack = query.has("before");
-  // Of the other direction a cursor is enough: there is what one came from.
+  // A cursor is enough to go back: the page that one came from is there.
   const hasNext = isBack || (info?.hasNextPage ?? false);
   const hasPrevious = (isBack && (info?.hasPreviousPage ?? false)) || (!isBack && query.has("after"));
   return (

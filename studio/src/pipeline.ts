@@ -1,4 +1,4 @@
-// What the pipeline's pages share: reading runs, asking for runs.
+// Functions that the pipeline's pages share: reading runs, requesting runs.
 import { request, type Variables } from "./api.ts";
 import { textOf } from "./format.ts";
 import { updates, type RunUpdate } from "./live.ts";

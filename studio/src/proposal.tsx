@@ -5,7 +5,7 @@ import { useAction } from "./query.ts";
 import { propose, type Preview, type Proposal } from "./upload.ts";
 import { Button, Copy, Notice, Progress, save } from "./ui.tsx";
 
-/** What a table could be called by the name of its file. */
+/** Name of a table, made from that of its file. */
 const datasetOf = (fileName: string): string =>
   fileName
     .replace(/\.(csv|txt|ndjson|jsonl|json)$/i, "")

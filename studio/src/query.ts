@@ -44,7 +44,7 @@ export function useQuery<Data = any>(
         (error: unknown) => {
           if (controller.signal.aborted) return;
           const known = error instanceof ApiError ? error : new ApiError("UNKNOWN", String(error));
-          // What was true a moment ago stays readable while the server is away.
+          // The last answer stays readable while the server is away.
           setState((before) => ({
             ...(known.code === "UNREACHABLE" && before.key === key ? before : { key }),
             error: known,

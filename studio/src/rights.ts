@@ -1,4 +1,4 @@
-// What the caller may do with the pipeline, found out by asking: roles can be anybody's own.
+// The caller's rights on the pipeline. They are tried out, since a role can be the user's own.
 import { effect, signal } from "@preact/signals";
 import { mayRead } from "./api.ts";
 import { claims, token } from "./session.ts";

@@ -1,4 +1,4 @@
-// What the API has: read from its schema, never known by name. Only the pipeline's own types are.
+// The API as its schema describes it. No table is known by name, except for the pipeline's own types.
 import { signal } from "@preact/signals";
 import { ApiError, mayRead, request } from "./api.ts";
 import { askAgain, connection } from "./live.ts";
@@ -85,7 +85,7 @@ const FEATURES = `query StudioFeatures {
   discardInput: __type(name: "DiscardQuarantinedInput") { inputFields { name } }
 }`;
 
-/** What every Strata has, for a role that may not read the schema. */
+/** Fields that every Strata has, for a role that may not read the schema. */
 const CLOSED: Features = {
   isClosed: true,
   entities: [],
@@ -400,7 +400,7 @@ export function operatorsOf(filterType: string) {
 
 const readable = new WeakMap<Detail, Promise<Set<string>>>();
 
-/** What of a row the role may read: all of it mostly; if not, each column is tried, once per token. */
+/** Columns of a row that the role may read: usually all; if not, each is tried, once per token. */
 export function readableColumns(detail: Detail): Promise<Set<string>> {
   let found = readable.get(detail);
   if (!found) {

@@ -58,10 +58,10 @@ export function stepInWords(time: number, step: Step): string {
 export interface Measure {
   id: string;
   label: string;
-  /** Of groupedAggregates. */
+  /** Fields that are selected of groupedAggregates. */
   selection: string;
   read: (group: Record<string, any>) => number | null;
-  /** Of groups, it is the sum: what is missing is nothing, and the small ones can be put together. */
+  /** Whether the measure adds up over groups: then a missing group is zero, and small ones can be put together. */
   isAdditive: boolean;
 }
 
@@ -108,7 +108,7 @@ export interface Plot {
   step: Step;
   times: number[];
   series: Series[];
-  /** Of the groups without a date. */
+  /** Value of the groups without a date. */
   undated: number | null;
 }
 

@@ -1,4 +1,4 @@
-// Who is asking: a token in memory, or in the tab's session storage if chosen. Never in localStorage, never in a URL.
+// The caller's token, in memory, or in the tab's session storage if chosen. Never in localStorage, never in a URL.
 import { computed, signal } from "@preact/signals";
 
 const STORAGE_KEY = "strata:token";

@@ -31,7 +31,7 @@ const WORDS: Record<Connection, string> = {
   stopped: "Not signed in",
 };
 
-/** What is on the page is true now, or was at a time that is said. */
+/** Says whether the page is live, or as of which time it is. */
 const State = () => {
   const state = connection.value;
   return (

@@ -89,7 +89,7 @@ export const Notice = ({
   </div>
 );
 
-/** What a refused or failed question means to a person. */
+/** Explains a rejected or failed request to a person. */
 export const Fault = ({ error, subject }: { error: ApiError; subject: string }) =>
   error.code === "FORBIDDEN" ? (
     <Empty icon="lock" title={`Your role may not read ${subject}`}>

@@ -1,5 +1,5 @@
 // Reads that PostgreSQL answers whole: an operation becomes one statement, and its result is the answer's text.
-// What is not known here is left to the planner, which knows everything; both give the same answers.
+// The planner takes every operation that this compiler does not know; both give the same response.
 import { sqlValueWithCodec, type PgResource } from "@dataplan/pg";
 import {
   getArgumentValues,
@@ -24,9 +24,9 @@ import { cursorOf, isAfter } from "./cursor.ts";
 import { columnOf, conjunction, jsonOf, orderBy, rowOf, selectionOf, verbatim, type Row } from "./select.ts";
 
 export interface Read {
-  /** Of the answer's outermost fields that are read. */
+  /** Response keys of the root fields that are read. */
   keys: string[];
-  /** The answer if they cannot be. */
+  /** Response where the read failed. */
   nothing: Record<string, string | null>;
   /** Undefined if the planner has to look at these variables. */
   statementFor(this: void, variables: Variables): Statement | undefined;

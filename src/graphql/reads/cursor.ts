@@ -26,7 +26,7 @@ export function cursorOf(orders: readonly Order[], valueAt: (index: number) => S
   return sql`'"' || replace(encode(convert_to(${tuple} || ']', 'UTF8'), 'base64'), chr(10), '') || '"'`;
 }
 
-/** What holds for the rows behind a cursor; undefined if it is not one of this order. */
+/** Condition for the rows after a cursor; undefined if the cursor belongs to another order. */
 export function isAfter(orders: readonly Order[], cursor: string): SQL | undefined {
   let decoded: unknown;
   try {

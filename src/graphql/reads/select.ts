@@ -131,7 +131,7 @@ export function selectionOf(
 
 type Rows = ReturnType<typeof createRows>;
 
-/** What filters and orders know of a query; what else they might do with one fails, and the planner does it. */
+/** The part of a query that filters and orders may use. Any other use throws, and the planner takes the operation. */
 function createRows(alias: SQL) {
   const conditions: SQL[] = [];
   const orders: PgOrderSpec[] = [];

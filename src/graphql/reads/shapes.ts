@@ -1,6 +1,6 @@
-// Statements of one operation by the shape of its variables: to write one takes longer than to run it.
-// Which parameter takes which variable is found by trial: made twice with values that occur nowhere else, the
-// text must be the same, and each parameter that differs must hold one of those values as it was given.
+// Cache of an operation's statements by the shape of its variables: building one takes longer than running it.
+// A trial finds which parameter takes which variable. It builds the statement twice with values that occur nowhere
+// else: the text must be the same, and each parameter that differs must hold one of those values unchanged.
 import { hash } from "node:crypto";
 import { Kind, visit, type OperationDefinitionNode, type TypeNode } from "grafast/graphql";
 
@@ -23,13 +23,13 @@ interface Shape {
 }
 
 const MAX_SHAPES = 20;
-/** Characters of a key or a text worth remembering. */
+/** Characters of the longest key or text that is cached. */
 const MAX_LENGTH = 20_000;
-/** Of all that one operation may have remembered: there are many operations. */
+/** Characters that the shapes of one operation may take together: there are many operations. */
 const MAX_TOTAL = 50_000;
 
 const digits = (n: number): string => String(n).padStart(2, "0");
-/** Two valid values of each type that nobody sends; texts with everything that could need an escape. */
+/** By type, valid values that no client sends; the texts hold everything that may need an escape. */
 const TRIALS: Record<string, (n: number) => unknown> = {
   Int: (n) => 1_734_000_000 + n,
   BigInt: (n) => `17340000${digits(n)}`,
@@ -39,7 +39,7 @@ const TRIALS: Record<string, (n: number) => unknown> = {
   Datetime: (n) => `19${digits(n)}-02-03T04:05:06Z`,
 };
 const MAX_VARIABLES = 40;
-/** Seldom the same twice: a shape would be made for nothing. */
+/** Type of variables whose values hardly ever repeat: a shape would not be used again. */
 const UNIQUE = "Cursor";
 
 const nameOf = (type: TypeNode): string | undefined =>
@@ -49,7 +49,7 @@ const nameOf = (type: TypeNode): string | undefined =>
       ? type.name.value
       : undefined;
 
-/** Variables of which only the kind matters. A page's size is part of the text. */
+/** Variables whose values do not change the statement's text. A page's size does. */
 function freeVariables(operation: OperationDefinitionNode): Map<string, (n: number) => unknown> {
   const free = new Map<string, (n: number) => unknown>();
   for (const { variable, type } of operation.variableDefinitions ?? []) {
@@ -81,7 +81,7 @@ export function createShapes(operation: OperationDefinitionNode, build: Build): 
     return key;
   };
 
-  /** A trial's values may be rejected where real ones are not. */
+  /** A trial may be rejected although real values are accepted. */
   const attempt: Build = (variables) => {
     try {
       return build(variables);
@@ -112,7 +112,7 @@ export function createShapes(operation: OperationDefinitionNode, build: Build): 
     return { text, name: hash("sha1", text, "base64url"), values, variables: sources };
   }
 
-  // The text may be known all the same.
+  // PostgreSQL may know the text nevertheless.
   const unshaped: Build = (variables) => {
     const statement = build(variables);
     return statement && { ...statement, name: hash("sha1", statement.text, "base64url") };

@@ -57,7 +57,7 @@ function useDatasets(): { datasets: Dataset[]; isLoading: boolean } {
         const fields = rows ? (await operatorsOf(rows.type)).map((field) => field.name) : [];
         const entity = entityOf(name);
         const columns = entity ? (await detailOf(entity)).columns : [];
-        // What has no field of its own may go into a column of JSON.
+        // A column without a field may go into a field of JSON.
         const takesMore = columns.some(({ kind }) => kind === "json");
         if (isCurrent) setKnown((before) => ({ ...before, [name]: { fields, takesMore } }));
       })().catch(() => undefined);
@@ -181,7 +181,7 @@ const Mapping = ({
   const [chosen, setName] = useState(
     [start, route.value.part].find((name) => datasets.some((dataset) => dataset.name === name)),
   );
-  // What fits best is known when the fields are.
+  // The best dataset is known when the fields are.
   const name = chosen ?? best?.name;
   const [given, setGiven] = useState<Record<string, string>>({});
   const [source, setSource] = useState("");

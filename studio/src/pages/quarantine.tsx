@@ -115,7 +115,7 @@ const Reasons = ({ row }: { row: Row }) => (
   </span>
 );
 
-/** What became of the rows: how many went on, how many came back, because of what. */
+/** The outcome of a retry: how many rows went on, how many came back, and why. */
 const OutcomeNotice = ({ outcome }: { outcome: Outcome }) => (
   <Notice kind={outcome.cameBack > 0 || outcome.error ? "warning" : "ok"}>
     <p>

@@ -6,7 +6,7 @@ import { features } from "../schema.ts";
 import { claims, isKept, readClaims, setToken, token } from "../session.ts";
 import { Button, Icon, Notice, now } from "../ui.tsx";
 
-/** What the role may: found out by asking for as little as possible of each list. */
+/** The role's rights, tried out by reading as little as possible of each list. */
 const Rights = () => {
   const { entities = [], isClosed } = features.value ?? {};
   const [rights, setRights] = useState<Record<string, boolean>>({});
