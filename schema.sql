@@ -130,6 +130,8 @@ create table if not exists production.users (
   )
 );
 
+alter table production.users add column if not exists strata_source text;
+
 -- A prefix is found by an index only if that compares bytes, whatever the collation.
 create index if not exists idx_users_username_prefix on production.users (username varchar_pattern_ops);
 create index if not exists idx_users_email_prefix on production.users (email varchar_pattern_ops);
@@ -145,6 +147,7 @@ comment on column production.users.created_at is 'When the user was created (UTC
 comment on column production.users.updated_at is 'When the row was changed last (UTC).';
 comment on column production.users.country is 'Country of the user.';
 comment on column production.users.source_seq is 'Record in staging that the row came from; empty if it was created directly.';
+comment on column production.users.strata_source is 'Source system of that record.';
 
 comment on constraint valid_email on production.users is 'The e-mail address is not valid.';
 comment on constraint users_email_key on production.users is 'Another user has the e-mail address.';
@@ -187,12 +190,13 @@ select
   case when not staging.is_possible_time(created_at)
        then array[format('impossible_date: created_at must lie between 1900 and tomorrow. Given: %s.', created_at)] end as reasons,
   ingest_xid,
-  ingest_seq
+  ingest_seq,
+  source_system
 from staging.raw_users;
 
 comment on view staging.users is 'How a raw user becomes a row of production.users, and the rules that are no constraints.';
 
-grant select (user_id, username, email_verified, created_at, updated_at, country, source_seq) on production.users to strata_reader;
+grant select (user_id, username, email_verified, created_at, updated_at, country, source_seq, strata_source) on production.users to strata_reader;
 -- E-mail addresses are for operators.
 grant select on production.users to strata_operator;
 grant insert (user_id, username, email, email_verified, created_at, country), update (username, email, email_verified, created_at, country), delete
@@ -243,6 +247,8 @@ create table if not exists production.transactions (
   constraint valid_status check (status in ('pending', 'completed', 'failed', 'refunded'))
 );
 
+alter table production.transactions add column if not exists strata_source text;
+
 create index if not exists idx_transactions_user_id on production.transactions (user_id);
 create index if not exists idx_user_date on production.transactions (user_id, transaction_date);
 create index if not exists idx_transactions_date on production.transactions (transaction_date);
@@ -261,6 +267,7 @@ comment on column production.transactions.transaction_day is 'Day of transaction
 comment on column production.transactions.created_at is 'When the row was created (UTC).';
 comment on column production.transactions.updated_at is 'When the row was changed last (UTC).';
 comment on column production.transactions.source_seq is 'Record in staging that the row came from; empty if it was created directly.';
+comment on column production.transactions.strata_source is 'Source system of that record.';
 
 comment on constraint fk_user on production.transactions is 'The user does not exist (yet).';
 comment on constraint positive_amount on production.transactions is 'The amount must be positive.';
@@ -284,7 +291,8 @@ select
        when not staging.is_possible_time(transaction_date)
        then array[format('impossible_date: transaction_date must lie between 1900 and tomorrow. Given: %s.', transaction_date)] end as reasons,
   ingest_xid,
-  ingest_seq
+  ingest_seq,
+  source_system
 from staging.raw_transactions;
 
 comment on view staging.transactions is 'How a raw transaction becomes a row of production.transactions, and the rules that are no constraints.';
@@ -341,6 +349,8 @@ create table if not exists production.events (
   constraint fk_user foreign key (user_id) references production.users (user_id) on delete cascade
 );
 
+alter table production.events add column if not exists strata_source text;
+
 create index if not exists idx_events_user_time on production.events (user_id, event_time);
 create index if not exists idx_events_time on production.events (event_time);
 create index if not exists idx_events_type_time on production.events (event_type, event_time);
@@ -358,6 +368,7 @@ comment on column production.events.event_time is 'When the event took place (UT
 comment on column production.events.event_day is 'Day of event_time, which joins dim_date.full_date.';
 comment on column production.events.position is 'Where the event took place (WGS 84).';
 comment on column production.events.source_seq is 'Record in staging that the row came from; empty if it was created directly.';
+comment on column production.events.strata_source is 'Source system of that record.';
 
 comment on constraint fk_user on production.events is 'The user does not exist (yet).';
 
@@ -379,7 +390,8 @@ select
                      coalesce(latitude::text, 'none'), coalesce(longitude::text, 'none')) end
   ], null) as reasons,
   ingest_xid,
-  ingest_seq
+  ingest_seq,
+  source_system
 from staging.raw_events;
 
 comment on view staging.events is 'How a raw event becomes a row of production.events, and the rules that are no constraints.';

@@ -30,7 +30,7 @@ function rolesOf({ roles, auth_members, current_user }: Introspection): Set<stri
 }
 
 /** Where a row came from in staging: of no meaning to a client. */
-const PROVENANCE = "source_seq";
+const PROVENANCE = ["source_seq", "strata_source"];
 
 type Right = "select" | "insert" | "update" | "delete" | "execute";
 
@@ -79,7 +79,7 @@ export const RightsPlugin: GraphileConfig.Plugin = {
               !column.attgenerated &&
               !column.attidentity &&
               !sequenced.has(column) &&
-              column.attname !== PROVENANCE,
+              !PROVENANCE.includes(column.attname),
           );
           for (const right of ["insert", "update"] as const) {
             const writable = inputs.filter((column) => isGrantedOn(column, right));
@@ -89,7 +89,7 @@ export const RightsPlugin: GraphileConfig.Plugin = {
           }
           if (!isGranted(relation, owner, "delete")) addBehavior(relation, "-delete");
           for (const column of columns)
-            if (!readable.includes(column) || column.attname === PROVENANCE) addBehavior(column, "-*");
+            if (!readable.includes(column) || PROVENANCE.includes(column.attname)) addBehavior(column, "-*");
         };
         for (const relation of introspection.classes) if (isRelation(relation, schemas)) expose(relation);
 

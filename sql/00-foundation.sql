@@ -10,7 +10,7 @@
 -- The files of this folder are applied in the order of their names, before schema.sql, any number of times:
 --
 --   00 foundation   extensions, schemas, roles
---   05 upgrade      turns a database of version 11 into what the other files expect
+--   05 upgrade      turns a database of version 11 or later into what the other files expect
 --   10 datasets     the registry of datasets, and what the catalogue says about each
 --   20 runs         who asked for which step, and how far it is
 --   30 quarantine   rows that could not be taken over, and the way back
@@ -74,6 +74,6 @@ $$;
 
 create or replace function strata.schema_version()
 returns integer
-language sql immutable parallel safe as 'select 13';
+language sql immutable parallel safe as 'select 14';
 
 comment on function strata.schema_version() is 'Version of the machinery and the model; the server rejects a database with an older one.';

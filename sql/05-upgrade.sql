@@ -1,5 +1,5 @@
 -- ======================================================================================================
--- Upgrade from version 11, the last one whose machinery lay in staging, production and analytics.
+-- Upgrade from version 11, the last one whose machinery lay in staging, production and analytics, and from later ones.
 -- Rows keep their place; what is computed (rollup, change log) is computed again by the next refresh.
 -- ======================================================================================================
 
@@ -104,5 +104,30 @@ begin
     execute format('drop function if exists %s cascade', object.name);
   end loop;
   drop table analytics.change_log, analytics.daily_rollup, analytics.users_without_transactions;
+end
+$upgrade$;
+
+-- From version 13 or earlier of this machinery: rows do not keep their source, and runs do not count those replaced. A
+-- function whose results change cannot be replaced.
+do $upgrade$
+declare
+  relation text;
+begin
+  if to_regprocedure('strata.count_batch(bigint, bigint, bigint, bigint, bigint, real, text)') is null then
+    return;
+  end if;
+  drop function strata.count_batch(bigint, bigint, bigint, bigint, bigint, real, text);
+  drop function strata.transform_batch(bigint, text, xid8, integer, real);
+  drop function strata.take_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer);
+  drop function strata.merge_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer);
+  drop function strata.merge_range(bigint, text, strata.merge_statements, jsonb, bigint, bigint, bigint[]);
+  drop function strata.merge_statements(text);
+  drop type strata.merge_statements;
+  for relation in
+    select format('production.%I', d.dataset) from strata.datasets d where to_regclass(format('production.%I', d.dataset)) is not null
+  loop
+    execute format('alter table %s add column if not exists strata_source text', relation);
+    execute format('comment on column %s.strata_source is %L', relation, 'Source system of that record.');
+  end loop;
 end
 $upgrade$;

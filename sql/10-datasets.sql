@@ -37,6 +37,13 @@ return '{id,raw_id,ingested_at,source_system,ingest_seq,ingest_xid}'::text[];
 
 comment on function strata.arrival_columns() is 'Columns of raw tables that say how a record arrived.';
 
+create or replace function strata.provenance_columns()
+returns text[]
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp
+return '{source_seq,strata_source}'::text[];
+
+comment on function strata.provenance_columns() is 'Columns of production that say which record a row came from.';
+
 create or replace function strata.raw_table(dataset text)
 returns regclass
 language sql stable set search_path = pg_catalog, pg_temp
@@ -254,7 +261,7 @@ begin
   from (
     select case when strata.has_equality(c.type_id) then quote_ident(c.name) else quote_ident(c.name) || '::text' end as expression
     from strata.table_columns(relation) c
-    where not c.is_generated and c.name not in ('updated_at', 'source_seq')
+    where not c.is_generated and c.name <> all (strata.provenance_columns() || '{updated_at}')
     order by c.attnum
   ) e;
   if obj_description((select t.oid from pg_trigger t where t.tgrelid = relation and t.tgname = 'zz_updated_at_kept'), 'pg_trigger')
@@ -352,7 +359,7 @@ begin
   select string_agg(quote_ident(c.name), ', '), string_agg(quote_ident(c.name), ', ') filter (where not c.is_key)
   into writable, changeable
   from strata.table_columns(relation) c
-  where not c.is_generated and not c.is_identity_only and c.name not in ('source_seq', 'updated_at');
+  where not c.is_generated and not c.is_identity_only and c.name <> all (strata.provenance_columns() || '{updated_at}');
   execute format('grant select on %s to strata_reader', relation);
   execute format('grant insert (%s), delete on %s to strata_operator', writable, relation);
   if changeable is not null then
@@ -382,7 +389,7 @@ begin
       raw,
       (select string_agg(format('%I %s', c.name, strata.raw_type(c.type_id, c.typmod)), ', ' order by c.attnum)
        from strata.table_columns(production) c
-       where not c.is_generated and not c.is_identity_only and c.name not in ('source_seq', 'ingested_at', 'source_system', 'ingest_seq', 'ingest_xid')),
+       where not c.is_generated and not c.is_identity_only and c.name <> all (strata.provenance_columns() || '{ingested_at,source_system,ingest_seq,ingest_xid}')),
       raw_id, 'raw_' || dataset || '_pkey', raw_id);
     execute format('comment on table %s is %L', raw, initcap(left(dataset, 1)) || substr(dataset, 2) || ' as they arrived from source systems; one row per received record.');
     execute format('comment on column %s.%I is %L', raw, raw_id, 'Identity of the received record.');
@@ -390,7 +397,7 @@ begin
   for col in
     select c.name, strata.raw_type(c.type_id, c.typmod) as type, coalesce(col_description(production, c.attnum), c.name) as description
     from strata.table_columns(production) c
-    where not c.is_generated and not c.is_identity_only and c.name <> 'source_seq'
+    where not c.is_generated and not c.is_identity_only and c.name <> all (strata.provenance_columns())
       -- A mapping view says itself which fields it needs.
       and (strata.mapping_view(dataset) is null or c.name in ('ingested_at', 'source_system'))
     union all
@@ -450,7 +457,7 @@ begin
   end if;
   lacking := array(
     select c.name from strata.table_columns(strata.production_table(dataset)) c
-    where c.not_null and c.default_sql is null and not c.is_generated and c.name <> 'source_seq' and c.name <> all (given)
+    where c.not_null and c.default_sql is null and not c.is_generated and c.name <> all (strata.provenance_columns() || given)
   );
   if lacking <> '{}' then
     raise exception 'The mapping view staging.% has no column for %, which production.% needs.', dataset, array_to_string(lacking, ', '), dataset
@@ -479,6 +486,7 @@ declare
   production regclass := strata.production_table(dataset);
   raw regclass;
   gives_rights boolean;
+  col record;
 begin
   if production is null then
     raise exception 'There is no table production.% to make a dataset of.', coalesce(quote_ident(dataset), 'null')
@@ -503,10 +511,16 @@ begin
 
   gives_rights := coalesce((select d.default_rights from strata.datasets d where d.dataset = add_dataset.dataset),
                            not strata.has_grants(production));
-  execute format('alter table %s add column if not exists source_seq bigint', production);
-  if col_description(production, (select a.attnum from pg_attribute a where a.attrelid = production and a.attname = 'source_seq')) is null then
-    execute format('comment on column %s.source_seq is %L', production, 'Record in staging that the row came from; empty if it was created directly.');
-  end if;
+  execute format('alter table %s add column if not exists source_seq bigint, add column if not exists strata_source text', production);
+  for col in
+    select a.attname as name, w.words
+    from (values ('source_seq', 'Record in staging that the row came from; empty if it was created directly.'),
+                 ('strata_source', 'Source system of that record.')) w (name, words)
+    join pg_attribute a on a.attrelid = production and a.attname = w.name
+    where col_description(production, a.attnum) is null
+  loop
+    execute format('comment on column %s.%I is %L', production, col.name, col.words);
+  end loop;
   perform strata.make_raw_table(dataset);
   raw := strata.raw_table(dataset);
   if extras_column is not null and not exists (

@@ -31,6 +31,9 @@ alter table strata.runs add column if not exists duration_ms integer generated a
   case when started_at <= finished_at then least(extract(epoch from finished_at - started_at) * 1000, 2147483647)::integer end
 ) stored;
 
+alter table strata.runs add column if not exists rows_replaced bigint not null default 0;
+alter table strata.runs add column if not exists rows_replaced_from_other_source bigint not null default 0;
+
 do $$
 begin
   if not exists (select from pg_catalog.pg_constraint where conrelid = 'strata.runs'::regclass and conname = 'known_step') then
@@ -69,6 +72,8 @@ comment on column strata.runs.rows_read is 'Rows read.';
 comment on column strata.runs.rows_written is 'Rows inserted or updated.';
 comment on column strata.runs.rows_rejected is 'Rows put into quarantine.';
 comment on column strata.runs.rows_deleted is 'Rows deleted.';
+comment on column strata.runs.rows_replaced is 'Rows that took the place of others with the same key and other values.';
+comment on column strata.runs.rows_replaced_from_other_source is 'Of the rows replaced, those that came from another source system.';
 comment on column strata.runs.progress is 'Share of the work that is done, 0 to 1.';
 comment on column strata.runs.error is 'Why the run failed.';
 
@@ -84,6 +89,9 @@ create table if not exists strata.run_datasets (
   constraint fk_run foreign key (run_id) references strata.runs (run_id) on delete cascade
 );
 
+alter table strata.run_datasets add column if not exists rows_replaced bigint not null default 0;
+alter table strata.run_datasets add column if not exists rows_replaced_from_other_source bigint not null default 0;
+
 comment on table strata.run_datasets is 'What a run read, wrote, rejected and deleted in each dataset or metric; one row per run and dataset.';
 comment on column strata.run_datasets.run_id is 'The run.';
 comment on column strata.run_datasets.dataset is 'Dataset or metric.';
@@ -91,6 +99,8 @@ comment on column strata.run_datasets.rows_read is 'Rows read.';
 comment on column strata.run_datasets.rows_written is 'Rows inserted or updated.';
 comment on column strata.run_datasets.rows_rejected is 'Rows put into quarantine.';
 comment on column strata.run_datasets.rows_deleted is 'Rows deleted.';
+comment on column strata.run_datasets.rows_replaced is 'Rows that took the place of others with the same key and other values.';
+comment on column strata.run_datasets.rows_replaced_from_other_source is 'Of the rows replaced, those that came from another source system.';
 
 -- Heartbeats alone are no news.
 create or replace function strata.notify_run()
@@ -264,6 +274,8 @@ begin
     update strata.runs r
     set rows_read = r.rows_read + run.rows_read, rows_written = r.rows_written + run.rows_written,
         rows_rejected = r.rows_rejected + run.rows_rejected, rows_deleted = r.rows_deleted + run.rows_deleted,
+        rows_replaced = r.rows_replaced + run.rows_replaced,
+        rows_replaced_from_other_source = r.rows_replaced_from_other_source + run.rows_replaced_from_other_source,
         progress = least(1, r.progress + 0.5)
     where r.run_id = run.parent_run_id and r.status = 'running';
   end if;
@@ -296,28 +308,35 @@ create or replace function strata.count_batch(
   rows_rejected bigint default 0,
   rows_deleted bigint default 0,
   progress real default null,
-  dataset text default null
+  dataset text default null,
+  rows_replaced bigint default 0,
+  rows_replaced_from_other_source bigint default 0
 )
 returns void
 language sql volatile set search_path = pg_catalog, pg_temp
 begin atomic
-  insert into strata.run_datasets as d (run_id, dataset, rows_read, rows_written, rows_rejected, rows_deleted)
+  insert into strata.run_datasets as d (run_id, dataset, rows_read, rows_written, rows_rejected, rows_deleted,
+                                        rows_replaced, rows_replaced_from_other_source)
   select r.run_id, coalesce(count_batch.dataset, r.dataset), count_batch.rows_read, count_batch.rows_written,
-         count_batch.rows_rejected, count_batch.rows_deleted
+         count_batch.rows_rejected, count_batch.rows_deleted, count_batch.rows_replaced, count_batch.rows_replaced_from_other_source
   from strata.runs r
   where r.run_id = count_batch.run_id and coalesce(count_batch.dataset, r.dataset) is not null
     and (count_batch.rows_read, count_batch.rows_written, count_batch.rows_rejected, count_batch.rows_deleted) <> (0, 0, 0, 0)
   on conflict on constraint run_datasets_pkey do update
     set rows_read = d.rows_read + excluded.rows_read, rows_written = d.rows_written + excluded.rows_written,
-        rows_rejected = d.rows_rejected + excluded.rows_rejected, rows_deleted = d.rows_deleted + excluded.rows_deleted;
+        rows_rejected = d.rows_rejected + excluded.rows_rejected, rows_deleted = d.rows_deleted + excluded.rows_deleted,
+        rows_replaced = d.rows_replaced + excluded.rows_replaced,
+        rows_replaced_from_other_source = d.rows_replaced_from_other_source + excluded.rows_replaced_from_other_source;
   update strata.runs r
   set rows_read = r.rows_read + count_batch.rows_read,
       rows_written = r.rows_written + count_batch.rows_written,
       rows_rejected = r.rows_rejected + count_batch.rows_rejected,
       rows_deleted = r.rows_deleted + count_batch.rows_deleted,
+      rows_replaced = r.rows_replaced + count_batch.rows_replaced,
+      rows_replaced_from_other_source = r.rows_replaced_from_other_source + count_batch.rows_replaced_from_other_source,
       progress = greatest(r.progress, least(1, coalesce(count_batch.progress, r.progress))),
       heartbeat_at = clock_timestamp()
   where r.run_id = count_batch.run_id;
 end;
 
-comment on function strata.count_batch(bigint, bigint, bigint, bigint, bigint, real, text) is 'Adds the counts of a batch to its run, and to its share in a dataset.';
+comment on function strata.count_batch(bigint, bigint, bigint, bigint, bigint, real, text, bigint, bigint) is 'Adds the counts of a batch to its run, and to its share in a dataset.';

@@ -230,6 +230,7 @@ begin
       contested text,           -- rows that contest a unique value, or null
       taken text,               -- reasons of one row whose unique values other rows have, or null
       merge text,               -- writes valid rows of a range
+      superseded text,          -- counts rows of a range that later ones of it replaced
       sequences text,           -- moves the sequences on, or null
       dates text                -- extends the calendar, or null
     );
@@ -249,6 +250,7 @@ declare
   raw_id text := strata.raw_id_column(dataset);
   source regclass := coalesce(strata.mapping_view(dataset), raw);
   source_window text;
+  source_system text := 'w.source_system::text';
   has_reasons boolean;
   keys text[];
   key_names text[] := strata.key_columns(production);
@@ -273,14 +275,24 @@ declare
   parts text[];
   taken text[] := '{}';
   contested text[] := '{}';
+  versions text[] := '{}';    -- values by which two records of a key differ
   same text;
+  one_row text;               -- what records of one row of production have in common
+  in_range text;
 begin
   has_reasons := source <> raw
     and exists (select from pg_attribute a where a.attrelid = source and a.attname = 'reasons' and not a.attisdropped)
     and not exists (select from strata.table_columns(production) c where c.name = 'reasons');
   source_window := format($sql$
-    select * from %s w where (w.ingest_xid, w.ingest_seq) > ($1, $2) and (w.ingest_xid, w.ingest_seq) <= ($3, $4)
-    order by w.ingest_xid, w.ingest_seq limit $5$sql$, source);
+    (select * from %s w where (w.ingest_xid, w.ingest_seq) > ($1, $2) and (w.ingest_xid, w.ingest_seq) <= ($3, $4)
+     order by w.ingest_xid, w.ingest_seq limit $5) w$sql$, source);
+  -- A mapping view need not say where its records came from.
+  if not exists (select from pg_attribute a where a.attrelid = source and a.attname = 'source_system' and not a.attisdropped) then
+    source_system := 'r.source_system::text';
+    source_window := source_window || format($sql$
+      left join (select r.ingest_xid, r.ingest_seq, r.source_system from %s r
+                 where (r.ingest_xid, r.ingest_seq) > ($1, $2) and (r.ingest_xid, r.ingest_seq) <= ($3, $4)) r using (ingest_xid, ingest_seq)$sql$, raw);
+  end if;
   keys := array(select quote_ident(k) from unnest(key_names) k);
 
   for col in
@@ -296,7 +308,7 @@ begin
       and not c.is_identity_only
       -- The identity of a raw row is no field of the dataset.
       and not (source = raw and c.name = raw_id)
-    where c.name <> 'source_seq'
+    where c.name <> all (strata.provenance_columns())
     order by c.attnum
   loop
     declare
@@ -383,6 +395,7 @@ begin
           compared_new := compared_new || format(same, case when col.default_sql is not null and not col.is_constant
             then format('coalesce(l.%1$s, t.%1$s)', col.q) else 'l.' || col.q end);
           compared_old := compared_old || format(same, 't.' || col.q);
+          versions := versions || format(same, 'b.' || col.q);
         end if;
       end if;
     end;
@@ -441,15 +454,15 @@ begin
     select j.*, array_remove(array[%1$s]::text[] %2$s, null) as strata_reasons
     from (
       select i.* %3$s from (
-        select w.ingest_xid, w.ingest_seq, %4$s
-        from (%5$s) w
+        select w.ingest_xid, w.ingest_seq, %6$s as strata_source, %4$s
+        from %5$s
         offset 0
       ) i offset 0
     ) j
   $sql$, array_to_string(reasons, ', '),
     case when has_reasons then '|| case when j.strata_notes is null then ''{}''::text[] else array(select split_part(n, '': '', 1) from unnest(j.strata_notes) n) end' else '' end,
     coalesce(', ' || nullif(array_to_string(generated, ', '), ''), ''),
-    array_to_string(casts || flags || case when has_reasons then '{w.reasons as strata_notes}'::text[] else '{}'::text[] end, ', '), source_window);
+    array_to_string(casts || flags || case when has_reasons then '{w.reasons as strata_notes}'::text[] else '{}'::text[] end, ', '), source_window, source_system);
 
   -- Rejected rows are looked up one by one (offset 0), not by reading all of staging.
   spelled := array(
@@ -538,39 +551,59 @@ begin
     $sql$, array_to_string(keys, ', '), array_to_string(contested, ' union all '), strata.columns_equal(production, key_names, 'c', 'b'));
   end if;
 
+  one_row := array_to_string(array(select 'b.' || k from unnest(keys) k), ', ')
+    -- A key that is drawn when it is absent: each such record is a row of its own.
+    || case when drawn <> '{}' then format(', case when num_nulls(%s) > 0 then b.ingest_seq end', array_to_string(array(select 'b.' || d from unnest(drawn) d), ', ')) else '' end;
+  in_range := 'b.strata_reasons = ''{}'' and b.ingest_seq between $1 and $2 and b.ingest_seq <> all ($3)';
+
   -- The row of production is looked up by its key, whatever the size of the table (offset 0).
   statements.merge := format($sql$
     with latest as (
-      select distinct on (%1$s %2$s) b.*
+      select distinct on (%1$s) b.*
       from pg_temp.strata_batch b
-      where b.strata_reasons = '{}' and b.ingest_seq between $1 and $2 and b.ingest_seq <> all ($3)
-      order by %1$s %2$s, b.ingest_seq desc
+      where %2$s
+      order by %1$s, b.ingest_seq desc
     ), compared as materialized (
-      select l.*, t.strata_found is null as strata_is_new, %3$s as strata_changed
+      select l.*, t.strata_found is null as strata_is_new, %3$s as strata_changed, t.strata_source <> l.strata_source as strata_is_foreign
       from latest l
       left join lateral (select true as strata_found, p.* from %4$s p where %5$s offset 0) t on true
       where t.strata_found is null or t.source_seq is null or t.source_seq < l.ingest_seq
     ), inserted as (
-      insert into %4$s (%6$s, source_seq) overriding system value
-      select %7$s, c.ingest_seq from compared c where c.strata_is_new
+      insert into %4$s (%6$s, source_seq, strata_source) overriding system value
+      select %7$s, c.ingest_seq, c.strata_source from compared c where c.strata_is_new
       returning 1
     ), updated as (
-      update %4$s t set %8$s source_seq = c.ingest_seq
+      update %4$s t set %8$s source_seq = c.ingest_seq, strata_source = c.strata_source
       from compared c
       where not c.strata_is_new and %9$s and (t.source_seq is null or t.source_seq < c.ingest_seq)
-      returning c.strata_changed
+      returning c.strata_changed, c.strata_is_foreign
     )
-    select (select count(*) from inserted) + (select count(*) from updated u where u.strata_changed)
+    select i.amount + u.changed, u.changed, u.foreigners, (select count(*) from pg_temp.strata_batch b where %2$s) - i.amount - u.amount
+    from (select count(*) as amount from inserted) i,
+         (select count(*) as amount, count(*) filter (where strata_changed) as changed,
+                 count(*) filter (where strata_changed and strata_is_foreign) as foreigners from updated) u
   $sql$,
-    array_to_string(array(select 'b.' || k from unnest(keys) k), ', '),
-    -- A key that is drawn when it is absent: each such record is a row of its own.
-    case when drawn <> '{}' then format(', case when num_nulls(%s) > 0 then b.ingest_seq end', array_to_string(array(select 'b.' || d from unnest(drawn) d), ', ')) else '' end,
+    one_row, in_range,
     case when compared_new = '{}' then 'false' else format('(%s) is distinct from (%s)', array_to_string(compared_old, ', '), array_to_string(compared_new, ', ')) end,
     production,
     strata.columns_equal(production, key_names, 'p', 'l'),
     array_to_string(written, ', '), array_to_string(inserted, ', '),
     coalesce(nullif(array_to_string(updated, ', '), '') || ',', ''),
     strata.columns_equal(production, key_names, 't', 'c'));
+  statements.superseded := format($sql$
+    select count(*) as changed, count(*) filter (where s.strata_is_foreign) as foreigners
+    from (
+      select lag(1) over later is not null and %1$s as strata_changed, b.strata_source <> lag(b.strata_source) over later as strata_is_foreign
+      from pg_temp.strata_batch b
+      where %2$s
+      window later as (partition by %3$s order by b.ingest_seq)
+    ) s
+    where s.strata_changed
+  $sql$,
+    case when versions = '{}' then 'false'
+         else format('(%s) is distinct from (%s)', array_to_string(versions, ', '),
+                     (select string_agg(format('lag(%s) over later', v), ', ' order by i) from unnest(versions) with ordinality x (v, i))) end,
+    in_range, one_row);
 
   if sequences <> '{}' then
     statements.sequences := format('select %s from pg_temp.strata_batch b where b.strata_reasons = ''{}''', array_to_string(sequences, ', '));
@@ -614,7 +647,7 @@ comment on function strata.error_reason(text, text, text) is 'Reason of a row th
 -- with many. Returns how many rows were written and rejected.
 create or replace function strata.merge_range(
   run_id bigint, dataset text, statements strata.merge_statements, words jsonb, from_seq bigint, to_seq bigint, contested bigint[],
-  out rows_written bigint, out rows_rejected bigint
+  out rows_written bigint, out rows_rejected bigint, out rows_replaced bigint, out rows_replaced_from_other_source bigint
 )
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -625,10 +658,17 @@ declare
   reason text;
   firsts bigint[];
   lasts bigint[];
+  not_written bigint;
+  superseded record;
 begin
   rows_rejected := 0;
   begin
-    execute statements.merge into rows_written using from_seq, to_seq, contested;
+    execute statements.merge into rows_written, rows_replaced, rows_replaced_from_other_source, not_written using from_seq, to_seq, contested;
+    if not_written > 0 then
+      execute statements.superseded into superseded using from_seq, to_seq, contested;
+      rows_replaced := rows_replaced + superseded.changed;
+      rows_replaced_from_other_source := rows_replaced_from_other_source + superseded.foreigners;
+    end if;
     return;
   exception when others or assert_failure then
     get stacked diagnostics state = returned_sqlstate, problem = message_text, broken = constraint_name, broken_column = column_name;
@@ -637,6 +677,8 @@ begin
     end if;
   end;
   rows_written := 0;
+  rows_replaced := 0;
+  rows_replaced_from_other_source := 0;
   if to_regclass('pg_temp.strata_batch_seq') is null then
     create index strata_batch_seq on pg_temp.strata_batch (ingest_seq);
   end if;
@@ -666,7 +708,9 @@ begin
     return;
   end if;
   for i in 1 .. cardinality(firsts) loop
-    select merge_range.rows_written + m.rows_written, merge_range.rows_rejected + m.rows_rejected into rows_written, rows_rejected
+    select merge_range.rows_written + m.rows_written, merge_range.rows_rejected + m.rows_rejected, merge_range.rows_replaced + m.rows_replaced,
+           merge_range.rows_replaced_from_other_source + m.rows_replaced_from_other_source
+    into rows_written, rows_rejected, rows_replaced, rows_replaced_from_other_source
     from strata.merge_range(run_id, dataset, statements, words, firsts[i], lasts[i], contested) m;
   end loop;
 end
@@ -679,7 +723,8 @@ comment on function strata.merge_range(bigint, text, strata.merge_statements, js
 create or replace function strata.merge_window(
   run_id bigint, dataset text, statements strata.merge_statements, words jsonb,
   from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer,
-  out rows_read bigint, out rows_written bigint, out rows_rejected bigint
+  out rows_read bigint, out rows_written bigint, out rows_rejected bigint,
+  out rows_replaced bigint, out rows_replaced_from_other_source bigint
 )
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp set random_page_cost = 1.1 set jit = off as $$
@@ -721,7 +766,8 @@ begin
   if statements.contested is not null then
     execute statements.contested into contested;
   end if;
-  select m.rows_written, merge_window.rows_rejected + m.rows_rejected into rows_written, rows_rejected
+  select m.rows_written, merge_window.rows_rejected + m.rows_rejected, m.rows_replaced, m.rows_replaced_from_other_source
+  into rows_written, rows_rejected, rows_replaced, rows_replaced_from_other_source
   from strata.merge_range(run_id, dataset, statements, words, 0, 9223372036854775807, contested) m;
 
   if contested <> '{}' then
@@ -735,7 +781,9 @@ begin
         execute statements.reject using run_id, words, row_seq, row_seq;
         rows_rejected := rows_rejected + 1;
       else
-        select merge_window.rows_written + m.rows_written, merge_window.rows_rejected + m.rows_rejected into rows_written, rows_rejected
+        select merge_window.rows_written + m.rows_written, merge_window.rows_rejected + m.rows_rejected, merge_window.rows_replaced + m.rows_replaced,
+               merge_window.rows_replaced_from_other_source + m.rows_replaced_from_other_source
+        into rows_written, rows_rejected, rows_replaced, rows_replaced_from_other_source
         from strata.merge_range(run_id, dataset, statements, words, row_seq, row_seq, '{}') m;
       end if;
     end loop;
@@ -770,7 +818,8 @@ comment on function strata.window_middle(text, xid8, bigint, xid8, bigint) is 'H
 create or replace function strata.take_window(
   run_id bigint, dataset text, statements strata.merge_statements, words jsonb,
   from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer,
-  out rows_read bigint, out rows_written bigint, out rows_rejected bigint
+  out rows_read bigint, out rows_written bigint, out rows_rejected bigint,
+  out rows_replaced bigint, out rows_replaced_from_other_source bigint
 )
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -781,7 +830,7 @@ declare
   part record;
 begin
   begin
-    select * into rows_read, rows_written, rows_rejected
+    select * into rows_read, rows_written, rows_rejected, rows_replaced, rows_replaced_from_other_source
     from strata.merge_window(run_id, dataset, statements, words, from_xid, from_seq, to_xid, to_seq, batch_size);
     return;
   exception when others or assert_failure then
@@ -804,14 +853,19 @@ begin
     rows_read := 1;
     rows_written := 0;
     rows_rejected := 1;
+    rows_replaced := 0;
+    rows_replaced_from_other_source := 0;
     return;
   end if;
   rows_read := 0;
   rows_written := 0;
   rows_rejected := 0;
+  rows_replaced := 0;
+  rows_replaced_from_other_source := 0;
   for part in values (from_xid, from_seq, middle.xid, middle.seq), (middle.xid, middle.seq, to_xid, to_seq) loop
-    select take_window.rows_read + m.rows_read, take_window.rows_written + m.rows_written, take_window.rows_rejected + m.rows_rejected
-    into rows_read, rows_written, rows_rejected
+    select take_window.rows_read + m.rows_read, take_window.rows_written + m.rows_written, take_window.rows_rejected + m.rows_rejected,
+           take_window.rows_replaced + m.rows_replaced, take_window.rows_replaced_from_other_source + m.rows_replaced_from_other_source
+    into rows_read, rows_written, rows_rejected, rows_replaced, rows_replaced_from_other_source
     from strata.take_window(run_id, dataset, statements, words, part.column1, part.column2, part.column3, part.column4, batch_size) m;
   end loop;
 end
@@ -823,7 +877,8 @@ comment on function strata.take_window(bigint, text, strata.merge_statements, js
 -- The rows and the watermark move in one transaction: after a crash at any point a row has been taken or not.
 create or replace function strata.transform_batch(
   run_id bigint, dataset text, upper_xid xid8, batch_size integer default 20000, progress real default null,
-  out rows_read bigint, out rows_written bigint, out rows_rejected bigint
+  out rows_read bigint, out rows_written bigint, out rows_rejected bigint,
+  out rows_replaced bigint, out rows_replaced_from_other_source bigint
 )
 language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' as $$
 declare
@@ -852,8 +907,11 @@ begin
   rows_read := coalesce(rows_read, 0);
   rows_written := 0;
   rows_rejected := 0;
+  rows_replaced := 0;
+  rows_replaced_from_other_source := 0;
   if to_xid is not null then
-    select t.rows_written, t.rows_rejected into rows_written, rows_rejected
+    select t.rows_written, t.rows_rejected, t.rows_replaced, t.rows_replaced_from_other_source
+    into rows_written, rows_rejected, rows_replaced, rows_replaced_from_other_source
     from strata.take_window(run_id, dataset, strata.merge_statements(dataset), strata.reason_words(dataset),
                             mark.xid, mark.seq, to_xid, to_seq, batch_size) t;
 
@@ -870,7 +928,7 @@ begin
   update strata.datasets d
   set xid = coalesce(to_xid, d.xid), seq = coalesce(to_seq, d.seq), run_id = transform_batch.run_id, updated_at = clock_timestamp()
   where d.dataset = transform_batch.dataset;
-  perform strata.count_batch(run_id, rows_read, rows_written, rows_rejected, 0, progress, dataset);
+  perform strata.count_batch(run_id, rows_read, rows_written, rows_rejected, 0, progress, dataset, rows_replaced, rows_replaced_from_other_source);
 end
 $$;
 

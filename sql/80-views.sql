@@ -6,12 +6,13 @@
 -- are logins and users of a machine, whose names anybody's token may have.
 create or replace view analytics.pipeline_runs as
 select run_id, step, status, trigger, actor, dataset, arguments, parent_run_id, queued_at, started_at, finished_at, heartbeat_at,
-       duration_ms, rows_read, rows_written, rows_rejected, rows_deleted, progress, error
+       duration_ms, rows_read, rows_written, rows_rejected, rows_deleted, progress, error,
+       rows_replaced, rows_replaced_from_other_source
 from strata.runs
 where pg_has_role(current_user, 'strata_reader', 'USAGE')
    or (step = 'ingest' and trigger = 'api' and actor = current_setting('strata.sub', true));
 
-comment on view analytics.pipeline_runs is E'@primaryKey run_id\n@notNull step,status,trigger,arguments,queued_at,rows_read,rows_written,rows_rejected,rows_deleted,progress\n@foreignKey (parent_run_id) references analytics.pipeline_runs (run_id)|@fieldName parentRun|@foreignFieldName childRuns\nWhat the pipeline did and is doing; one row per run of a step.';
+comment on view analytics.pipeline_runs is E'@primaryKey run_id\n@notNull step,status,trigger,arguments,queued_at,rows_read,rows_written,rows_rejected,rows_deleted,progress,rows_replaced,rows_replaced_from_other_source\n@foreignKey (parent_run_id) references analytics.pipeline_runs (run_id)|@fieldName parentRun|@foreignFieldName childRuns\nWhat the pipeline did and is doing; one row per run of a step.';
 
 do $$
 declare
@@ -27,16 +28,18 @@ end
 $$;
 
 create or replace view analytics.run_datasets as
-select d.run_id, d.dataset, d.rows_read, d.rows_written, d.rows_rejected, d.rows_deleted
+select d.run_id, d.dataset, d.rows_read, d.rows_written, d.rows_rejected, d.rows_deleted, d.rows_replaced, d.rows_replaced_from_other_source
 from strata.run_datasets d join analytics.pipeline_runs r on r.run_id = d.run_id;
 
-comment on view analytics.run_datasets is E'@primaryKey run_id,dataset\n@notNull rows_read,rows_written,rows_rejected,rows_deleted\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName datasets\nWhat a run read, wrote, rejected and deleted in each dataset or metric; one row per run and dataset.';
+comment on view analytics.run_datasets is E'@primaryKey run_id,dataset\n@notNull rows_read,rows_written,rows_rejected,rows_deleted,rows_replaced,rows_replaced_from_other_source\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName datasets\nWhat a run read, wrote, rejected and deleted in each dataset or metric; one row per run and dataset.';
 comment on column analytics.run_datasets.run_id is 'The run.';
 comment on column analytics.run_datasets.dataset is 'Dataset or metric.';
 comment on column analytics.run_datasets.rows_read is 'Rows read.';
 comment on column analytics.run_datasets.rows_written is 'Rows inserted or updated.';
 comment on column analytics.run_datasets.rows_rejected is 'Rows put into quarantine.';
 comment on column analytics.run_datasets.rows_deleted is 'Rows deleted.';
+comment on column analytics.run_datasets.rows_replaced is 'Rows that took the place of others with the same key and other values.';
+comment on column analytics.run_datasets.rows_replaced_from_other_source is 'Of the rows replaced, those that came from another source system.';
 
 create or replace view analytics.quarantine as
 select quarantine_id, dataset, stage, reasons, detail, waiting, payload, raw_text, source_system, source_name,
@@ -284,6 +287,8 @@ begin atomic
     from strata.datasets d cross join lateral strata.view_edges(to_regclass(format('staging.%I', d.dataset))) e
     where to_regclass(format('staging.%I', d.dataset)) is not null and e.target_column is distinct from 'ingest_xid' and e.target_column is distinct from 'ingest_seq'
       and e.target_column is distinct from 'reasons'
+      and (e.target_column is distinct from 'source_system' or exists (
+        select from strata.table_columns(strata.production_table(d.dataset)) c where c.name = 'source_system'))
     union all
     select strata.raw_table(d.dataset), c.name, strata.production_table(d.dataset), c.name, 'transform'
     from strata.datasets d cross join lateral strata.table_columns(strata.production_table(d.dataset)) c

@@ -98,7 +98,8 @@ grant select on analytics.refresh_state to strata_reader;
 grant select on analytics.freshness, analytics.datasets, analytics.lineage to strata_reader;
 -- The actor of a run may be an e-mail address, and its arguments name files: they are not for every reader.
 grant select (run_id, step, status, trigger, dataset, parent_run_id, queued_at, started_at, finished_at,
-              heartbeat_at, duration_ms, rows_read, rows_written, rows_rejected, rows_deleted, progress)
+              heartbeat_at, duration_ms, rows_read, rows_written, rows_rejected, rows_deleted, progress,
+              rows_replaced, rows_replaced_from_other_source)
   on analytics.pipeline_runs to strata_reader;
 grant select on analytics.run_datasets to strata_reader, strata_ingestor;
 -- A source system sees why its own pushes failed.

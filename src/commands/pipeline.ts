@@ -39,16 +39,18 @@ export async function printRun(running: Promise<Run>, options: { json?: boolean 
 }
 
 function describeRun(run: Run & Partial<IngestRun>): string {
+  const foreign = run.rowsReplacedFromOtherSource;
   const counts = [
     ["read", run.rowsRead],
     ["written", run.rowsWritten],
+    ["replaced", run.rowsReplaced, foreign > 0 ? ` (${foreign} from another source)` : ""],
     ["rejected", run.rowsRejected],
     ["deleted", run.rowsDeleted],
   ].filter(([, count]) => count !== 0);
   const rows =
     counts.length === 0
       ? "nothing to do"
-      : `rows ${counts.map(([verb, count]) => `${verb} ${count}`).join(", ")}`;
+      : `rows ${counts.map(([verb, count, note = ""]) => `${verb} ${count}${note}`).join(", ")}`;
   const seconds = ((run.durationMs ?? 0) / 1000).toFixed(1);
   const reasons = run.reasons && !run.error ? describeReasons(run.reasons) : "";
   const because = reasons && ` (${reasons})`;

@@ -22,6 +22,10 @@ export interface Run {
   durationMs: number | null;
   rowsRead: number;
   rowsWritten: number;
+  /** Rows that took the place of others with the same key and other values. */
+  rowsReplaced: number;
+  /** Of the rows replaced, those that came from another source system. */
+  rowsReplacedFromOtherSource: number;
   rowsRejected: number;
   rowsDeleted: number;
   error: string | null;
@@ -70,6 +74,8 @@ const RUN_COLUMNS = `
   run_id as id, step, status, trigger, to_json(started_at) #>> '{}' as "startedAt",
   to_json(finished_at) #>> '{}' as "finishedAt", duration_ms as "durationMs",
   rows_read::double precision as "rowsRead", rows_written::double precision as "rowsWritten",
+  rows_replaced::double precision as "rowsReplaced",
+  rows_replaced_from_other_source::double precision as "rowsReplacedFromOtherSource",
   rows_rejected::double precision as "rowsRejected", rows_deleted::double precision as "rowsDeleted", error`;
 
 export async function readRun(pool: Pool, runId: string): Promise<Run> {

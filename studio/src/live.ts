@@ -13,6 +13,8 @@ export interface RunUpdate {
   progress: number;
   rowsRead: string;
   rowsWritten: string;
+  rowsReplaced: string;
+  rowsReplacedFromOtherSource: string;
   rowsRejected: string;
   rowsDeleted: string;
   queuedAt: string;
@@ -73,8 +75,8 @@ export function askAgain(): void {
   bump.data();
 }
 
-const RUN = `runId step status dataset parentRunId progress rowsRead rowsWritten rowsRejected rowsDeleted
-  queuedAt startedAt finishedAt heartbeatAt durationMs`;
+const RUN = `runId step status dataset parentRunId progress rowsRead rowsWritten rowsReplaced rowsReplacedFromOtherSource
+  rowsRejected rowsDeleted queuedAt startedAt finishedAt heartbeatAt durationMs`;
 const RUNS = `subscription StudioRuns($since: Datetime) { pipelineRunUpdated(since: $since) { run { ${RUN} } } }`;
 const REFRESHES = `subscription StudioRefreshes { analyticsRefreshed { version } }`;
 

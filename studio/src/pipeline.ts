@@ -18,8 +18,8 @@ export const STATUSES = ["queued", "running", "succeeded", "failed"];
 export const TRIGGERS = ["cli", "api", "schedule", "sample", "sql"];
 
 export const runFields = (): string =>
-  `runId step status trigger dataset parentRunId progress rowsRead rowsWritten rowsRejected
-   rowsDeleted queuedAt startedAt finishedAt heartbeatAt durationMs ${rights.value?.runFields.join(" ") ?? ""}`;
+  `runId step status trigger dataset parentRunId progress rowsRead rowsWritten rowsReplaced
+   rowsReplacedFromOtherSource rowsRejected rowsDeleted queuedAt startedAt finishedAt heartbeatAt durationMs ${rights.value?.runFields.join(" ") ?? ""}`;
 
 export const isActive = ({ status }: { status: string }): boolean =>
   status === "queued" || status === "running";

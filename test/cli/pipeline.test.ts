@@ -33,7 +33,8 @@ describe("the pipeline's commands", () => {
     expect(code).toBe(0);
     expect(Object.keys(done)).toEqual([
       ...["id", "step", "status", "trigger", "startedAt", "finishedAt", "durationMs"],
-      ...["rowsRead", "rowsWritten", "rowsRejected", "rowsDeleted", "error"],
+      ...["rowsRead", "rowsWritten", "rowsReplaced", "rowsReplacedFromOtherSource"],
+      ...["rowsRejected", "rowsDeleted", "error"],
     ]);
     expect(done).toMatchObject({
       step: "pipeline",

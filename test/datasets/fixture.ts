@@ -67,7 +67,7 @@ export function useDatasets() {
       );
       return (
         await sql<{ row: Row }>(
-          `select to_jsonb(t) - 'source_seq' as row from ${name("production", dataset)} t order by ${found!.key}`,
+          `select to_jsonb(t) - '{source_seq,strata_source}'::text[] as row from ${name("production", dataset)} t order by ${found!.key}`,
         )
       ).map(({ row }) => row);
     },

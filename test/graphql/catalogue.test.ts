@@ -171,7 +171,7 @@ test("columns, filters and inputs are what grants, indexes and types allow", asy
   const product = await names("Product");
   expect(product).toEqual(expect.arrayContaining(["supplierPrice", "withdrawnDimDate", "label"]));
   expect(
-    product.filter((name) => /nobodys|sourceSeq|dimDate$/i.test(name) && !/DimDate$/.test(name)),
+    product.filter((name) => /nobodys|sourceSeq|strataSource|dimDate$/i.test(name) && !/DimDate$/.test(name)),
   ).toEqual([]);
   expect((await ask("reader", "{ products { nodes { supplierPrice } } }")).errors).toMatchObject([
     { extensions: { code: "FORBIDDEN" } },

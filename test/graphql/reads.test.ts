@@ -430,7 +430,9 @@ const walked: Record<string, [columns: string, filter?: string]> = {
   dailyRevenues: ["date transactions completed pending failed refunded"],
   dailyRevenuesLive: ["date transactions completed pending failed refunded"],
   datasets: ["dataset kind description rowsEstimated mode why"],
-  runDatasets: ["runId dataset rowsRead rowsWritten rowsRejected rowsDeleted"],
+  runDatasets: [
+    "runId dataset rowsRead rowsWritten rowsReplaced rowsReplacedFromOtherSource rowsRejected rowsDeleted",
+  ],
 };
 
 test("every order of every connection keeps all rows from page to page", { timeout: 300_000 }, async () => {

@@ -97,5 +97,5 @@ test("has the names of the contract", () => {
   expect(names("Subscription")).toEqual(["analyticsRefreshed", "pipelineRunUpdated"]);
   const groupBy = schema.getType("TransactionGroupBy");
   expect(isEnumType(groupBy) && groupBy.getValue("TRANSACTION_DATE_TRUNCATED_TO_MONTH")).toBeTruthy();
-  expect(sdl).not.toMatch(/\b(production|analytics|staging)_|sourceSeq|raw_/i);
+  expect(sdl).not.toMatch(/\b(production|analytics|staging)_|sourceSeq|strataSource|raw_/i);
 });

@@ -132,6 +132,109 @@ describe("rejects", () => {
   });
 });
 
+describe("counts the rows that replaced others", () => {
+  const user = (row: object) => rawUsers({ user_id: 1, ...row });
+  const counts = { rowsReplaced: 0, rowsReplacedFromOtherSource: 0 };
+
+  test("in production, and those of another source apart", async () => {
+    await user({ source_system: "crm" });
+    expect(await transform()).toMatchObject({ rowsWritten: 1, ...counts });
+    // The same again, from wherever, replaces nothing.
+    await user({ source_system: "crm" });
+    expect(await transform()).toMatchObject({ rowsRead: 1, rowsWritten: 0, ...counts });
+    await user({ source_system: "crm", country: "FR" });
+    expect(await transform()).toMatchObject({ rowsWritten: 1, ...counts, rowsReplaced: 1 });
+    await user({ source_system: "shop", country: "IT" });
+    const done = await transform();
+    expect(done).toMatchObject({ rowsWritten: 1, rowsReplaced: 1, rowsReplacedFromOtherSource: 1 });
+    expect(await sql("select country, strata_source from production.users")).toEqual([
+      { country: "IT", strata_source: "shop" },
+    ]);
+    expect(
+      await sql(
+        `select dataset, rows_written::integer, rows_replaced::integer, rows_replaced_from_other_source::integer
+         from analytics.run_datasets where run_id = $1`,
+        [done.id],
+      ),
+    ).toEqual([{ dataset: "users", rows_written: 1, rows_replaced: 1, rows_replaced_from_other_source: 1 }]);
+  });
+
+  test("whose values another source had sent, too", async () => {
+    await user({ source_system: "crm" });
+    await user({ source_system: "shop" });
+    expect(await transform()).toMatchObject({ rowsRead: 2, rowsWritten: 1, ...counts });
+    await user({ source_system: "shop", country: "FR" });
+    expect(await transform()).toMatchObject({ ...counts, rowsReplaced: 1 });
+  });
+
+  test("earlier in the same batch, also where a trigger rejects a row between", async () => {
+    await rawUsers({ user_id: 1 }, { user_id: 2 });
+    await transform();
+    await sql(`
+      create function public.reject_odd() returns trigger language plpgsql as
+      $$ begin if new.amount = 13 then raise exception 'odd'; end if; return new; end $$;
+      create trigger reject_odd before insert or update on production.transactions for each row execute function public.reject_odd()`);
+    try {
+      await rawTransactions(
+        { transaction_id: 1, amount: 1, source_system: "crm" },
+        { transaction_id: 1, amount: 2, source_system: "crm" },
+        { transaction_id: 2, amount: 1, source_system: "crm" },
+        { transaction_id: 1, amount: 3, source_system: "shop" },
+        { transaction_id: 1, amount: 3, source_system: "crm" },
+      );
+      expect(await transform()).toMatchObject({
+        rowsRead: 5,
+        rowsWritten: 2,
+        rowsReplaced: 2,
+        rowsReplacedFromOtherSource: 1,
+      });
+      await rawTransactions(
+        { transaction_id: 1, amount: 4, source_system: "crm" },
+        { transaction_id: 3, amount: 13, source_system: "shop" },
+        { transaction_id: 2, amount: 5, source_system: "shop" },
+      );
+      expect(await transform()).toMatchObject({
+        rowsWritten: 2,
+        rowsRejected: 1,
+        rowsReplaced: 2,
+        rowsReplacedFromOtherSource: 1,
+      });
+    } finally {
+      await sql("drop function public.reject_odd() cascade");
+    }
+  });
+
+  test("a contested value is decided row by row, and counted so", async () => {
+    await rawUsers({ user_id: 1, username: "ann", source_system: "crm" });
+    await transform();
+    // User 1 gives the name up in one record, and user 2 takes it.
+    await rawUsers(
+      { user_id: 1, username: "bob", source_system: "shop" },
+      { user_id: 2, username: "ann", source_system: "shop" },
+      { user_id: 1, username: "cid", source_system: "shop" },
+    );
+    expect(await transform()).toMatchObject({
+      rowsWritten: 3,
+      rowsRejected: 0,
+      rowsReplaced: 2,
+      rowsReplacedFromOtherSource: 1,
+    });
+  });
+
+  test("a pipeline counts what its transform does", async () => {
+    await user({ source_system: "crm" });
+    await run("pipeline");
+    await user({ source_system: "shop", country: "FR" });
+    expect(await run("pipeline")).toMatchObject({ rowsReplaced: 1, rowsReplacedFromOtherSource: 1 });
+  });
+
+  test("a row made in production has no source to differ from", async () => {
+    await sql("insert into production.users (user_id, username, email) values (1, 'ann', 'a@example.org')");
+    await user({ source_system: "crm" });
+    expect(await transform()).toMatchObject({ ...counts, rowsReplaced: 1 });
+  });
+});
+
 describe("last write wins", () => {
   test("within a batch and across batches", async () => {
     await rawUsers({ user_id: 1, country: "DE" }, { user_id: 1, country: "FR" });
@@ -181,9 +284,9 @@ describe("last write wins", () => {
     };
     const state = () =>
       sql(
-        `select to_jsonb(u) - 'source_seq' as row from production.users u union all
-         select to_jsonb(t) - 'source_seq' from production.transactions t union all
-         select to_jsonb(e) - 'source_seq' from production.events e order by 1`,
+        `select to_jsonb(u) - '{source_seq,strata_source}'::text[] as row from production.users u union all
+         select to_jsonb(t) - '{source_seq,strata_source}'::text[] from production.transactions t union all
+         select to_jsonb(e) - '{source_seq,strata_source}'::text[] from production.events e order by 1`,
       );
     expect(await load()).toMatchObject({ rowsWritten: 4 });
     const before = await state();

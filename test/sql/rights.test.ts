@@ -105,14 +105,14 @@ reader: select on analytics.daily_user_metrics_live
 reader: select on analytics.datasets
 reader: select on analytics.freshness
 reader: select on analytics.lineage
-reader: select on analytics.pipeline_runs (dataset, duration_ms, finished_at, heartbeat_at, parent_run_id, progress, queued_at, rows_deleted, rows_read, rows_rejected, rows_written, run_id, started_at, status, step, trigger)
+reader: select on analytics.pipeline_runs (dataset, duration_ms, finished_at, heartbeat_at, parent_run_id, progress, queued_at, rows_deleted, rows_read, rows_rejected, rows_replaced, rows_replaced_from_other_source, rows_written, run_id, started_at, status, step, trigger)
 reader: select on analytics.quarterly_revenue
 reader: select on analytics.refresh_state
 reader: select on analytics.run_datasets
 reader: select on production.dim_date
 reader: select on production.events
 reader: select on production.transactions
-reader: select on production.users (country, created_at, email_verified, source_seq, updated_at, user_id, username)
+reader: select on production.users (country, created_at, email_verified, source_seq, strata_source, updated_at, user_id, username)
 reader: usage on schema analytics
 reader: usage on schema production
 `;

@@ -117,19 +117,35 @@ const List = () => {
   );
 };
 
-const COUNTS: [field: "rowsRead" | "rowsWritten" | "rowsRejected" | "rowsDeleted", label: string][] = [
+type Count =
+  | "rowsRead"
+  | "rowsWritten"
+  | "rowsReplaced"
+  | "rowsReplacedFromOtherSource"
+  | "rowsRejected"
+  | "rowsDeleted";
+
+const COUNTS: [field: Count, label: string][] = [
   ["rowsRead", "Rows read"],
   ["rowsWritten", "Rows written"],
+  ["rowsReplaced", "Rows replaced"],
+  ["rowsReplacedFromOtherSource", "… from another source"],
   ["rowsRejected", "Rows rejected"],
   ["rowsDeleted", "Rows deleted"],
 ];
+
+/** Counts that somebody should look into unless they are zero. */
+const ALARMING: Count[] = ["rowsReplacedFromOtherSource", "rowsRejected"];
 
 interface RunDatasets {
   nodes: Record<string, string | number | null>[];
 }
 
 const Detail = ({ runId }: { runId: string }) => {
-  const perDataset = pick("runDataset", "dataset rowsRead rowsWritten rowsRejected rowsDeleted");
+  const perDataset = pick(
+    "runDataset",
+    "dataset rowsRead rowsWritten rowsReplaced rowsReplacedFromOtherSource rowsRejected rowsDeleted",
+  );
   const list = [...(features.value?.byNode.values() ?? [])].find(({ node }) => node === "RunDataset");
   const { data, error, isLoading } = useQuery<{
     pipelineRun: (Run & { childRuns: { nodes: Run[] }; parentRun: Run | null }) | null;
@@ -213,7 +229,7 @@ const Detail = ({ runId }: { runId: string }) => {
               {COUNTS.map(([field, label]) => (
                 <div key={field}>
                   <dt>{label}</dt>
-                  <dd class={field === "rowsRejected" && Number(run[field]) > 0 ? "bad" : ""}>
+                  <dd class={ALARMING.includes(field) && Number(run[field]) > 0 ? "bad" : ""}>
                     {count(run[field])}
                   </dd>
                 </div>
