@@ -590,6 +590,7 @@ begin
     array_to_string(written, ', '), array_to_string(inserted, ', '),
     coalesce(nullif(array_to_string(updated, ', '), '') || ',', ''),
     strata.columns_equal(production, key_names, 't', 'c'));
+  -- The last record of a key was compared with the row in production, each other one is with the next.
   statements.superseded := format($sql$
     select count(*) as changed, count(*) filter (where s.strata_is_foreign) as foreigners
     from (

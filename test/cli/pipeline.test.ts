@@ -135,6 +135,15 @@ describe("the pipeline's commands", () => {
     });
   });
 
+  it("says which rows replaced those of another source", async () => {
+    await database.pool.query(
+      `insert into staging.raw_users (user_id, username, email, country, source_system)
+       values (1, 'ann', 'ann@example.com', 'Peru', 'shop')`,
+    );
+    const { stdout } = await strata(["transform"], database.environment);
+    expect(stdout).toMatch(/: rows read 1, written 1, replaced 1 \(1 from another source\) \(run \d+\)\n$/);
+  });
+
   // Only a server shows what another process asks it.
   it.runIf(isServer)(
     "stops waiting for the run of another process, and says what becomes of its own",

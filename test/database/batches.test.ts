@@ -44,8 +44,9 @@ const answers = (...readings: Reading[]) => Promise.all(readings.map(({ answer }
 const outcomes = (...readings: Reading[]) =>
   Promise.all(readings.map(({ answer }) => answer.catch(({ code }: { code: string }) => code)));
 const idle = async (): Promise<void> => {
-  for (let i = 0; i < 100 && operations.pool.idleCount < operations.pool.totalCount; i++) await sleep(20);
-  expect(operations.pool.idleCount).toBe(operations.pool.totalCount);
+  await expect
+    .poll(() => operations.pool.totalCount - operations.pool.idleCount, { timeout: 20_000 })
+    .toBe(0);
 };
 
 it("reads of one caller share a transaction, and each has its own answer", async () => {
@@ -57,7 +58,6 @@ it("reads of one caller share a transaction, and each has its own answer", async
   );
   expect(one).toBe(other);
   expect([who, writes]).toEqual(["strata_reader", "on"]);
-  await sleep(5);
   expect(await ask(TRANSACTION).answer).not.toBe(one);
 });
 
@@ -138,6 +138,7 @@ it("a time limit of the connection's own ends with the read", async () => {
   const pool = createPool(database.connection, { pipeline: true, max: 1, query_timeout: 200 });
   const from = createBatches({ pool, prepare: true, maxBytes: 1e9 });
   expect(await ask("select 'a'", { from }).answer).toBe("a");
+  // The limit has passed by then.
   await sleep(400);
   expect(await ask("select 'b'", { from, cost: 1000 }).answer).toBe("b");
   await pool.end();
@@ -205,8 +206,7 @@ describe.runIf(isServer)("on a server", () => {
     expect(isSmall(slow, "other")).toBe(true);
     // Its caller has other ones, perhaps.
     expect(isSmall("select 'a'")).toBe(false);
-    await sleep(1_100);
-    expect(isSmall("select 'a'")).toBe(true);
+    await expect.poll(() => isSmall("select 'a'"), { timeout: 20_000 }).toBe(true);
   });
 
   it("many that wait for the same lock are found out together", async () => {

@@ -988,6 +988,24 @@ describe("mapping views", { tags: ["long"] }, () => {
     ]);
   });
 
+  test.each(["ingest_seq, ingest_xid", "ingest_seq, ingest_xid, source_system"])(
+    "rows keep their source, whether the view has it or not: %s",
+    async (columns) => {
+      await declare("create table production.things (n int primary key, m int)", "things");
+      await sql(`create view staging.things as select n, m, ${columns} from staging.raw_things`);
+      await sql("select strata.add_dataset('things')");
+      const arrive = (source: string, m: number) =>
+        sql("insert into staging.raw_things (n, m, source_system) values (1, $1, $2)", [m, source]);
+      await arrive("crm", 1);
+      await transform();
+      expect(await sql("select m, strata_source from production.things")).toEqual([
+        { m: 1, strata_source: "crm" },
+      ]);
+      await arrive("shop", 2);
+      expect(await transform()).toMatchObject({ rowsReplaced: 1, rowsReplacedFromOtherSource: 1 });
+    },
+  );
+
   test("one that leaves rows away, over several batches, and one that makes several of one", async () => {
     await declare("create table production.things (n int primary key, m int)", "things");
     await sql(

@@ -8,8 +8,8 @@ import { createTestApp, type TestApp } from "../support/app.ts";
 import { isServer } from "../support/database.ts";
 import { createApi, type Api } from "./api.ts";
 
-/** How many listen for announcements at this moment. */
-const listeners = vi.hoisted(() => ({ count: 0 }));
+/** How many listen for announcements at this moment, and how many ever did. */
+const listeners = vi.hoisted(() => ({ count: 0, started: 0 }));
 vi.mock("../../src/database/notifications.ts", async (importOriginal) => {
   const original = await importOriginal<typeof import("../../src/database/notifications.ts")>();
   const createNotifications: typeof original.createNotifications = (connection) => {
@@ -20,6 +20,7 @@ vi.mock("../../src/database/notifications.ts", async (importOriginal) => {
       if (channel === "strata:schema") return announcements;
       const end = announcements.return.bind(announcements);
       listeners.count++;
+      listeners.started++;
       let isEnded = false;
       announcements.return = (value) => {
         if (!isEnded) listeners.count--;
@@ -59,13 +60,13 @@ function connect(role: "reader" | "ingestor" | "operator", server: TestApp = api
 
 /** The events of a subscription, as they come. */
 function follow(role: "reader" | "ingestor" | "operator", query: string) {
+  const before = listeners.started;
   const events = connect(role).iterate({ query });
   const next = async (): Promise<any> => (await events.next()).value;
-  return { next, stop: () => events.return!() };
+  /** Subscribed means that an announcement sent from now on arrives. */
+  const settle = () => expect.poll(() => listeners.started, { timeout: 20_000 }).toBeGreaterThan(before);
+  return { next, settle, stop: () => events.return!() };
 }
-
-/** Subscribed means that an announcement sent from now on arrives: asked for, until one does. */
-const settle = () => new Promise((resolve) => setTimeout(resolve, 500));
 
 async function addRun(step = "refresh", status = "succeeded", actor = "somebody"): Promise<string> {
   const { rows } = await api.database.pool.query<{ run_id: string }>(
@@ -82,7 +83,7 @@ const watch =
 test("tells of runs as they change, and re-queries", async () => {
   const events = follow("reader", watch);
   const first = events.next();
-  await settle();
+  await events.settle();
   const runId = await addRun();
   expect(await first).toEqual({
     data: {
@@ -106,7 +107,7 @@ test("tells first of what changed since", async () => {
 test("an ingestor hears of its own runs alone", async () => {
   const events = follow("ingestor", "subscription { pipelineRunUpdated { run { runId } } }");
   const first = events.next();
-  await settle();
+  await events.settle();
   await addRun();
   await addRun("ingest", "succeeded", "somebody-else");
   const runId = await addRun("ingest", "succeeded", "test-strata_ingestor");
@@ -120,7 +121,7 @@ test("tells of refreshes, a bare one in SQL included, and lets the client read t
     "subscription { analyticsRefreshed { version run { runId } query { dailyUserMetrics { totalCount } } } }",
   );
   const first = events.next();
-  await settle();
+  await events.settle();
   await api.database.pool.query(
     "insert into production.users (username, email) values ('ada', 'ada@example.org')",
   );
@@ -148,7 +149,7 @@ test("an ingestor is refused refreshes", async () => {
 test.runIf(isServer)("resumes after a lost connection, without a gap", async () => {
   const events = follow("reader", watch);
   const first = events.next();
-  await settle();
+  await events.settle();
   const listeners =
     "from pg_stat_activity where application_name = 'strata listen' and datname = current_database()";
   const { rowCount } = await api.database.pool.query(`select pg_terminate_backend(pid) ${listeners}`);

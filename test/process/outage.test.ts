@@ -4,7 +4,6 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { createPool } from "../../src/database/connect.ts";
 import { canStartCluster, createCluster, type Cluster } from "../support/cluster.ts";
@@ -109,7 +108,6 @@ describe.runIf(canStartCluster)("outages", () => {
     expect(await readiness(server)).toMatchObject({ status: 503, retryAfter: "5" });
     await answersUnavailable();
     await answersUnavailable(RUN);
-    await sleep(1_500);
     cluster.start();
     await until(async () => (await readiness(server!)).status === 200);
     await isServing();
@@ -122,13 +120,17 @@ describe.runIf(canStartCluster)("outages", () => {
     const load = Array.from({ length: 4 }, async () => {
       while (!done) statuses.push((await graphql(server!, token, QUERY)).status);
     });
+    const moreAnswers = async (): Promise<void> => {
+      const enough = statuses.length + 2 * load.length;
+      await until(async () => statuses.length >= enough);
+    };
     for (let i = 0; i < 5; i++) {
-      await sleep(200);
+      await moreAnswers();
       await execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'strata%' and pid <> pg_backend_pid()",
       );
     }
-    await sleep(500);
+    await moreAnswers();
     done = true;
     await Promise.all(load);
     expect(new Set(statuses).difference(new Set([200, 503]))).toEqual(new Set());

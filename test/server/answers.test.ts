@@ -250,7 +250,6 @@ describe("more than the server can do", () => {
     await count();
     await blocker.query("begin; lock table production.users");
     const answers = Promise.all(Array.from({ length: 5 }, count));
-    await new Promise((done) => setTimeout(done, 20));
     await blocker.query("rollback");
     for (const { status, body } of await answers) expect([status, body.errors]).toEqual([200, undefined]);
   });
@@ -272,6 +271,7 @@ describe("more than the server can do", () => {
     const heavy = "{ users(first: 1000) { nodes { transactions(first: 20) { nodes { amount } } } } }";
     await blocker.query("begin; lock table production.users");
     const answers = Promise.all(Array.from({ length: 10 }, () => ask(heavy, { app })));
+    // Longer than anything may wait for a place.
     await new Promise((done) => setTimeout(done, 500));
     await blocker.query("rollback");
     for (const { status, body } of await answers) expect([status, body.errors]).toEqual([200, undefined]);
@@ -279,8 +279,15 @@ describe("more than the server can do", () => {
 
   it.skipIf(!isServer)("is refused, and what was let in is answered", async () => {
     await blocker.query("begin; lock table production.users");
-    const answers = Promise.all(Array.from({ length: 20 }, count));
-    await new Promise((done) => setTimeout(done, 400));
+    let answered = 0;
+    const answers = Promise.all(
+      Array.from({ length: 20 }, async () => {
+        const answer = await count();
+        answered++;
+        return answer;
+      }),
+    );
+    await expect.poll(() => answered, { timeout: 20_000 }).toBe(18);
     await blocker.query("rollback");
     const refused = (await answers).filter(({ status }) => status === 503);
     expect(refused).toHaveLength(18);
@@ -297,7 +304,13 @@ describe("more than the server can do", () => {
     await blocker.query("begin; lock table strata.datasets");
     const transform = "mutation { transformStaging { run { status } } }";
     const runs = Array.from({ length: 4 }, () => ask(transform, { app, role: "operator" }));
-    await new Promise((done) => setTimeout(done, 500));
+    const isBlocked = async () =>
+      (
+        await sql(
+          "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()",
+        )
+      ).rowCount !== 0;
+    await expect.poll(isBlocked, { timeout: 20_000 }).toBe(true);
     expect((await count()).status).toBe(200);
     await blocker.query("rollback");
     for (const { status } of await Promise.all(runs)) expect(status).toBe(200);

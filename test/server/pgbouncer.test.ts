@@ -4,8 +4,8 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import pg from "pg";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { loadConfig } from "../../src/config.ts";
 import { createApp } from "../../src/http/app.ts";
 import { createToken } from "../../src/http/token.ts";
@@ -55,7 +55,7 @@ default_pool_size = 2
       MAX_CONCURRENT_OPERATIONS: "100",
     });
     authorization = `Bearer ${await createToken(config, { role: "strata_operator" })}`;
-    await sleep(500);
+    await untilItAnswers(url.href);
     app = await createApp({ config, database });
   });
   afterAll(async () => {
@@ -87,6 +87,19 @@ default_pool_size = 2
     expect(answer).toEqual({ data: { createUser: { user: { username: "ann" } } } });
   });
 });
+
+async function untilItAnswers(connectionString: string): Promise<void> {
+  const ask = async () => {
+    const client = new pg.Client({ connectionString });
+    try {
+      await client.connect();
+      await client.query("select 1");
+    } finally {
+      await client.end().catch(() => undefined);
+    }
+  };
+  await vi.waitFor(ask, { timeout: 20_000 });
+}
 
 const idOf = (flag: string): number => Number(spawnSync("id", [flag, "nobody"]).stdout.toString());
 

@@ -39,7 +39,9 @@ const begin = (kind: "query" | "mutation" | "subscription", statements = Infinit
   return operation;
 };
 const idle = async (): Promise<void> => {
-  for (let i = 0; i < 100 && operations.pool.idleCount < operations.pool.totalCount; i++) await sleep(20);
+  await expect
+    .poll(() => operations.pool.totalCount - operations.pool.idleCount, { timeout: 20_000 })
+    .toBe(0);
   expect(operations.pool.idleCount).toBe(operations.pool.totalCount);
   const { rows } = await database.pool.query(
     "select count(*)::int as open from pg_stat_activity where datname = current_database() and state like 'idle in transaction%' and pid <> pg_backend_pid()",
@@ -190,10 +192,7 @@ describe.skipIf(!isServer)("an operation that nobody waits for", () => {
         "select count(*)::int from pg_stat_activity where datname = current_database() and state = 'active' and query like '%pg_sleep%' and pid <> pg_backend_pid()",
       )
     ).rows[0]!.count;
-  const until = async (expected: number): Promise<void> => {
-    for (let i = 0; i < 100 && (await running()) !== expected; i++) await sleep(20);
-    expect(await running()).toBe(expected);
-  };
+  const until = (expected: number) => expect.poll(running, { timeout: 20_000 }).toBe(expected);
 
   it.each(["query", "mutation"] as const)("is cancelled on the server: %s", async (kind) => {
     const controller = new AbortController();
