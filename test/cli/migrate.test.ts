@@ -117,7 +117,7 @@ test.each([
     /COPY … FROM STDIN is for psql; .*strata ingest/,
   ],
   ["what a transaction cannot hold", "\nvacuum;", 2, /VACUUM cannot run inside a transaction block/],
-])("%s is explained", async (_what, sql, line, message) => {
+])("%s is explained", { tags: ["long"] }, async (_what, sql, line, message) => {
   write("x.sql", `create table production.t_x ();${sql}`);
   const { code, stderr } = await migrate();
   expect(stderr).toMatch(message);

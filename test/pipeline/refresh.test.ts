@@ -81,36 +81,40 @@ function randomStatement(below: (n: number) => number): [string, unknown[]] {
   }
 }
 
-test.each([1, 2, 3])("stays exact through random changes (seed %i)", async (seed) => {
-  const below = randomNumbers(seed);
-  // Many days that stay clean: few enough others are dirty for the incremental way.
-  await sql(
-    `insert into production.users (user_id, username, email, country) values (1000, 'steady', 'steady@example.org', 'DE')
+// A run of each subject once takes one seed.
+test.each(process.env.TEST_LONG === "1" ? [1, 2, 3] : [1])(
+  "stays exact through random changes (seed %i)",
+  async (seed) => {
+    const below = randomNumbers(seed);
+    // Many days that stay clean: few enough others are dirty for the incremental way.
+    await sql(
+      `insert into production.users (user_id, username, email, country) values (1000, 'steady', 'steady@example.org', 'DE')
      on conflict do nothing`,
-  );
-  await sql(
-    `insert into production.transactions (user_id, amount, transaction_date)
+    );
+    await sql(
+      `insert into production.transactions (user_id, amount, transaction_date)
      select 1000, 10, d from generate_series(timestamp '2023-01-01', '2023-06-30', '1 day') d`,
-  );
-  await refresh();
-  for (let round = 0; round < 12; round += 1) {
-    for (let i = below(8); i >= 0; i -= 1) {
-      const [text, values] = randomStatement(below);
-      await sql(text, values);
+    );
+    await refresh();
+    for (let round = 0; round < 12; round += 1) {
+      for (let i = below(8); i >= 0; i -= 1) {
+        const [text, values] = randomStatement(below);
+        await sql(text, values);
+      }
+      expect(await differences("analytics.daily_user_metrics_live"), "live view before").toEqual([]);
+      if (below(4) === 0) {
+        await sql("refresh materialized view analytics.daily_user_metrics");
+        expect(await differences("analytics.daily_user_metrics"), "bare refresh").toEqual([]);
+      }
+      expect(await refresh(below(10) === 0)).toMatchObject({ status: "succeeded" });
+      expect(await differences("analytics.daily_user_metrics"), "after refresh").toEqual([]);
+      expect(await differences("analytics.daily_user_metrics_live"), "live view after").toEqual([]);
+      expect(
+        await sql("select sum(strata.count_differences(metric))::integer as wrong from strata.metrics"),
+      ).toEqual([{ wrong: 0 }]);
     }
-    expect(await differences("analytics.daily_user_metrics_live"), "live view before").toEqual([]);
-    if (below(4) === 0) {
-      await sql("refresh materialized view analytics.daily_user_metrics");
-      expect(await differences("analytics.daily_user_metrics"), "bare refresh").toEqual([]);
-    }
-    expect(await refresh(below(10) === 0)).toMatchObject({ status: "succeeded" });
-    expect(await differences("analytics.daily_user_metrics"), "after refresh").toEqual([]);
-    expect(await differences("analytics.daily_user_metrics_live"), "live view after").toEqual([]);
-    expect(
-      await sql("select sum(strata.count_differences(metric))::integer as wrong from strata.metrics"),
-    ).toEqual([{ wrong: 0 }]);
-  }
-});
+  },
+);
 
 test("follows users into and out of the group without transactions", async () => {
   await sql(

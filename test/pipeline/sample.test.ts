@@ -95,7 +95,7 @@ describe("loaded", () => {
   });
 });
 
-it("is made up for after a first start that was interrupted", async () => {
+it("is made up for after a first start that was interrupted", { tags: ["long"] }, async () => {
   const database = await createDatabase();
   try {
     const stopped = new Error("stopped after the users");

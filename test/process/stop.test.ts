@@ -72,7 +72,7 @@ async function lastRun(): Promise<{ status: string; rowsWritten: string } | unde
   return (await graphql(server!, token, runs)).data.pipelineRuns.nodes[0];
 }
 
-test("while it drains it is not ready, but serves", async () => {
+test("while it drains it is not ready, but serves", { tags: ["long"] }, async () => {
   server = await startReadyServer({ ...place.environment, SHUTDOWN_DELAY_MS: "2000" });
   const exit = server.stop();
   await until(async () => (await readiness(server!)).status === 503);
@@ -130,7 +130,7 @@ test("a connection opened ahead of need does not keep it", { tags: ["long"] }, a
   expect(await server.stop()).toBe(0);
 });
 
-test("sockets are told to go elsewhere", async () => {
+test("sockets are told to go elsewhere", { tags: ["long"] }, async () => {
   server = await startReadyServer(place.environment);
   const socket = new WebSocket(`${server.url.replace("http", "ws")}/graphql`, "graphql-transport-ws");
   await once(socket, "open");

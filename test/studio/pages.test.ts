@@ -82,22 +82,26 @@ describeInBrowser("as an operator", () => {
     "/explore/users?view=columns",
     "/explore/events?view=chart",
     "/explore/events?view=map",
-  ])("axe finds nothing on %s, in light and in dark; it fits on a screen of 360 pixels", async (path) => {
-    const light = await studio.open("operator", path);
-    await settled(light);
-    expect(await findingsOf(light)).toEqual([]);
-    const dark = await studio.open("operator", path, {
-      colorScheme: "dark",
-      viewport: { width: 360, height: 740 },
-    });
-    await settled(dark);
-    expect(await findingsOf(dark)).toEqual([]);
-    // Tables scroll inside of their frames; everything else has to be on the screen.
-    const over = await dark.evaluate(`[...document.querySelectorAll("body *")]
+  ])(
+    "axe finds nothing on %s, in light and in dark; it fits on a screen of 360 pixels",
+    { tags: ["long"] },
+    async (path) => {
+      const light = await studio.open("operator", path);
+      await settled(light);
+      expect(await findingsOf(light)).toEqual([]);
+      const dark = await studio.open("operator", path, {
+        colorScheme: "dark",
+        viewport: { width: 360, height: 740 },
+      });
+      await settled(dark);
+      expect(await findingsOf(dark)).toEqual([]);
+      // Tables scroll inside of their frames; everything else has to be on the screen.
+      const over = await dark.evaluate(`[...document.querySelectorAll("body *")]
       .filter((element) => !element.closest(".table-scroll, .side, .hidden") && element.getBoundingClientRect().right > 361)
       .map((element) => element.outerHTML.slice(0, 100))`);
-    expect(over).toEqual([]);
-  });
+      expect(over).toEqual([]);
+    },
+  );
 
   test("without a token it says that it wants one, and takes it from the form", async () => {
     const page = await studio.open("nobody");

@@ -1,4 +1,4 @@
-// Strata as its users start it: a process of its own, with nothing of this one's environment but the path.
+// Strata as its users start it: a process of its own, with nothing of this one's environment but the paths.
 import { spawn, type ChildProcessWithoutNullStreams } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
@@ -21,7 +21,12 @@ export function startStrata(
   nodeArguments: string[] = [],
 ): Strata {
   const child = spawn(process.execPath, [...nodeArguments, cli, ...args], {
-    env: { PATH: process.env.PATH!, NO_COLOR: "1", ...environment },
+    env: {
+      PATH: process.env.PATH!,
+      NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE,
+      NO_COLOR: "1",
+      ...environment,
+    },
     // Not the project's folder: a developer's .env must not matter here.
     cwd: "/",
     stdio: ["pipe", "pipe", "pipe"],

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // A database of schema version 11 with rows in every layer becomes what a fresh one is, and loses nothing.
 import { readFileSync } from "node:fs";
 import { gunzipSync } from "node:zlib";
