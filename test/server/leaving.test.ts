@@ -24,18 +24,16 @@ async function outcomes(name: string): Promise<string[]> {
   return [...lines].map(([, outcome]) => outcome!);
 }
 
-test.runIf(isServer).each([
-  ["Compiled", "query Compiled { events { nodes { eventId } } }"],
-  ["Planned", "query Planned { events @include(if: true) { nodes { eventId } } }"],
-  [
-    "Changes",
-    'mutation Changes { updateEvent(input: { eventId: 1, patch: { eventType: "a" } }) { event { eventId } } }',
-  ],
-])("%s: who goes away has the outcome CANCELLED", async (name, query) => {
+/** Sends an operation that a lock holds up, and goes away; `after` is called when the server has noticed. */
+async function leave(
+  query: string,
+  locked: string,
+  after: (other: pg.Client) => Promise<void>,
+): Promise<void> {
   const other = new pg.Client(server.database.connection);
   await other.connect();
   try {
-    await other.query("begin; lock table production.events in access exclusive mode");
+    await other.query(`begin; lock table ${locked} in access exclusive mode`);
     const { port } = server.app.server.address() as AddressInfo;
     const headers = { ...server.as.operator, "content-type": "application/json" };
     const options = { port, host: "127.0.0.1", path: "/graphql", method: "POST", headers };
@@ -45,8 +43,34 @@ test.runIf(isServer).each([
       (await other.query("select count(*)::int as n from pg_locks where not granted")).rows[0].n as number;
     await expect.poll(waiting, { timeout: 20_000 }).toBeGreaterThan(0);
     request.destroy();
-    await expect.poll(() => outcomes(name), { timeout: 9_000 }).toEqual(["CANCELLED"]);
+    const connections = () =>
+      new Promise((done) => server.app.server.getConnections((_, count) => done(count)));
+    await expect.poll(connections, { timeout: 20_000 }).toBe(0);
+    await after(other);
   } finally {
     await other.end();
   }
-});
+}
+
+test.runIf(isServer).each([
+  ["Compiled", "query Compiled { events { nodes { eventId } } }"],
+  ["Planned", "query Planned { events @include(if: true) { nodes { eventId } } }"],
+  [
+    "Changes",
+    'mutation Changes { updateEvent(input: { eventId: 1, patch: { eventType: "a" } }) { event { eventId } } }',
+  ],
+])("%s: who goes away has the outcome CANCELLED", (name, query) =>
+  leave(query, "production.events", () =>
+    expect.poll(() => outcomes(name), { timeout: 9_000 }).toEqual(["CANCELLED"]),
+  ),
+);
+
+test.runIf(isServer)("a run goes on without the one who asked for it, whose outcome is CANCELLED", () =>
+  leave("mutation Runs { runPipeline { run { status } } }", "strata.datasets", async (other) => {
+    expect(await outcomes("Runs")).toEqual([]);
+    await other.query("rollback");
+    await expect.poll(() => outcomes("Runs"), { timeout: 20_000 }).toEqual(["CANCELLED"]);
+    const { rows } = await other.query("select step, status from strata.runs order by run_id");
+    expect(rows).toEqual(["pipeline", "transform", "refresh"].map((step) => ({ step, status: "succeeded" })));
+  }),
+);
