@@ -64,6 +64,11 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
     status: 400,
     meaning: "The server does not know the id. Apollo's link then sends the text as well.",
   },
+  PERSISTED_QUERY_NOT_SUPPORTED: {
+    status: 400,
+    meaning:
+      "The server has no persisted operations (`PERSISTED_OPERATIONS_DIR`). Apollo's link then sends texts only.",
+  },
   QUERY_TOO_DEEP: { status: 400, meaning: "More levels of fields than `limit` (`MAX_QUERY_DEPTH`)." },
   QUERY_TOO_EXPENSIVE: {
     status: 400,

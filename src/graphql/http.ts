@@ -48,10 +48,12 @@ function checkFields({ query, operationName, variableValues, extensions, onError
 export function createHttpHandler(serv: GrafservBase) {
   async function answer(request: FastifyRequest, reply: FastifyReply): Promise<ExecutionResult> {
     const requestContext = { fastifyv5: { request, reply } } as unknown as Grafast.RequestContext;
-    const { id, documentId, query, operationName, variables, extensions, onError } = fieldsOf(request);
+    const fields = fieldsOf(request);
+    const { id, documentId, doc_id, query, operationName, variables, extensions, onError } = fields;
     const body = {
       id,
       documentId,
+      doc_id,
       query,
       operationName: operationName ?? undefined,
       variableValues: variables ?? undefined,

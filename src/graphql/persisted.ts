@@ -1,6 +1,6 @@
 // Operations known to the server by name or hash: shorter requests, and if wanted the only ones answered.
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { PersistedPlugin } from "@grafserv/persisted";
 import type { FastifyRequest } from "fastify";
@@ -10,37 +10,93 @@ import { refusal } from "./errors.ts";
 interface Body {
   id?: unknown;
   documentId?: unknown;
+  doc_id?: unknown;
   query?: unknown;
   extensions?: Record<string, unknown> | null;
 }
 
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
 
-/** Every *.graphql file is known by its name without extension and by the SHA-256 of its text. */
-export function readOperations(folder: string): Map<string, string> {
-  const operations = new Map<string, string>();
-  let names: string[];
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** What the compilers of Apollo and Relay write: a list of operations, or their texts by id. */
+function readManifest(path: string, text: string): [id: string, text: string][] {
+  let manifest: unknown;
   try {
-    names = readdirSync(folder).filter((name) => name.endsWith(".graphql"));
-  } catch {
-    throw new Error(`PERSISTED_OPERATIONS_DIR "${folder}" is not a folder that can be read`);
+    manifest = JSON.parse(text);
+  } catch (error) {
+    throw new Error(`${path} is not JSON: ${(error as Error).message}`, { cause: error });
   }
-  if (names.length === 0) throw new Error(`PERSISTED_OPERATIONS_DIR "${folder}" holds no .graphql file`);
-  for (const name of names) {
-    const text = readFileSync(join(folder, name), "utf8");
-    operations.set(basename(name, ".graphql"), text).set(sha256(text), text);
-  }
-  return operations;
+  const { format, operations } = isObject(manifest) ? manifest : {};
+  const entries =
+    format === APOLLO_FORMAT && Array.isArray(operations)
+      ? operations.map((operation: { id?: unknown; body?: unknown } | null) => [
+          operation?.id,
+          operation?.body,
+        ])
+      : Object.entries(isObject(manifest) ? manifest : {});
+  const isOperation = (entry: unknown[]): entry is [string, string] =>
+    entry.every((part) => typeof part === "string" && part !== "");
+  if (entries.length > 0 && entries.every(isOperation)) return entries;
+  throw new Error(
+    `${path} is no manifest of operations; expected Relay's {"<id>": "<text>"}, ` +
+      `or Apollo's {"format": "${APOLLO_FORMAT}", "operations": [{"id": "<id>", "body": "<text>"}]}`,
+  );
 }
 
-const idOf = ({ id, documentId, extensions }: Body): unknown =>
-  (extensions?.persistedQuery as { sha256Hash?: unknown } | undefined)?.sha256Hash ?? documentId ?? id;
+const APOLLO_FORMAT = "apollo-persisted-query-manifest";
+
+/**
+ * Of a file, or of every file of a folder: a *.graphql is known by its name without extension, an operation of a *.json
+ * by its id, and both by the SHA-256 of their text.
+ */
+export function readOperations(path: string): Map<string, string> {
+  let paths: string[];
+  try {
+    paths = statSync(path).isDirectory() ? readdirSync(path).map((name) => join(path, name)) : [path];
+  } catch (error) {
+    throw new Error(`PERSISTED_OPERATIONS_DIR "${path}" is not a folder or file that can be read`, {
+      cause: error,
+    });
+  }
+  const operations = new Map<string, string>();
+  for (const file of paths.filter((name) => /\.(graphql|json)$/.test(name))) {
+    const text = readFileSync(file, "utf8");
+    const entries = file.endsWith(".json") ? readManifest(file, text) : [[basename(file, ".graphql"), text]];
+    for (const [id, operation] of entries as [string, string][])
+      operations.set(id, operation).set(sha256(operation), operation);
+  }
+  if (operations.size > 0) return operations;
+  throw new Error(`PERSISTED_OPERATIONS_DIR "${path}" holds no .graphql file and no manifest (.json)`);
+}
+
+const idOf = ({ id, documentId, doc_id: docId, extensions }: Body): unknown =>
+  (extensions?.persistedQuery as { sha256Hash?: unknown } | undefined)?.sha256Hash ??
+  documentId ??
+  docId ??
+  id;
+
+/** Where no operations are configured. Apollo Client then sends texts, and no hash again. */
+const NotSupportedPlugin: GraphileConfig.Plugin = {
+  name: "NotSupportedPlugin",
+  version: "1.0.0",
+  grafserv: {
+    middleware: {
+      processGraphQLRequestBody(next, { body }) {
+        if (typeof body.query !== "string" && typeof idOf(body as Body) === "string")
+          throw refusal("PERSISTED_QUERY_NOT_SUPPORTED", "PersistedQueryNotSupported");
+        return next();
+      },
+    },
+  },
+};
 
 export function createPersisted(
   config: Config,
   requestOf: (context: Partial<Grafast.RequestContext>) => FastifyRequest,
 ): GraphileConfig.Preset {
-  if (config.PERSISTED_OPERATIONS_DIR === undefined) return {};
+  if (config.PERSISTED_OPERATIONS_DIR === undefined) return { plugins: [NotSupportedPlugin] };
   const operations = readOperations(config.PERSISTED_OPERATIONS_DIR);
 
   // Apollo Client sends the whole text after this very answer. A rejection: what is thrown at once is swallowed.
@@ -65,7 +121,7 @@ export function createPersisted(
           throw refusal("OPERATION_NOT_PERSISTED", "Only persisted operations are answered here");
         if (typeof id === "string" && body.extensions?.persistedQuery && id !== sha256(body.query))
           throw refusal("BAD_REQUEST", "The sha256Hash is not the SHA-256 of the query");
-        body.id = body.documentId = undefined;
+        body.id = body.documentId = body.doc_id = undefined;
         body.extensions = { ...body.extensions, persistedQuery: undefined };
         return true;
       },

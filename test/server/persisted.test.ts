@@ -15,6 +15,16 @@ const folder = mkdtempSync(join(tmpdir(), "strata-operations-"));
 const KNOWN = "query Users($n: Int = 1) { users(first: $n) { totalCount } }";
 const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
 writeFileSync(join(folder, "users.graphql"), KNOWN);
+const OTHER = "query Other { users { totalCount } }";
+writeFileSync(join(folder, "relay.json"), JSON.stringify({ md5ofother: OTHER }));
+const named = (id: string, body: string) => ({ id, name: "Any", type: "query", body });
+const apollo = (operations: unknown[]) => ({
+  format: "apollo-persisted-query-manifest",
+  version: 1,
+  operations,
+});
+const MANIFEST = apollo([named(sha256("{ users { totalCount } }"), "{ users { totalCount } }")]);
+writeFileSync(join(folder, "apollo.json"), JSON.stringify(MANIFEST));
 writeFileSync(join(folder, "notes.txt"), "not an operation");
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -63,6 +73,16 @@ describe.each([
     expect(await send(server, "reader", { query: KNOWN, ...persisted(sha256(KNOWN)) })).toMatchObject(
       counted,
     );
+  });
+
+  test("those of Relay's and Apollo's manifests are, too", async () => {
+    for (const payload of [
+      { doc_id: "md5ofother" },
+      { id: "md5ofother", query: null },
+      persisted(sha256(OTHER)),
+      persisted(sha256("{ users { totalCount } }")),
+    ])
+      expect(await send(server, "reader", payload), JSON.stringify(payload)).toMatchObject(counted);
   });
 
   test("a hash that is not known is answered as Apollo Client expects it", async () => {
@@ -137,9 +157,43 @@ test("a hash that is not that of the text is refused", async () => {
   }
 });
 
+test("without operations, Apollo Client is told to send texts from now on", async () => {
+  const server = await createTestApp();
+  try {
+    for (const payload of [persisted(sha256(KNOWN)), { doc_id: "users" }])
+      expect(await send(server, "reader", payload)).toMatchObject({
+        code: "PERSISTED_QUERY_NOT_SUPPORTED",
+        message: "PersistedQueryNotSupported",
+      });
+    expect(await send(server, "reader", { query: KNOWN, ...persisted(sha256(KNOWN)) })).toMatchObject(
+      counted,
+    );
+  } finally {
+    await server.close();
+  }
+});
+
+test("a manifest alone will do", () => {
+  const path = join(folder, "apollo.json");
+  expect([...readOperations(path).keys()]).toEqual([sha256("{ users { totalCount } }")]);
+});
+
+test.each([
+  ["{", /is not JSON/],
+  ["{}", /is no manifest/],
+  ["[]", /is no manifest/],
+  ['{"a": 1}', /is no manifest/],
+  [JSON.stringify(apollo([{ id: "a" }])), /is no manifest/],
+  [JSON.stringify(apollo([null])), /is no manifest/],
+])("%s is no manifest", (text, message) => {
+  const path = join(mkdtempSync(join(folder, "wrong-")), "wrong.json");
+  writeFileSync(path, text);
+  expect(() => readOperations(path)).toThrow(message);
+});
+
 test("a folder that is missing or empty, or none at all, is said at the start", () => {
-  expect(() => readOperations(join(folder, "nowhere"))).toThrow(/is not a folder that can be read/);
+  expect(() => readOperations(join(folder, "nowhere"))).toThrow(/is not a folder or file that can be read/);
   const empty = mkdtempSync(join(folder, "empty-"));
-  expect(() => readOperations(empty)).toThrow(/holds no .graphql file/);
+  expect(() => readOperations(empty)).toThrow(/holds no \.graphql file and no manifest/);
   expect(() => loadConfig({ PERSISTED_OPERATIONS_ONLY: "true" })).toThrow(/needs PERSISTED_OPERATIONS_DIR/);
 });
