@@ -2,6 +2,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import type { Command } from "commander";
 import { buildSchema, findBreakingChanges, introspectionFromSchema } from "graphql";
 import { createGraphql } from "../graphql/graphql.ts";
+import type { Claims } from "../http/auth.ts";
 import { withDatabase } from "./with-database.ts";
 
 const file = new URL("../../schema.graphql", import.meta.url);
@@ -10,6 +11,7 @@ export async function schema(options: { write?: boolean; json?: boolean }): Prom
   const sdl = await withDatabase(async (database, config) => {
     const authenticator = {
       recall: () => undefined,
+      requireRole: (claims: Claims) => claims,
       authenticate: () => Promise.reject(new Error("no requests here")),
     };
     const graphql = createGraphql({ config, database, authenticator });

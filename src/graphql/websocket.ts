@@ -6,7 +6,7 @@ import { makeGraphQLWSConfig, type GrafservBase } from "grafserv";
 import { CloseCode, type Context } from "graphql-ws";
 import { makeHandler } from "graphql-ws/use/@fastify/websocket";
 import type { WebSocket } from "ws";
-import { requireRole, type Authenticator, type Claims } from "../http/auth.ts";
+import type { Authenticator, Claims } from "../http/auth.ts";
 import { presentError } from "./errors.ts";
 
 /** Subscriptions that one socket may have open, and sockets that wait for connection_init are closed after it. */
@@ -32,7 +32,7 @@ export function createSocketHandler(serv: GrafservBase, authenticator: Authentic
       const { socket, request } = extraOf(context);
       try {
         const authorization = authorizationOf(context.connectionParams) ?? request.headers.authorization;
-        request.claims = requireRole(await authenticator.authenticate(authorization));
+        request.claims = authenticator.requireRole(await authenticator.authenticate(authorization));
       } catch (error) {
         const { message, extensions } = error as SafeError<{ code: string; reason?: string }>;
         // To clients 4401 is final; after 4403 they come back with another token, after 1013 with the same.

@@ -5,7 +5,7 @@ import type { Config } from "../config.ts";
 import type { Database } from "../database/connect.ts";
 import type { Lifecycle } from "../lifecycle.ts";
 import type { Tracing } from "../tracing.ts";
-import { createAuthenticator, requireRole, type Claims } from "./auth.ts";
+import { createAuthenticator, type Claims } from "./auth.ts";
 import { createFindRole } from "./database-roles.ts";
 import { addDrain } from "./drain.ts";
 import { handleError, refusal } from "../graphql/errors.ts";
@@ -127,7 +127,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
       if (request.ws) return done();
       const { authorization } = request.headers;
       const take = (claims: Claims): void => {
-        request.claims = isPage(request.routeOptions.url) ? claims : requireRole(claims);
+        request.claims = isPage(request.routeOptions.url) ? claims : authenticator.requireRole(claims);
         done();
       };
       const known = authenticator.recall(authorization);

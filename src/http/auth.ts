@@ -24,17 +24,19 @@ export interface Claims {
 const unauthenticated = (message: string, extensions?: Record<string, unknown>, cause?: unknown): Error =>
   Object.assign(refusal("UNAUTHENTICATED", message, extensions), { cause });
 
-/** Refuses a caller whose role is not known, which is one without a token where ANONYMOUS_ROLE is empty. */
-export function requireRole(claims: Claims): Claims {
-  if (claims.role !== undefined) return claims;
-  throw unauthenticated("This server answers only requests with a token: Authorization: Bearer <token>");
-}
+/** For those who have none that is accepted. */
+const howToGetOne = ({ JWKS_URL, JWT_ISSUER }: Config): string =>
+  JWKS_URL
+    ? `The identity provider${JWT_ISSUER === undefined ? "" : ` (${JWT_ISSUER})`} issues tokens`
+    : "`npx strata token --role reader` prints one, where the server is installed";
 
 export interface Authenticator {
   /** Takes the Authorization header's value; throws UNAUTHENTICATED, or SERVICE_UNAVAILABLE without the keys. */
   authenticate(authorization: string | undefined): Promise<Claims>;
   /** The same, of a header that was checked a moment ago. */
   recall(authorization: string | undefined): Claims | undefined;
+  /** Refuses a caller whose role is not known, which is one without a token where ANONYMOUS_ROLE is empty. */
+  requireRole(this: void, claims: Claims): Claims;
 }
 
 /** Which of Strata's roles the database role of this name is a member of, if requests may have it. */
@@ -66,21 +68,39 @@ export function createAuthenticator(config: Config, findRole?: FindRole): Authen
     return cached && cached.until > Date.now() ? cached.claims : undefined;
   };
 
+  async function check(authorization: string): Promise<Claims> {
+    const token = /^Bearer ([\w-]+\.[\w-]+\.[\w-]+)$/i.exec(authorization)?.[1];
+    if (!token) throw unauthenticated("The Authorization header is not of the form: Bearer <JSON Web Token>");
+    const payload = await verify(token).catch((error: unknown) => explain(error, isRepeated));
+    return toClaims(payload, findRole);
+  }
+
+  const how = howToGetOne(config);
+  const withHint = (error: unknown): unknown => {
+    const { message, extensions, cause } = error as Error & { extensions?: Record<string, unknown> };
+    return extensions?.code === "UNAUTHENTICATED"
+      ? unauthenticated(`${message}. ${how}`, extensions, cause)
+      : error;
+  };
+
   return {
     recall,
+    requireRole(claims) {
+      if (claims.role !== undefined) return claims;
+      const demand = "This server answers only requests with a token: Authorization: Bearer <token>";
+      throw withHint(unauthenticated(demand));
+    },
     async authenticate(authorization) {
-      if (!authorization) return anonymous;
-      const token = /^Bearer ([\w-]+\.[\w-]+\.[\w-]+)$/i.exec(authorization)?.[1];
-      if (!token)
-        throw unauthenticated("The Authorization header is not of the form: Bearer <JSON Web Token>");
       const cached = recall(authorization);
-      if (cached) return cached;
-      const claims = await toClaims(
-        await verify(token).catch((error: unknown) => explain(error, isRepeated)),
-        findRole,
-      );
-      known.set(authorization, { claims, until: Math.min(claims.expiresAt! * 1000, Date.now() + KNOWN_MS) });
-      return claims;
+      if (cached || !authorization) return cached ?? anonymous;
+      try {
+        const claims = await check(authorization);
+        const until = Math.min(claims.expiresAt! * 1000, Date.now() + KNOWN_MS);
+        known.set(authorization, { claims, until });
+        return claims;
+      } catch (error) {
+        throw withHint(error);
+      }
     },
   };
 }

@@ -8,13 +8,16 @@ import { refusal } from "../graphql/errors.ts";
 import { isPage } from "../graphql/graphiql.ts";
 import { NODE_HEADER, POSITION_HEADER, READ_HEADER } from "../graphql/position.ts";
 
-export async function addHeaders(
-  app: FastifyInstance,
-  { CORS_ORIGINS, READ_DATABASE_URLS }: Config,
-): Promise<void> {
+/** A page that somebody develops on this machine; on the embedded database they may ask unless others are named. */
+const DEVELOPMENT = /^http:\/\/(localhost|127\.0\.0\.1)(:\d+)?$/;
+
+export async function addHeaders(app: FastifyInstance, config: Config): Promise<void> {
+  const { CORS_ORIGINS, DATABASE_URL, READ_DATABASE_URLS } = config;
+  const origins: (string | RegExp)[] =
+    CORS_ORIGINS.length > 0 || DATABASE_URL !== undefined ? CORS_ORIGINS : [DEVELOPMENT];
   app.addHook("onRequest", (request, _reply, done) => {
     // Browsers open sockets to any address; only their Origin says for whom.
-    const isRefused = request.ws && !isOwnOrAllowed(request, CORS_ORIGINS);
+    const isRefused = request.ws && !isOwnOrAllowed(request, origins);
     done(
       isRefused
         ? refusal("FORBIDDEN", "This origin may not open sockets; CORS_ORIGINS lists those that may")
@@ -37,14 +40,14 @@ export async function addHeaders(
     reply.headers(isPage(routeOptions.url) ? ofPages : ofData);
     done();
   });
-  if (CORS_ORIGINS.length === 0) return;
+  if (origins.length === 0) return;
   // The page is for people, and may hold a token: no other page reads it.
   app.addHook("onRoute", (route) => {
     if (isPage(route.url)) route.config = { ...route.config, cors: false };
   });
   const ofReplicas = (names: string[]): string[] => (READ_DATABASE_URLS.length > 0 ? names : []);
   await app.register(cors, {
-    origin: CORS_ORIGINS,
+    origin: origins,
     methods: ["GET", "POST"],
     allowedHeaders: [
       ...["authorization", "content-type", "if-none-match", "x-request-id", "traceparent"],
@@ -56,9 +59,10 @@ export async function addHeaders(
   });
 }
 
-function isOwnOrAllowed({ headers, host }: FastifyRequest, allowed: string[]): boolean {
+function isOwnOrAllowed({ headers, host }: FastifyRequest, allowed: (string | RegExp)[]): boolean {
   const { origin } = headers;
-  if (origin === undefined || allowed.includes(origin)) return true;
+  if (origin === undefined) return true;
+  if (allowed.some((one) => (typeof one === "string" ? one === origin : one.test(origin)))) return true;
   return URL.canParse(origin) && new URL(origin).host === host;
 }
 

@@ -5,7 +5,7 @@ import type { AddressInfo } from "node:net";
 import { exportJWK, SignJWT, UnsecuredJWT, type JWK } from "jose";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { loadConfig } from "../../src/config.ts";
-import { createAuthenticator } from "../../src/http/auth.ts";
+import { createAuthenticator, type Claims } from "../../src/http/auth.ts";
 import { createToken } from "../../src/http/token.ts";
 
 const SECRET = "0123456789abcdefghijklmnopqrstuvwxyz";
@@ -99,7 +99,7 @@ describe("with a secret", () => {
     vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 3_601_000 });
     expect(await code(check(token))).toMatchObject({
       code: "UNAUTHENTICATED",
-      message: "The token has expired",
+      message: expect.stringMatching(/^The token has expired\. `npx strata token --role reader` prints one/),
     });
   });
 
@@ -209,6 +209,19 @@ describe("with a key set", () => {
       );
     expect(faults).toMatchObject([{ isRepeated: false }, { isRepeated: true }, { isRepeated: true }]);
   });
+});
+
+test("who has no token reads how to get one", () => {
+  const demand = (environment: Record<string, string>) => {
+    const { requireRole } = configured(environment);
+    return () => requireRole({ role: undefined } as Claims);
+  };
+  expect(demand({ JWT_SECRET: SECRET })).toThrow(
+    /Bearer <token>\. `npx strata token --role reader` prints one/,
+  );
+  expect(demand({ JWKS_URL: "https://id.example/keys", JWT_ISSUER: "https://id.example" })).toThrow(
+    /Bearer <token>\. The identity provider \(https:\/\/id\.example\) issues tokens$/,
+  );
 });
 
 describe("configuration", () => {

@@ -2,6 +2,7 @@
 import { getIntrospectionQuery } from "grafast/graphql";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createTestApp, type TestApp } from "../support/app.ts";
+import { isServer } from "../support/database.ts";
 
 const get = (server: TestApp, url: string, headers: Record<string, string> = {}) =>
   server.inject({ method: "GET", url, headers });
@@ -80,6 +81,30 @@ describe("offered to nobody", () => {
     expect((await server.ask("operator", "{ __schema { types { name } } }")).errors[0]?.extensions.code).toBe(
       "FORBIDDEN",
     );
+  });
+});
+
+describe("pages under development on this machine", () => {
+  let server: TestApp;
+  beforeAll(async () => {
+    server = await createTestApp({ ANONYMOUS_ROLE: "reader" });
+  });
+  afterAll(() => server.close());
+
+  test("may ask the embedded database, not one that others have, nor from elsewhere", async () => {
+    for (const [origin, isLocal] of [
+      ["http://localhost:5173", true],
+      ["http://127.0.0.1:3000", true],
+      ["http://localhost", true],
+      ["https://localhost.evil.example", false],
+      ["http://localhost:1.evil.example", false],
+      ["null", false],
+    ] as const) {
+      const { headers } = await server.ask("nobody", "{ __typename }", {}, { origin });
+      expect(headers["access-control-allow-origin"], origin).toBe(isLocal && !isServer ? origin : undefined);
+    }
+    const page = await get(server, "/graphiql", { origin: "http://localhost:5173" });
+    expect(page.headers["access-control-allow-origin"]).toBeUndefined();
   });
 });
 
