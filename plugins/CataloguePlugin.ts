@@ -1,6 +1,7 @@
 // The database's description of itself beyond PostgreSQL's own catalogue: datasets with their fields, and which relations
 // only a refresh changes.
 import { withPgClientFromPgService } from "@dataplan/pg";
+import { getNullableType } from "grafast/graphql";
 import { gatherConfig } from "graphile-build";
 import type {} from "postgraphile";
 import type { Refreshed } from "./RefreshedPlugin.ts";
@@ -19,6 +20,8 @@ interface Catalogue {
   refreshed: Refreshed;
   /** Stored columns that hold the day of a time column. */
   days: { relation: string; day: string; time: string }[];
+  /** Columns that some role may not read which reads others of the relation. */
+  restricted: { relation: string; column: string }[];
 }
 
 declare global {
@@ -38,6 +41,10 @@ declare module "graphile-build-pg" {
   interface PgResourceTags {
     /** Its rows change only by a refresh. */
     refreshed: true;
+  }
+  interface PgCodecAttributeTags {
+    /** Not every role that reads the relation may read it. */
+    restricted: true;
   }
 }
 
@@ -70,7 +77,17 @@ const CATALOGUE = `
        and pg_catalog.pg_get_expr(d.adbin, d.adrelid) in (
          format('(%I)::date', t.attname), format('%I::date', t.attname), format('date(%I)', t.attname),
          format('((%I AT TIME ZONE ''UTC''::text))::date', t.attname))
-    ) as days
+    ) as days,
+    (select coalesce(json_agg(json_build_object('relation', c.oid::text, 'column', a.attname)), '[]')
+     from pg_catalog.pg_class c
+       join pg_catalog.pg_namespace n on n.oid = c.relnamespace and n.nspname in ('production', 'analytics')
+       join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+     where c.relkind in ('r', 'v', 'm', 'p', 'f') and exists (
+       select from pg_catalog.pg_roles r
+       where has_any_column_privilege(r.oid, c.oid, 'select') and not has_column_privilege(r.oid, c.oid, a.attnum, 'select')
+         and not r.rolsuper and r.rolname <> current_user
+         and (pg_has_role(r.oid, 'strata_reader', 'member') or pg_has_role(r.oid, 'strata_ingestor', 'member')))
+    ) as restricted
   from refreshed`;
 
 /** Schema strata, its datasets or a function is not there. */
@@ -112,17 +129,30 @@ export const CataloguePlugin: GraphileConfig.Plugin = {
     },
     hooks: {
       async pgIntrospection_introspection(info, { introspection }) {
-        const { refreshed, days } = await info.helpers.strataCatalogue.get();
+        const { refreshed, days, restricted } = await info.helpers.strataCatalogue.get();
         for (const relation of introspection.classes) {
           if (refreshed.relations.includes(relation._id)) tagsOf(relation).refreshed = true;
         }
+        const find = (relation: string, name: string) =>
+          introspection.classes.find(({ _id }) => _id === relation)?.getAttribute({ name });
         for (const { relation, day, time } of days) {
-          const column = introspection.classes
-            .find(({ _id }) => _id === relation)
-            ?.getAttribute({ name: day });
+          const column = find(relation, day);
           if (column) tagsOf(column).dayOf = time;
+        }
+        for (const { relation, column: name } of restricted) {
+          const column = find(relation, name);
+          if (column) tagsOf(column).restricted = true;
         }
       },
     },
   }),
+  schema: {
+    hooks: {
+      // Whoever may not read the column gets null, and an error that names it, instead of nothing at all.
+      GraphQLObjectType_fields_field(field, _build, { scope: { pgFieldAttribute } }) {
+        if (!pgFieldAttribute?.extensions?.tags?.restricted) return field;
+        return { ...field, type: getNullableType(field.type) };
+      },
+    },
+  },
 };

@@ -1,10 +1,11 @@
 import type { PgCodec, PgCodecRelation, PgResource } from "@dataplan/pg";
+import type { GraphQLField } from "grafast/graphql";
 import type {} from "graphile-build-pg";
 import type {} from "postgraphile";
 
 /** Where in the database a field's value comes from. */
 type FieldSource =
-  | { kind: "column"; column: string; codec: PgCodec }
+  | { kind: "column"; column: string; codec: PgCodec; of: PgCodec }
   | { kind: "row"; resource: PgResource; key: { argument: string; column: string; codec: PgCodec }[] }
   | { kind: "rows"; resource: PgResource }
   | { kind: "relatedRow" | "relatedRows"; relation: PgCodecRelation };
@@ -14,6 +15,26 @@ declare module "graphql" {
   interface GraphQLFieldExtensions<_TSource, _TContext, _TArgs> {
     strataSource?: FieldSource | undefined;
   }
+}
+
+/** What a role needs a right on to read a field. */
+export interface Asked {
+  schema: string;
+  relation: string;
+  /** Undefined for a field whose rows are those of the relation. */
+  column: string | undefined;
+}
+
+export function sourceOf(field: GraphQLField<unknown, unknown> | null | undefined): Asked | undefined {
+  const source = field?.extensions.strataSource;
+  if (!source) return undefined;
+  const column = source.kind === "column" ? source.column : undefined;
+  const { extensions } =
+    source.kind === "column"
+      ? source.of
+      : (("relation" in source ? source.relation.remoteResource : source.resource) as PgResource).codec;
+  const { schemaName: schema, name: relation } = extensions?.pg ?? {};
+  return schema === undefined || relation === undefined ? undefined : { schema, relation, column };
 }
 
 /** Remembers of each field what its plan reads, for readers of the schema that do not plan. */
@@ -30,7 +51,7 @@ export const SourcesPlugin: GraphileConfig.Plugin = {
             const column = attributes.find(([, attribute]) => attribute === pgFieldAttribute)?.[0];
             return column === undefined
               ? undefined
-              : { kind: "column", column, codec: pgFieldAttribute.codec };
+              : { kind: "column", column, codec: pgFieldAttribute.codec, of: pgCodec as PgCodec };
           }
           if (pgRelationDetails) {
             const { registry, codec, relationName } = pgRelationDetails;

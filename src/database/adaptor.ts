@@ -44,6 +44,8 @@ export interface Operation {
   readonly route: Route | undefined;
   /** True if a query has failed on a replica: it is to be executed once more, then on the primary. */
   startOver(): boolean;
+  /** For a query that is to be executed once more, as another document. */
+  restart(): void;
   /** Milliseconds in which at least one statement was waited for, and their number. */
   readonly sql: { milliseconds: number; statements: number };
   readonly kind: Kind;
@@ -239,10 +241,15 @@ export function createOperation(options: OperationOptions): Operation {
     if (kind !== "query" || ended || route?.failure === undefined) return false;
     nodes!.startOver(route, route.failure);
     route.failure = undefined;
+    restart();
+    return true;
+  }
+
+  function restart(): void {
     budget.received = 0;
+    expected = Infinity;
     reading?.abandon();
     reading = undefined;
-    return true;
   }
 
   function end(): void {
@@ -262,6 +269,7 @@ export function createOperation(options: OperationOptions): Operation {
     waitFor,
     end,
     startOver,
+    restart,
     route,
     sql,
     get kind() {

@@ -13,7 +13,11 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
     meaning:
       "The token is missing, malformed, expired (`reason: expired`) or has no known role. Get a new one; do not retry with the same.",
   },
-  FORBIDDEN: { status: 403, meaning: "The role may not do this. Another role may." },
+  FORBIDDEN: {
+    status: 403,
+    meaning:
+      "The role may not do this. Another role may. Of a query, only what the role may not read is null, and `type` and `field` name it.",
+  },
   OPERATION_NOT_PERSISTED: {
     status: 403,
     meaning: "`PERSISTED_OPERATIONS_ONLY` is on, and the operation is not one of them.",

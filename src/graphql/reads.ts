@@ -14,6 +14,7 @@ import { isCancelled, type Settings } from "../database/adaptor.ts";
 import { createBatches, TookLong, type Batches, type BatchesOptions } from "../database/batches.ts";
 import { ResponseTooLarge } from "../database/budget.ts";
 import { isUnavailable } from "../database/unavailable.ts";
+import { findForbidden, hideFields, isRefused, nameForbidden, type Forbidden } from "./forbidden.ts";
 import type { OperationCache } from "./operation-cache.ts";
 import { compileRead, type Read } from "./reads/compile.ts";
 import type { Statement } from "./reads/shapes.ts";
@@ -33,6 +34,7 @@ const BYTES_PER_READ = 100_000;
 
 type Args = Grafast.ExecutionArgs;
 type Context = Grafast.Context & { pgSettings: Settings };
+type Next = () => unknown;
 
 /** An argument was rejected by its own code, in the filter's plain words: the planner says the same to the client. */
 export const isAboutArguments = (error: unknown): boolean =>
@@ -139,6 +141,44 @@ export function createReadsPlugin({
     }
   }
 
+  /** As `answer`, but with null for what the role may not read. */
+  async function answerVisible(args: Args, forbidden: Forbidden, role: string) {
+    const statement = readOf(args)?.statementFor(args.variableValues ?? {});
+    if (!statement) return undefined;
+    try {
+      const data = await run(args.contextValue as Context, statement);
+      return { data: data as never, errors: hideFields(forbidden, JSON.parse(data), role) };
+    } catch {
+      return undefined;
+    }
+  }
+
+  async function planVisible(next: Next, args: Args, forbidden: Forbidden, role: string) {
+    const { document: asked, outputDataAsString, contextValue } = args;
+    (contextValue as Context).operation.restart();
+    Object.assign(args, { document: forbidden.document, outputDataAsString: false });
+    try {
+      const result = (await next()) as ExecutionResult;
+      const errors = [...hideFields(forbidden, result.data, role), ...(result.errors ?? [])];
+      const data = result.data && outputDataAsString ? JSON.stringify(result.data) : result.data;
+      return { data: data as never, errors };
+    } finally {
+      Object.assign(args, { document: asked, outputDataAsString });
+    }
+  }
+
+  /** Executes a query once more that was refused a right, without what the role may not read. */
+  async function withoutForbidden(next: Next, args: Args, refused: ExecutionResult, isRead: boolean) {
+    const role = (args.contextValue as Context).claims.databaseRole!;
+    const forbidden = await findForbidden(operations.pool, args, role);
+    if (!forbidden) return refused;
+    const { document } = forbidden;
+    const visible =
+      document && isRead ? await answerVisible({ ...args, document }, forbidden, role) : undefined;
+    const result = visible ?? (document ? await planVisible(next, args, forbidden, role) : refused);
+    return nameForbidden(result, forbidden.others, role);
+  }
+
   return {
     name: "ReadsPlugin",
     version: "1.0.0",
@@ -147,17 +187,17 @@ export function createReadsPlugin({
         async execute(next, { args }) {
           const operation = getOperationAST(args.document, args.operationName);
           // Over WebSocket results are objects; an error behaviour of one's own is the planner's to follow.
-          const isRead =
-            operation?.operation === OperationTypeNode.QUERY &&
-            args.requestContext?.fastifyv5 &&
-            args.onError == null;
+          const isQuery = operation?.operation === OperationTypeNode.QUERY;
+          const isRead = isQuery && args.requestContext?.fastifyv5 !== undefined && args.onError == null;
           const result = isRead && (await answer(args as Args));
           if (result) return result;
           const leave = await (args.contextValue as Context).turn.take();
           try {
-            const planned = await next();
+            let planned = await next();
             const { operation: reading } = args.contextValue as Context;
-            return !isAsyncIterable(planned) && reading.startOver() ? await next() : planned;
+            if (!isAsyncIterable(planned) && reading.startOver()) planned = await next();
+            if (!isQuery || isAsyncIterable(planned) || !planned.errors?.some(isRefused)) return planned;
+            return await withoutForbidden(next, args as Args, planned, isRead);
           } finally {
             leave();
           }

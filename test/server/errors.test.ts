@@ -34,7 +34,7 @@ test("a caller without a token is UNAUTHENTICATED, one without the right is FORB
 
   const reader = await server.ask("reader", "{ users { nodes { username email } } }");
   expect(reader.errors[0]).toMatchObject({ extensions: { code: "FORBIDDEN" } });
-  expect(reader.errors[0]!.message).toBe("Your role may not do this");
+  expect(reader.errors[0]!.message).toBe("Your role (strata_reader) may not read `email` of `User`");
   expectNothingInternal(JSON.stringify(reader));
 });
 

@@ -19,6 +19,7 @@ import {
 } from "grafast/graphql";
 import { sql, type SQL } from "pg-sql2";
 import type {} from "../../../plugins/SourcesPlugin.ts";
+import { isHidden } from "../forbidden.ts";
 import { createShapes, type Statement, type Variables } from "./shapes.ts";
 import { cursorOf, isAfter } from "./cursor.ts";
 import { columnOf, conjunction, jsonOf, orderBy, rowOf, selectionOf, verbatim, type Row } from "./select.ts";
@@ -134,7 +135,8 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
       // Keys are GraphQL names: there is nothing in them to escape.
       parts.push(`${parts.length > 0 ? "," : "{"}"${key}":`);
       const field = type.getFields()[name];
-      if (name === "__typename") parts.push(`"${type.name}"`);
+      if (isHidden(node)) parts.push("null");
+      else if (name === "__typename") parts.push(`"${type.name}"`);
       else parts.push(field ? json(node, field) : leaveToPlanner(name));
     }
     parts.push("}");
