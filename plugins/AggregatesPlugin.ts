@@ -54,6 +54,15 @@ export const AggregatesPlugin: GraphileConfig.Plugin = {
         return build;
       },
 
+      // Of no rows there are none.
+      GraphQLObjectType_fields_field(field, build, { Self }) {
+        if (!Self.name.endsWith("DistinctCountAggregates")) return field;
+        return {
+          ...field,
+          type: new build.graphql.GraphQLNonNull(build.graphql.getNullableType(field.type)),
+        };
+      },
+
       // Times have neither a sum nor a mean, and how many there are is no time.
       GraphQLInputObjectType_fields(fields, _build, { Self }) {
         if (!/Having(Sum|Average|DistinctCount)Input$/.test(Self.name)) return fields;

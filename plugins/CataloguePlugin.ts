@@ -22,6 +22,8 @@ interface Catalogue {
   days: { relation: string; day: string; time: string }[];
   /** Columns that some role may not read which reads others of the relation. */
   restricted: { relation: string; column: string }[];
+  /** Columns of views and metrics that are never NULL, as their queries show. */
+  not_null: { relation: string; column: string }[];
 }
 
 declare global {
@@ -87,7 +89,15 @@ const CATALOGUE = `
        where has_any_column_privilege(r.oid, c.oid, 'select') and not has_column_privilege(r.oid, c.oid, a.attnum, 'select')
          and not r.rolsuper and r.rolname <> current_user
          and (pg_has_role(r.oid, 'strata_reader', 'member') or pg_has_role(r.oid, 'strata_ingestor', 'member')))
-    ) as restricted
+    ) as restricted,
+    (select coalesce(json_agg(json_build_object('relation', c.oid::text, 'column', a.attname)), '[]')
+     from pg_catalog.pg_class c
+       join pg_catalog.pg_namespace n on n.oid = c.relnamespace and n.nspname in ('production', 'analytics')
+       cross join lateral unnest(strata.never_null_columns(c.oid)) never_null (place)
+       join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = never_null.place
+     where (c.relkind in ('v', 'm') or exists (select from strata.metrics m where to_regclass(strata.metric_table(m)) = c.oid))
+       and not a.attnotnull
+    ) as not_null
   from refreshed`;
 
 /** Schema strata, its datasets or a function is not there. */
@@ -129,7 +139,7 @@ export const CataloguePlugin: GraphileConfig.Plugin = {
     },
     hooks: {
       async pgIntrospection_introspection(info, { introspection }) {
-        const { refreshed, days, restricted } = await info.helpers.strataCatalogue.get();
+        const { refreshed, days, restricted, not_null: notNull } = await info.helpers.strataCatalogue.get();
         for (const relation of introspection.classes) {
           if (refreshed.relations.includes(relation._id)) tagsOf(relation).refreshed = true;
         }
@@ -142,6 +152,10 @@ export const CataloguePlugin: GraphileConfig.Plugin = {
         for (const { relation, column: name } of restricted) {
           const column = find(relation, name);
           if (column) tagsOf(column).restricted = true;
+        }
+        for (const { relation, column: name } of notNull) {
+          const column = find(relation, name);
+          if (column) tagsOf(column).notNull ??= true;
         }
       },
     },

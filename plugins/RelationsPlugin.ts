@@ -14,6 +14,8 @@ const isPlain = ({ attname }: PgAttribute): boolean => !/[",()|]/.test(attname);
 const constraintsOf = (relation: PgClass, type: string) =>
   relation.getConstraints().filter(({ contype }) => contype === type);
 
+const isNotNull = (column: PgAttribute): boolean => column.attnotnull || Boolean(tagsOf(column).notNull);
+
 interface Key {
   columns: PgAttribute[];
   /** NULL is a value like any other. */
@@ -29,10 +31,8 @@ function keyOfIndex(relation: PgClass): Key | undefined {
       return [];
     const isNullable = Boolean((index as PgIndex & { indnullsnotdistinct?: boolean }).indnullsnotdistinct);
     const key = { columns: columns as PgAttribute[], isNullable };
-    const isKey = relation.relkind === "m" || isNullable || key.columns.every(({ attnotnull }) => attnotnull);
-    return isKey
-      ? [{ ...key, isNullable: isNullable && !key.columns.every(({ attnotnull }) => attnotnull) }]
-      : [];
+    const isKey = relation.relkind === "m" || isNullable || key.columns.every(isNotNull);
+    return isKey ? [{ ...key, isNullable: isNullable && !key.columns.every(isNotNull) }] : [];
   });
   return found.find(({ isNullable }) => !isNullable) ?? found[0];
 }

@@ -169,6 +169,107 @@ $$;
 
 comment on function strata.plain_column(jsonb, jsonb) is 'The column of a table that an expression in a parse tree is; empty if it is more than a column.';
 
+-- Whether an expression of a query is never null, by what its parse tree shows: columns that are NOT NULL, counts, the
+-- groups' own columns, sums of what is never null, and what is computed of such values by functions that give null for
+-- null alone. What is not listed may be null.
+create or replace function strata.never_null(query jsonb, node jsonb)
+returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  kind text := node #>> '{_,0}';
+  entry jsonb;
+  place integer;
+  parts jsonb;
+begin
+  case kind
+    when 'CONST' then return node #>> '{constisnull,0}' = 'false';
+    when 'NULLTEST' then return true;
+    when 'RELABELTYPE', 'COERCEVIAIO' then return strata.never_null(query, node #> '{arg,0}');
+    when 'COALESCEEXPR', 'COALESCE', 'MINMAXEXPR', 'MINMAX' then
+      return exists (select from jsonb_array_elements(node #> '{args,0}') a where jsonb_typeof(a) = 'object' and strata.never_null(query, a));
+    when 'CASEEXPR', 'CASE' then
+      parts := jsonb_path_query_array(node, 'strict $.args[0][*] ? (@.type() == "object").result[0]') || jsonb_build_array(node #> '{defresult,0}');
+    when 'AGGREF' then
+      if (node #>> '{aggfnoid,0}')::oid in ('count()'::regprocedure, 'count("any")'::regprocedure) then return true; end if;
+      -- A group has a row at least; all rows together may be none.
+      if node #>> '{aggfilter,0}' <> '<>' or query #>> '{groupClause,0}' = '<>' or query #>> '{groupingSets,0}' <> '<>'
+         or not exists (select from pg_proc p where p.oid = (node #>> '{aggfnoid,0}')::oid and p.pronamespace = 'pg_catalog'::regnamespace
+                          and p.proname in ('sum', 'min', 'max', 'avg', 'bool_and', 'bool_or', 'every')) then return false; end if;
+      parts := jsonb_path_query_array(node, 'strict $.args[0][*] ? (@.type() == "object").expr[0]');
+    when 'WINDOWFUNC' then
+      return (node #>> '{winfnoid,0}')::oid in ('count()'::regprocedure, 'count("any")'::regprocedure, 'row_number()'::regprocedure, 'rank()'::regprocedure, 'dense_rank()'::regprocedure);
+    when 'FUNCEXPR' then
+      if not exists (select from pg_proc p where p.oid = (node #>> '{funcid,0}')::oid and p.pronamespace = 'pg_catalog'::regnamespace
+                       and p.proname in ('date_trunc', 'date', 'timestamp', 'timestamptz', 'timezone', 'int2', 'int4', 'int8', 'float4', 'float8', 'numeric',
+                                         'text', 'varchar', 'bpchar', 'round', 'floor', 'ceil', 'ceiling', 'trunc', 'abs', 'lower', 'upper', 'btrim')) then return false; end if;
+      parts := node #> '{args,0}';
+    when 'OPEXPR' then
+      if not exists (select from pg_operator o join pg_type t on t.oid = o.oprresult where o.oid = (node #>> '{opno,0}')::oid
+                       and o.oprnamespace = 'pg_catalog'::regnamespace and t.typcategory in ('N', 'D', 'T') and o.oprname in ('+', '-', '*', '/', '%')) then return false; end if;
+      parts := node #> '{args,0}';
+    when 'VAR' then
+      -- The other side of an outer join, or a total of grouping sets, has no value.
+      if node #>> '{varlevelsup,0}' <> '0' or query #>> '{groupingSets,0}' <> '<>'
+         or jsonb_path_exists(query -> 'jointree', 'strict $.** ? (@._[0] == "JOINEXPR" && @.jointype[0] != "0")') then return false; end if;
+      entry := query #> array['rtable', '0', ((node #>> '{varno,0}')::integer - 1)::text];
+      place := (node #>> '{varattno,0}')::integer;
+      case entry #>> '{rtekind,0}'
+        when '0' then return strata.never_null_columns((entry #>> '{relid,0}')::oid, place) <> '{}';
+        when '1' then return strata.never_null_output(entry #> '{subquery,0}', place);
+        when '2', '9' then return strata.never_null(query, coalesce(entry #> '{joinaliasvars,0}', entry #> '{groupexprs,0}') -> (place - 1));
+        else return false;
+      end case;
+    else return false;
+  end case;
+  return coalesce((select bool_and(strata.never_null(query, p)) from jsonb_array_elements(parts) p where jsonb_typeof(p) = 'object'), false)
+     and not exists (select from jsonb_array_elements(parts) p where jsonb_typeof(p) = 'string');
+end
+$$;
+
+comment on function strata.never_null(jsonb, jsonb) is 'Whether an expression in a parse tree is provably never null.';
+
+create or replace function strata.never_null_output(query jsonb, place integer)
+returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  if query #>> '{setOperations,0}' <> '<>' then
+    return (
+      select bool_and(strata.never_null_output(query #> array['rtable', '0', ((r #>> '{rtindex,0}')::integer - 1)::text, 'subquery', '0'], place))
+      from jsonb_path_query(query -> 'setOperations', 'strict $.** ? (@._[0] == "RANGETBLREF")') r);
+  end if;
+  return coalesce((
+    select strata.never_null(query, t #> '{expr,0}') from jsonb_array_elements(query #> '{targetList,0}') t
+    where jsonb_typeof(t) = 'object' and t #>> '{resno,0}' = place::text), false);
+end
+$$;
+
+comment on function strata.never_null_output(jsonb, integer) is 'Whether a column of a query is provably never null.';
+
+-- A metric is kept in a table, whose columns have no constraints of their own: its query says what they hold.
+create or replace function strata.never_null_columns(relation oid, only_column integer default null)
+returns integer[]
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  query_view oid;
+  query jsonb;
+begin
+  select coalesce((select to_regclass(strata.metric_query(m.metric)) from strata.metrics m where to_regclass(strata.metric_table(m)) = relation), relation)
+  into query_view;
+  -- The machinery's own views are deep, and say what they are by tags.
+  select strata.node_tree(w.ev_action::text) #> '{0}' into query
+  from pg_rewrite w join pg_class c on c.oid = w.ev_class
+  where w.ev_class = query_view and w.rulename = '_RETURN' and (only_column is null or query_view <> relation or c.relnamespace <> 'strata'::regnamespace);
+  return array(
+    select a.attnum::integer
+    from pg_attribute a left join pg_attribute q on q.attrelid = query_view and q.attname = a.attname
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attnum = coalesce(only_column, a.attnum)
+      and case when a.attnotnull or query is null then a.attnotnull else strata.never_null_output(query, q.attnum) end
+    order by a.attnum);
+end
+$$;
+
+comment on function strata.never_null_columns(oid, integer) is 'Numbers of the columns of a table, view or metric that are provably never null.';
+
 -- Functions that read more than their arguments. Of PostgreSQL's own, those that are only stable because they
 -- format or convert by a setting are safe: whatever computes metrics uses the same settings.
 create or replace function strata.unsteady_calls(tree text)

@@ -40,7 +40,7 @@ begin atomic
     union all
     select concat_ws(' ', 'dataset', d.dataset, d.extras_column, array(select f::text from strata.fields(d.dataset) f)) from strata.datasets d
     union all
-    select concat_ws(' ', 'metric', m.metric, m.partition_column, m.key_columns, m.mode) from strata.metrics m
+    select concat_ws(' ', 'metric', m.metric, m.partition_column, m.key_columns, m.mode, md5(m.query)) from strata.metrics m
   ) x (item);
 end;
 

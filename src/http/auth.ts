@@ -28,7 +28,7 @@ const unauthenticated = (message: string, extensions?: Record<string, unknown>, 
 const howToGetOne = ({ JWKS_URL, JWT_ISSUER }: Config): string =>
   JWKS_URL
     ? `The identity provider${JWT_ISSUER === undefined ? "" : ` (${JWT_ISSUER})`} issues tokens`
-    : "`npx strata token --role reader` prints one, where the server is installed";
+    : "`strata token --role reader` prints one, where the server is installed";
 
 export interface Authenticator {
   /** Takes the Authorization header's value; throws UNAUTHENTICATED, or SERVICE_UNAVAILABLE without the keys. */

@@ -99,7 +99,7 @@ describe("with a secret", () => {
     vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 3_601_000 });
     expect(await code(check(token))).toMatchObject({
       code: "UNAUTHENTICATED",
-      message: expect.stringMatching(/^The token has expired\. `npx strata token --role reader` prints one/),
+      message: expect.stringMatching(/^The token has expired\. `strata token --role reader` prints one/),
     });
   });
 
@@ -217,7 +217,7 @@ test("who has no token reads how to get one", () => {
     return () => requireRole({ role: undefined } as Claims);
   };
   expect(demand({ JWT_SECRET: SECRET })).toThrow(
-    /Bearer <token>\. `npx strata token --role reader` prints one/,
+    /Bearer <token>\. `strata token --role reader` prints one/,
   );
   expect(demand({ JWKS_URL: "https://id.example/keys", JWT_ISSUER: "https://id.example" })).toThrow(
     /Bearer <token>\. The identity provider \(https:\/\/id\.example\) issues tokens$/,
