@@ -2,7 +2,7 @@ import tseslint from "typescript-eslint";
 
 /** Folders of src/ in the order of their dependencies: each line may import from the lines above it, and from itself. */
 const layers = [
-  ["database", "embedded"],
+  ["database", "embedded", "processes"],
   ["ingest", "pipeline", "sample", "add"],
   ["graphql", "guard", "http", "worker", "doctor"],
   ["commands"],

@@ -113,6 +113,10 @@ const schema = z.object({
     .refine((urls) => urls.every((value) => /^postgres(ql)?:\/\//.test(value) && URL.canParse(value)), {
       error: "expected postgres://user:password@host:port/database, several separated by commas or spaces",
     }),
+  // Processes that serve together; auto: as many as cores and connections allow.
+  PROCESSES: z
+    .union([z.literal("auto"), integer(1, 64, 1)], { error: "expected a number from 1 to 64, or auto" })
+    .default(1),
   DATA_DIR: z.string().default(".data"),
   DATASETS_DIR: z.string().default("datasets"),
   HOST: z.string().default("127.0.0.1"),
@@ -210,6 +214,10 @@ const CONTRADICTIONS: [applies: (config: z.output<typeof schema>) => boolean, me
   [
     (config) => config.READ_DATABASE_URLS.length > 0 && config.DATABASE_URL === undefined,
     "READ_DATABASE_URLS needs DATABASE_URL, the primary of these replicas",
+  ],
+  [
+    ({ PROCESSES, DATABASE_URL }) => PROCESSES !== "auto" && PROCESSES > 1 && DATABASE_URL === undefined,
+    "PROCESSES needs DATABASE_URL: the embedded database is served by one process",
   ],
   [
     (config) => config.PERSISTED_OPERATIONS_ONLY && config.PERSISTED_OPERATIONS_DIR === undefined,

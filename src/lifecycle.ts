@@ -22,6 +22,8 @@ const PATIENCE = 0.7;
 export function createLifecycle(
   logger: Logger,
   { SHUTDOWN_TIMEOUT_MS, SHUTDOWN_DELAY_MS }: Pick<Config, "SHUTDOWN_TIMEOUT_MS" | "SHUTDOWN_DELAY_MS">,
+  /** Empty where another process decides when this one stops. */
+  signals: readonly NodeJS.Signals[] = STOP_SIGNALS,
 ): Lifecycle {
   const stopping = new AbortController();
   const hurry = new AbortController();
@@ -50,7 +52,7 @@ export function createLifecycle(
     process.exit(exitCode);
   }
 
-  for (const signal of STOP_SIGNALS) {
+  for (const signal of signals) {
     process.on(signal, () => {
       if (stopping.signal.aborted) {
         logger.warn(`${signal} again: ending at once`);

@@ -30,7 +30,11 @@ export async function createLogger(
   };
   if (json || !process.stdout.isTTY) {
     const destination = pino.destination({ dest: 1, sync: true, ...BUFFERED });
-    process.once("exit", () => destination.flushSync());
+    process.once("exit", () => {
+      // It notices that nobody reads any more, after which the next line does nothing instead of trying for ever.
+      destination.flush();
+      destination.flushSync();
+    });
     return pino(options, destination);
   }
   const { default: pretty } = await import("pino-pretty");

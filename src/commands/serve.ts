@@ -11,6 +11,9 @@ import { captureConsole, createLogger } from "../logger.ts";
 import { ensureSampleData } from "../sample/sample.ts";
 import { createApp, type AppOptions } from "../http/app.ts";
 import { createAuthenticator } from "../http/auth.ts";
+import { countProcesses } from "../processes/count.ts";
+import { joinSiblings, type Siblings } from "../processes/siblings.ts";
+import { supervise } from "../processes/supervisor.ts";
 import { listenWhileStarting } from "../http/starting.ts";
 import { startTracing } from "../tracing.ts";
 import { migrateWorker } from "../worker/worker.ts";
@@ -34,7 +37,17 @@ const GRACE_MS = 1_000;
 
 export async function serve(options: ServeOptions): Promise<void> {
   try {
-    await start(options);
+    const siblings = await joinSiblings();
+    const config = loadConfig();
+    const processes = siblings ? 1 : await countProcesses(config);
+    if (processes === 1) await start(options, config, siblings);
+    else
+      await supervise({
+        processes,
+        hasJobs: options.worker,
+        config,
+        logger: await createLogger(config, options),
+      });
   } catch (error) {
     // Unreferenced: a process that nothing holds ends at once.
     setTimeout(() => process.exit(1), GRACE_MS).unref();
@@ -42,8 +55,10 @@ export async function serve(options: ServeOptions): Promise<void> {
   }
 }
 
-async function start(options: ServeOptions): Promise<void> {
-  const config = loadConfig();
+async function start(options: ServeOptions, given: Config, siblings: Siblings | undefined): Promise<void> {
+  const { orders } = siblings ?? {};
+  const config = orders ? shareOf(given, orders.processes) : given;
+  const runsJobs = orders?.runsJobs ?? options.worker;
   const startedAt = Date.now();
   // A server that could not tell who is asking, or what may be asked, need not wait for its database.
   if (config.DATABASE_URL) createAuthenticator(config);
@@ -51,24 +66,29 @@ async function start(options: ServeOptions): Promise<void> {
   const logger = await createLogger(config, options);
   const tellPeople = options.json ? (): void => undefined : say;
   captureConsole(logger);
-  const lifecycle = createLifecycle(logger, config);
+  const lifecycle = createLifecycle(logger, config, siblings && []);
+  siblings?.onStop(() => void lifecycle.stop(0));
   const tracing = await startTracing(config);
   let worker: KeptWorker | undefined;
   let watching: Promise<void> | undefined;
 
   // The port comes first: a server that waits for its database is alive, and says that it is not ready.
-  const starting = await listenWhileStarting(config).catch((error: unknown) => {
-    throw explainListenError(error, config);
-  });
-  const parts = options.worker
+  // One of several processes takes the port when it is ready: others may serve already.
+  const starting = siblings
+    ? undefined
+    : await listenWhileStarting(config).catch((error: unknown) => {
+        throw explainListenError(error, config);
+      });
+  const parts = runsJobs
     ? { worker: () => worker?.state() ?? { ok: false, detail: "not started" } }
     : undefined;
   // Production is migrated on purpose; the embedded database follows the files by itself.
-  const watched = !config.DATABASE_URL || options.watch ? config.DATASETS_DIR : undefined;
+  const watched =
+    !config.DATABASE_URL || (options.watch && orders?.runsJobs !== false) ? config.DATASETS_DIR : undefined;
   const seen = watched && lookAt(watched);
   const { app, database } = await whenAvailable(config, logger, () =>
-    open(config, { logger, lifecycle, parts, tracing }, { tellPeople, watched }),
-  ).finally(() => starting.close());
+    open(config, { logger, lifecycle, parts, tracing, siblings }, { tellPeople, watched }),
+  ).finally(() => starting?.close());
   if (tracing) lifecycle.onStop(() => tracing.stop());
   lifecycle.onStop(() =>
     database.close({
@@ -78,12 +98,14 @@ async function start(options: ServeOptions): Promise<void> {
   );
   // Requests and jobs end side by side: together they have the time that SHUTDOWN_TIMEOUT_MS gives.
   lifecycle.onStop(() => Promise.all([app.close(), worker?.stop(), watching]));
-  await app.listen({ host: config.HOST, port: starting.port }).catch(async (error: unknown) => {
+  const port = starting?.port ?? config.PORT;
+  await app.listen({ host: config.HOST, port }).catch(async (error: unknown) => {
     await app.close();
     await database.close();
     throw explainListenError(error, config);
   });
-  if (options.worker)
+  siblings?.reportReady();
+  if (runsJobs)
     worker = keepWorker(
       {
         config,
@@ -104,7 +126,18 @@ async function start(options: ServeOptions): Promise<void> {
     void lifecycle.stop(1);
   });
   const tell = options.json ? (facts: object) => say(JSON.stringify({ ready: facts })) : undefined;
-  await announce({ config, database, port: starting.port, startedAt, tell });
+  if (orders?.announces !== false) await announce({ config, database, port, startedAt, tell });
+}
+
+/** The share of one process in what all of them may hold together. */
+function shareOf(config: Config, processes: number): Config {
+  const share = (whole: number): number => Math.ceil(whole / processes);
+  return {
+    ...config,
+    MAX_CONCURRENT_OPERATIONS: share(config.MAX_CONCURRENT_OPERATIONS),
+    RESPONSE_CACHE_MB: share(config.RESPONSE_CACHE_MB),
+    OPERATION_CACHE_MB: share(config.OPERATION_CACHE_MB),
+  };
 }
 
 async function open(

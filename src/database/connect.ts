@@ -1,6 +1,7 @@
 // One place that knows which database this process works on, and says in a sentence why it cannot.
 import pg from "pg";
 import type { Config } from "../config.ts";
+import { CONNECTIONS } from "./connections.ts";
 import { BYTES_PER_MB, meter } from "./budget.ts";
 import { ANSWER_MS, openEmbedded, type CloseOptions } from "../embedded/embedded.ts";
 
@@ -18,10 +19,14 @@ export interface Database {
 const SESSION_OPTIONS = "-c timezone=UTC";
 
 /** Milliseconds to connect to a replica for an operation: the primary answers if the replica does not. */
-export const REPLICA_CONNECTIONS: pg.PoolConfig = { pipeline: true, connectionTimeoutMillis: 2_000 };
+export const REPLICA_CONNECTIONS: pg.PoolConfig = {
+  max: CONNECTIONS.operations,
+  pipeline: true,
+  connectionTimeoutMillis: 2_000,
+};
 /** Milliseconds in which a node must say its role and position; one that takes longer counts as lost. */
 export const WATCH_CONNECTIONS: pg.PoolConfig = {
-  max: 1,
+  max: CONNECTIONS.watch,
   application_name: "strata watch",
   connectionTimeoutMillis: 2_000,
   query_timeout: 2_000,
@@ -31,6 +36,7 @@ export const WATCH_CONNECTIONS: pg.PoolConfig = {
 export function createPool(connection: pg.PoolConfig, options: pg.PoolConfig = {}): pg.Pool {
   const pool = new pg.Pool({
     application_name: "strata",
+    max: CONNECTIONS.main,
     connectionTimeoutMillis: 10_000,
     options: SESSION_OPTIONS,
     ...connection,
@@ -58,7 +64,7 @@ export function createOperationPool(
   database: Database,
 ) {
   const connection = pooled ? { connectionString: pooled, options: undefined } : database.connection;
-  const pool = createPool(connection, { pipeline: true });
+  const pool = createPool(connection, { max: CONNECTIONS.operations, pipeline: true });
   meter(pool);
   return { pool, prepare: !pooled, maxBytes: MAX_RESPONSE_MB * BYTES_PER_MB };
 }

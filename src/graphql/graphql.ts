@@ -12,6 +12,7 @@ import type { RetryQuarantinedRequest } from "../../plugins/RetryQuarantinedPlug
 import type { Config } from "../config.ts";
 import { SHARED_CONNECTIONS } from "../database/batches.ts";
 import { BYTES_PER_MB } from "../database/budget.ts";
+import { CONNECTIONS } from "../database/connections.ts";
 import { createOperationPool, createPool, type Database } from "../database/connect.ts";
 import { createNotifications } from "../database/notifications.ts";
 import { isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
@@ -22,6 +23,7 @@ import { queueStep, runStep } from "../pipeline/runs.ts";
 import { answerType, checkEncoding } from "../http/accept.ts";
 import { addAnswers, createAnswersPlugin } from "./response-cache.ts";
 import type { Authenticator, Claims } from "../http/auth.ts";
+import type { Siblings } from "../processes/siblings.ts";
 import { createQueue } from "../guard/queue.ts";
 import { createNodes } from "../database/nodes.ts";
 import { createDataVersion, createDataVersions } from "./data-version.ts";
@@ -55,6 +57,8 @@ export interface GraphqlOptions {
   log?: FastifyBaseLogger | undefined;
   /** Aborted when runs must not keep the process from ending any longer. */
   hurry?: AbortSignal;
+  /** The other processes of PROCESSES. */
+  siblings?: Siblings | undefined;
 }
 
 /** Settings of the transaction that every statement of a request runs in. */
@@ -137,7 +141,7 @@ export function createGraphql(options: GraphqlOptions) {
   const operations = { ...primary, nodes };
   const notifications = createNotifications(database.connection, nodes?.announce);
   // A connection that no other work can take.
-  const versions = createPool(database.connection, { max: 1, query_timeout: 5_000 });
+  const versions = createPool(database.connection, { max: CONNECTIONS.versions, query_timeout: 5_000 });
   const queue = createQueue({
     maxPlaces: config.MAX_CONCURRENT_OPERATIONS,
     maxTurns: Math.max(operations.pool.options.max - SHARED_CONNECTIONS - SPARED_CONNECTIONS, 1),
@@ -172,7 +176,7 @@ export function createGraphql(options: GraphqlOptions) {
       ...(options.observation ? [createObservationPlugin(options.observation)] : []),
       createTransactionsPlugin(operations),
       createPlansPlugin(operationCache),
-      createGuardPlugin(config, queue.enterTurn, operationCache),
+      createGuardPlugin(config, queue.enterTurn, operationCache, options.siblings),
       createAnswersPlugin(),
       createReadsPlugin({
         config,

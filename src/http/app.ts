@@ -22,6 +22,7 @@ import { addPipelineMetrics } from "./pipeline-metrics.ts";
 import { checksOf, watchNodes } from "./node-status.ts";
 import { createProbePool } from "./probe.ts";
 import { addPropose } from "./propose-route.ts";
+import type { Siblings } from "../processes/siblings.ts";
 import { addStudio } from "./studio.ts";
 import { addSlowRequests, CHECK_MS, REQUEST_TIMEOUT_MS } from "./request-timeout.ts";
 
@@ -33,12 +34,14 @@ export interface AppOptions {
   parts?: Record<string, () => Check>;
   tracing?: Tracing | undefined;
   lifecycle?: Pick<Lifecycle, "stopping" | "hurry">;
+  /** The other processes of PROCESSES. */
+  siblings?: Siblings | undefined;
   /** Bytes of the largest file that a dataset is proposed for; a gigabyte by default. */
   maxProposedBytes?: number;
 }
 
 export async function createApp(options: AppOptions): Promise<FastifyInstance> {
-  const { config, database, logger, parts, lifecycle, tracing } = options;
+  const { config, database, logger, parts, lifecycle, tracing, siblings } = options;
   const probes = createProbePool(database);
   const authenticator = createAuthenticator(config, createFindRole(probes));
   const metrics = createMetrics();
@@ -52,6 +55,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     observation,
     log: logger,
     hurry: lifecycle?.hurry,
+    siblings,
   });
   metrics.watchPool("operations", graphql.pool);
   if (graphql.nodes) watchNodes(metrics, graphql.nodes);
@@ -113,10 +117,16 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
       : { ok: false, detail: "not listening for changes" };
   addHealth(app, {
     pool: probes,
-    parts: { listen, api: graphql.instance.check, ...(graphql.nodes && checksOf(graphql.nodes)), ...parts },
+    parts: {
+      listen,
+      api: graphql.instance.check,
+      ...(graphql.nodes && checksOf(graphql.nodes)),
+      ...(siblings && { processes: () => checkSiblings(siblings) }),
+      ...parts,
+    },
     stopping: lifecycle?.stopping,
   });
-  addMetrics(app, metrics, config);
+  addMetrics(app, metrics, config, siblings);
   // For everybody: it is a page without data, which asks the API as whoever has a token.
   addStudio(app);
 
@@ -167,6 +177,12 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   graphql.follow(logger);
   return app;
 }
+
+/** Always ok: this process answers, and the supervisor starts the others again. */
+const checkSiblings = ({ serving, orders }: Siblings): Check => ({
+  ok: true,
+  detail: `${serving()} of ${orders.processes} serve`,
+});
 
 /** A client that does not answer our goodbye by then is cut off. */
 const CLOSING_MS = 3_000;

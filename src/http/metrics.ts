@@ -5,6 +5,7 @@ import type pg from "pg";
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Config } from "../config.ts";
 import type { ReadPath } from "../graphql/reads.ts";
+import type { Siblings } from "../processes/siblings.ts";
 
 export interface OperationRecord {
   type: string;
@@ -118,6 +119,7 @@ export function createMetrics(): Metrics {
   new Gauge({
     name: "strata_schema_outdated",
     help: "1 while no GraphQL schema can be built from the database's catalogue and an older one is served.",
+    aggregator: "max",
     registers,
     collect() {
       this.set(Number(isOutdated()));
@@ -187,7 +189,9 @@ export function addMetrics(
   app: FastifyInstance,
   { registry }: Metrics,
   { METRICS_TOKEN, DATABASE_URL }: Config,
+  siblings?: Siblings,
 ): void {
+  siblings?.shareMetrics(registry);
   const expected = METRICS_TOKEN && Buffer.from(`Bearer ${METRICS_TOKEN}`);
   app.get("/metrics", async (request, reply) => {
     const given = Buffer.from(request.headers.authorization ?? "");
@@ -199,6 +203,8 @@ export function addMetrics(
       reply.header("www-authenticate", "Bearer");
       return refuse(401, "UNAUTHENTICATED", "Metrics need METRICS_TOKEN as a bearer token");
     }
-    return reply.type(registry.contentType).send(await registry.metrics());
+    return reply
+      .type(registry.contentType)
+      .send(await (siblings ? siblings.metricsOfAll() : registry.metrics()));
   });
 }

@@ -19,6 +19,7 @@ export function watchNodes(metrics: Metrics, { replicas }: Pick<Nodes, "replicas
     name: "strata_replica_up",
     help: "1 while the replica takes reads.",
     labelNames: ["node"],
+    aggregator: "min",
     registers: [metrics.registry],
     collect() {
       for (const { name, fault } of replicas) this.set({ node: name }, Number(fault === undefined));
@@ -28,6 +29,7 @@ export function watchNodes(metrics: Metrics, { replicas }: Pick<Nodes, "replicas
     name: "strata_replica_behind_bytes",
     help: "Bytes of write-ahead log that the replica had not replayed when it was last looked at.",
     labelNames: ["node"],
+    aggregator: "max",
     registers: [metrics.registry],
     collect() {
       for (const { name, behind } of replicas) this.set({ node: name }, behind);

@@ -54,6 +54,8 @@ export function addPipelineMetrics(registry: Registry, pool: pg.Pool): void {
       name,
       help,
       labelNames,
+      // All processes read the same.
+      aggregator: "max",
       registers: [registry],
       async collect() {
         const found = await reading();
@@ -66,6 +68,7 @@ export function addPipelineMetrics(registry: Registry, pool: pg.Pool): void {
   new Gauge({
     name: "strata_database_up",
     help: "1 if the database answered this scrape.",
+    aggregator: "min",
     registers: [registry],
     async collect() {
       this.set((await reading()) ? 1 : 0);

@@ -1,0 +1,91 @@
+// A process among others that serve together (PROCESSES): what it is told, and what it shares with them.
+import cluster from "node:cluster";
+import { AggregatorRegistry, type Registry } from "prom-client";
+import { isMessage, type Orders, type Spent, type ToProcess, type ToSupervisor } from "./messages.ts";
+
+export interface Siblings {
+  orders: Orders;
+  /** Processes that serve at this moment. */
+  serving(this: void): number;
+  reportReady(): void;
+  /** Calls back when the supervisor ends this process. */
+  onStop(stop: () => void): void;
+  /** Tells the others what a caller has spent here. */
+  reportSpent(caller: string, cost: number): void;
+  /** Calls back with what callers have spent in the other processes. */
+  onSpent(add: (caller: string, cost: number) => void): void;
+  /** Adds this process's metrics to those of all. */
+  shareMetrics(own: Registry): void;
+  /** Metrics of all processes together, as text. */
+  metricsOfAll(): Promise<string>;
+}
+
+/** Milliseconds until the others learn what was spent here; within them a caller may exceed its budget. */
+const REPORT_MS = 100;
+
+/** Resolves with undefined in a process that serves alone. */
+export async function joinSiblings(): Promise<Siblings | undefined> {
+  if (!cluster.isWorker) return undefined;
+  // The supervisor alone hears signals; a Ctrl-C reaches all processes of a terminal.
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => undefined);
+  const send = (message: ToSupervisor): void => {
+    if (process.connected) process.send!(message);
+  };
+  let serving = 0;
+  let spent: Spent = {};
+  let isReportDue = false;
+  let lastId = 0;
+  let stop: (() => void) | undefined;
+  let isStopDue = false;
+  let addSpent: ((caller: string, cost: number) => void) | undefined;
+  const scrapes = new Map<number, (text: string) => void>();
+  // It answers the supervisor's scrapes.
+  new AggregatorRegistry();
+
+  const orders = await new Promise<Orders>((begin) => {
+    process.on("message", (message: unknown) => {
+      if (!isMessage<ToProcess>(message)) return;
+      if (message.strata === "begin") begin(message.orders);
+      else if (message.strata === "serving") serving = message.count;
+      else if (message.strata === "metrics") {
+        scrapes.get(message.id)?.(message.text);
+        scrapes.delete(message.id);
+      } else if (message.strata === "spent")
+        for (const [caller, cost] of Object.entries(message.spent)) addSpent?.(caller, cost);
+      else if (stop) stop();
+      else isStopDue = true;
+    });
+    send({ strata: "joined" });
+  });
+
+  function report(): void {
+    isReportDue = false;
+    send({ strata: "spent", spent });
+    spent = {};
+  }
+
+  return {
+    orders,
+    serving: () => serving,
+    reportReady: () => send({ strata: "ready" }),
+    onStop(callback) {
+      stop = callback;
+      if (isStopDue) stop();
+    },
+    reportSpent(caller, cost) {
+      spent[caller] = (spent[caller] ?? 0) + cost;
+      if (isReportDue) return;
+      isReportDue = true;
+      setTimeout(report, REPORT_MS).unref();
+    },
+    onSpent: (add) => void (addSpent = add),
+    shareMetrics: (own) => AggregatorRegistry.setRegistries([own]),
+    metricsOfAll() {
+      const id = ++lastId;
+      return new Promise((resolve) => {
+        scrapes.set(id, resolve);
+        send({ strata: "metrics", id });
+      });
+    },
+  };
+}

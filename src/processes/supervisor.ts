@@ -1,0 +1,149 @@
+// Supervises the processes that serve together: starts them, starts those again that end, replaces them one by one on
+// SIGHUP, ends them on a signal; passes on what callers have spent, and adds up their metrics. It serves nothing itself.
+import cluster, { type Worker } from "node:cluster";
+import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Logger } from "pino";
+import { AggregatorRegistry } from "prom-client";
+import type { Config } from "../config.ts";
+import { isMessage, type ToProcess, type ToSupervisor } from "./messages.ts";
+
+interface SupervisorOptions {
+  processes: number;
+  /** Whether the first process runs scheduled and background work. */
+  hasJobs: boolean;
+  config: Pick<Config, "SHUTDOWN_TIMEOUT_MS" | "SHUTDOWN_DELAY_MS">;
+  logger: Logger;
+}
+
+const FIRST_PAUSE_MS = 500;
+const MAX_PAUSE_MS = 30_000;
+/** Milliseconds that a process has beyond its own time to stop. */
+const GRACE_MS = 2_000;
+
+export async function supervise({ processes, hasJobs, config, logger }: SupervisorOptions): Promise<void> {
+  const members: Worker[] = [];
+  const ready = new Set<Worker>();
+  const metrics = new AggregatorRegistry();
+  let hasServed = false;
+  let isStopping = false;
+  let isReplacing = false;
+
+  const send = (worker: Worker, message: ToProcess): void => {
+    if (worker.isConnected()) worker.send(message);
+  };
+  const sendAll = (message: ToProcess, except?: Worker): void => {
+    for (const worker of Object.values(cluster.workers ?? {}))
+      if (worker && worker !== except) send(worker, message);
+  };
+  const tellServing = (): void => sendAll({ strata: "serving", count: ready.size });
+
+  /** Resolves when the process is ready, or has ended. */
+  function start(place: number): Promise<Worker> {
+    const worker = cluster.fork();
+    const orders = {
+      processes,
+      runsJobs: hasJobs && place === 0,
+      announces: !hasServed && place === 0,
+    };
+    return new Promise((resolve) => {
+      worker.on("message", (message: unknown) => {
+        if (!isMessage<ToSupervisor>(message)) return;
+        if (message.strata === "joined") send(worker, { strata: "begin", orders });
+        else if (message.strata === "spent") sendAll(message, worker);
+        else if (message.strata === "metrics") void answerScrape(worker, message.id);
+        else {
+          hasServed = true;
+          ready.add(worker);
+          tellServing();
+          resolve(worker);
+        }
+      });
+      worker.once("exit", () => {
+        if (ready.delete(worker)) tellServing();
+        resolve(worker);
+      });
+    });
+  }
+
+  async function answerScrape(worker: Worker, id: number): Promise<void> {
+    // A process that ends meanwhile does not answer; what the others did is lost for one scrape.
+    const text = await metrics.clusterMetrics().catch(() => "");
+    send(worker, { strata: "metrics", id, text });
+  }
+
+  /** Keeps one place filled for as long as the server runs. */
+  async function keep(place: number): Promise<void> {
+    for (let pause = FIRST_PAUSE_MS; !isStopping;) {
+      const worker = await start(place);
+      members[place] = worker;
+      if (ready.has(worker)) {
+        pause = FIRST_PAUSE_MS;
+        await followed(place);
+        if (isStopping) return;
+        logger.error(`Process ${place + 1} of ${processes} ended; starting it again`);
+      } else {
+        if (isStopping) return;
+        // It has said why.
+        if (!hasServed) process.exit(worker.process.exitCode ?? 1);
+        logger.error(`Process ${place + 1} of ${processes} did not start; next try in ${pause} ms`);
+        await sleep(pause);
+        pause = Math.min(pause * 2, MAX_PAUSE_MS);
+      }
+    }
+  }
+
+  /** Resolves when the process of a place has ended and no other has taken its place. */
+  async function followed(place: number): Promise<void> {
+    for (let worker = members[place]!; ; worker = members[place]!) {
+      if (!worker.isDead()) await once(worker, "exit");
+      if (worker === members[place]) return;
+    }
+  }
+
+  /** Each process is ended when another one serves in its place. */
+  async function replaceAll(): Promise<void> {
+    if (isReplacing || isStopping || ready.size < processes) return;
+    isReplacing = true;
+    for (const [place, old] of members.entries()) {
+      const worker = await start(place);
+      if (!ready.has(worker)) {
+        logger.error(`Process ${place + 1} of ${processes} could not be replaced; the old ones go on`);
+        break;
+      }
+      members[place] = worker;
+      send(old, { strata: "stop" });
+      if (!old.isDead()) await once(old, "exit");
+      logger.info(`Process ${place + 1} of ${processes} was replaced`);
+    }
+    isReplacing = false;
+  }
+
+  async function stop(signal: string): Promise<void> {
+    if (isStopping) {
+      logger.warn(`${signal} again: ending at once`);
+      process.exit(1);
+    }
+    isStopping = true;
+    logger.info(`${signal}: finishing what is running`);
+    const workers = Object.values(cluster.workers ?? {}).filter((worker) => worker !== undefined);
+    const ends = workers.map((worker) => once(worker, "exit"));
+    sendAll({ strata: "stop" });
+    const deadline = config.SHUTDOWN_DELAY_MS + config.SHUTDOWN_TIMEOUT_MS + GRACE_MS;
+    await Promise.race([Promise.all(ends), sleep(deadline, undefined, { ref: false })]);
+    const hasFailed = workers.some((worker) => worker.process.exitCode !== 0);
+    for (const worker of workers) worker.process.kill("SIGKILL");
+    process.exit(hasFailed ? 1 : 0);
+  }
+
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => void stop(signal));
+  process.on("SIGHUP", () => {
+    logger.info("SIGHUP: replacing the processes one by one");
+    void replaceAll();
+  });
+
+  // The first one says whether the configuration and the database are all right; the others follow.
+  const first = keep(0);
+  while (!hasServed && !isStopping) await sleep(50);
+  await Promise.all([first, ...Array.from({ length: processes - 1 }, (_, i) => keep(i + 1))]);
+}

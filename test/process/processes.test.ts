@@ -1,0 +1,177 @@
+// Several processes that serve as one server: PROCESSES.
+import { Agent, request } from "node:http";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
+import { readiness, runStrata, startServer, startStrata, until, type Server } from "../support/process.ts";
+
+const METRICS_TOKEN = "a-token-for-metrics";
+const environment = (database: TestDatabase): Record<string, string> => ({
+  ...database.environment,
+  PROCESSES: "2",
+  ANONYMOUS_ROLE: "reader",
+  METRICS_TOKEN,
+  LOG_LEVEL: "info",
+});
+
+/** Each with a connection of its own: the next process takes it. */
+async function ask(
+  server: Server,
+  query: string,
+  agent = new Agent({ keepAlive: false }),
+): Promise<{ status: number; body: any }> {
+  return new Promise((resolve, reject) => {
+    const sent = request(
+      `${server.url}/graphql`,
+      { method: "POST", agent, headers: { "content-type": "application/json" } },
+      (response) => {
+        let text = "";
+        response.on("data", (data: Buffer) => (text += String(data)));
+        response.on("end", () => resolve({ status: response.statusCode!, body: JSON.parse(text) }));
+        response.on("error", reject);
+      },
+    );
+    sent.on("error", reject);
+    sent.end(JSON.stringify({ query }));
+  });
+}
+
+async function metric(server: Server, pattern: RegExp): Promise<number> {
+  const response = await fetch(`${server.url}/metrics`, {
+    headers: { authorization: `Bearer ${METRICS_TOKEN}`, connection: "close" },
+  });
+  const text = await response.text();
+  return Number(pattern.exec(text)?.[1] ?? 0);
+}
+
+const serving = async (server: Server): Promise<string | undefined> =>
+  (await readiness(server)).checks.processes?.detail;
+
+/** Processes of the server, from the operating system. */
+async function pidsOf({ child }: Server): Promise<number[]> {
+  const { readFileSync } = await import("node:fs");
+  const text = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8").trim();
+  return text === "" ? [] : text.split(" ").map(Number);
+}
+
+test("on the embedded database there is one process", async () => {
+  const { code, stderr } = await runStrata(["serve"], { PROCESSES: "2" });
+  expect(code).toBe(1);
+  expect(stderr).toContain("PROCESSES needs DATABASE_URL");
+});
+
+describe.runIf(isServer && process.platform === "linux")("two processes", { timeout: 120_000 }, () => {
+  let database: TestDatabase;
+  let server: Server;
+  beforeEach(async () => {
+    database = await createDatabase();
+    await database.pool.query(
+      "insert into production.users (username, email) values ('ann', 'ann@example.org')",
+    );
+  });
+  afterEach(async () => {
+    await server?.stop("SIGKILL");
+    await database.close();
+  });
+  const start = async (more: Record<string, string> = {}): Promise<void> => {
+    server = await startServer({ ...environment(database), ...more });
+    await until(async () => (await serving(server)) === "2 of 2 serve");
+  };
+
+  test("have one port, one health, one count of what they did, and stop together", async () => {
+    await start();
+    expect(await pidsOf(server)).toHaveLength(2);
+    for (let i = 0; i < 20; i++) {
+      const { status, body } = await ask(server, "query Both { users { nodes { username } } }");
+      expect([status, body]).toEqual([200, { data: { users: { nodes: [{ username: "ann" }] } } }]);
+    }
+    const COUNT = /strata_operations_total\{type="query",name="Both",outcome="ok"\} (\d+)/;
+    expect(await metric(server, COUNT)).toBe(20);
+    // What the database says is said once, not once for each process.
+    expect(await metric(server, /strata_database_up (\d+)/)).toBe(1);
+    // Each of them has answered: the system counts the connections that it accepted.
+    expect(server.output.stdout.match(/Strata is ready/g)).toHaveLength(1);
+    const pids = await pidsOf(server);
+    expect(await server.stop()).toBe(0);
+    for (const pid of pids) expect(() => process.kill(pid, 0)).toThrow("ESRCH");
+  });
+
+  test("scheduled and background work runs in one of them", async () => {
+    await start();
+    const { rows } = await database.pool.query<{ workers: number }>(
+      "select count(*)::int as workers from pg_stat_activity where datname = current_database() and query ~* 'listen \"?jobs:insert'",
+    );
+    expect(rows[0]!.workers).toBe(1);
+  });
+
+  test("a budget is that of all of them together", async () => {
+    const limit = 30_000;
+    await start({ MAX_QUERY_COST: "10000", RATE_LIMIT_COST: `anonymous=${limit}` });
+    const outcomes: number[] = [];
+    // A little over 1,000 units each. In turn, so that each process learns what the other one has counted.
+    for (let i = 0; i < 60; i++) {
+      const { status } = await ask(server, "{ users(first: 1000) { nodes { userId } } }");
+      outcomes.push(status);
+      await new Promise((resolve) => setTimeout(resolve, 110));
+    }
+    const passed = outcomes.filter((status) => status === 200).length;
+    expect(outcomes.at(-1)).toBe(429);
+    expect(passed).toBeGreaterThan(20);
+    expect(passed).toBeLessThanOrEqual(31);
+  });
+
+  test("the end of one drops no other's requests, and another one takes its place", async () => {
+    await start();
+    const [, victim] = await pidsOf(server);
+    const held = new Agent({ keepAlive: true, maxSockets: 1 });
+    // Connections go to the processes in turn: of two agents, each has another one.
+    const other = new Agent({ keepAlive: true, maxSockets: 1 });
+    const QUERY = "{ users { nodes { username } } }";
+    for (const agent of [held, other]) expect((await ask(server, QUERY, agent)).status).toBe(200);
+    process.kill(victim!, "SIGKILL");
+    const outcomes = await Promise.allSettled([held, other].map((agent) => ask(server, QUERY, agent)));
+    expect(outcomes.filter(({ status }) => status === "fulfilled").length).toBeGreaterThanOrEqual(1);
+    await until(
+      async () => (await serving(server)) === "1 of 2 serve" || (await pidsOf(server)).length === 2,
+    );
+    for (let i = 0; i < 50; i++) expect((await ask(server, QUERY)).status).toBe(200);
+    await until(async () => (await serving(server)) === "2 of 2 serve");
+    expect(await pidsOf(server)).not.toContain(victim);
+    held.destroy();
+    other.destroy();
+  });
+
+  test("SIGHUP replaces them one by one, without a failed request", async () => {
+    await start();
+    const before = await pidsOf(server);
+    let isOver = false;
+    const failures: unknown[] = [];
+    let answered = 0;
+    const load = (async () => {
+      while (!isOver)
+        await ask(server, "{ users { nodes { username } } }").then(
+          ({ status, body }) => (status === 200 ? answered++ : failures.push(body)),
+          (error: unknown) => failures.push(error),
+        );
+    })();
+    server.child.kill("SIGHUP");
+    await until(async () => {
+      const now = await pidsOf(server);
+      return (
+        now.length === 2 &&
+        now.every((pid) => !before.includes(pid)) &&
+        (await serving(server)) === "2 of 2 serve"
+      );
+    });
+    isOver = true;
+    await load;
+    expect(failures).toEqual([]);
+    expect(answered).toBeGreaterThan(0);
+  });
+
+  test("a start that cannot succeed ends with its reason", async () => {
+    const strata = startStrata(["serve"], { ...environment(database), PORT: "1", HOST: "203.0.113.1" });
+    expect(await strata.exit).toBe(1);
+    expect(strata.output.stderr).toContain('HOST "203.0.113.1" is not an address of this machine');
+    server = undefined as unknown as Server;
+  });
+});
