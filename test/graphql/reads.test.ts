@@ -28,7 +28,7 @@ import { createApi, type Api } from "./api.ts";
 
 // A long run takes more of them on a server, where they are fast; both engines answer the same statements.
 const IS_LONG = process.env.TEST_LONG === "1" && isServer;
-const QUERIES = Number(process.env.READS_QUERIES ?? (IS_LONG ? 300 : 10));
+const QUERIES = Number(process.env.READS_QUERIES ?? (IS_LONG ? 300 : 20));
 const SEED = Number(process.env.READS_SEED ?? 1);
 
 let api: Api;
