@@ -36,8 +36,8 @@ const options = {
 };
 const client = new pg.Client({ connectionString: values.server });
 await client.connect();
-const { rows } = await client.query<{ version: string }>(
-  "select current_setting('server_version') as version",
+const { rows } = await client.query<{ version: string; fsync: string }>(
+  "select current_setting('server_version') as version, current_setting('fsync') as fsync",
 );
 await client.end();
 const commit = execFileSync("git", ["rev-parse", "--short", "HEAD"], { encoding: "utf8" }).trim();
@@ -50,7 +50,7 @@ function report(name: string, text: string): void {
 ${new Date().toISOString().slice(0, 10)}, commit ${commit}: \`npm run bench -- ${given.join(" ")}\`
 
 ${availableParallelism()} × ${cpus()[0]!.model}, ${Math.round(totalmem() / 2 ** 30)} GB, shared by client, servers and database;
-Node ${process.versions.node}, PostgreSQL ${rows[0]!.version}; ${transactions} transactions; ${options.rounds} rounds of
+Node ${process.versions.node}, PostgreSQL ${rows[0]!.version}, fsync ${rows[0]!.fsync}; ${transactions} transactions; ${options.rounds} rounds of
 ${options.seconds} s with ${options.connections} connections. Medians; lowest and highest round in brackets.
 
 ${text}
