@@ -107,16 +107,19 @@ begin
 end
 $upgrade$;
 
--- From version 13 or earlier of this machinery: rows do not keep their source, and runs do not count those replaced. A
--- function whose results change cannot be replaced.
+-- From version 14 or earlier of this machinery. Up to 13, rows did not keep their source, and runs did not count those
+-- replaced. A function whose results change cannot be replaced, and one with more arguments is another one.
 do $upgrade$
 declare
   relation text;
 begin
-  if to_regprocedure('strata.count_batch(bigint, bigint, bigint, bigint, bigint, real, text)') is null then
+  if not exists (
+    select from pg_catalog.pg_proc p
+    where p.pronamespace = 'strata'::regnamespace and p.proname = 'merge_range' and p.pronargs = 7
+  ) then
     return;
   end if;
-  drop function strata.count_batch(bigint, bigint, bigint, bigint, bigint, real, text);
+  drop function if exists strata.count_batch(bigint, bigint, bigint, bigint, bigint, real, text);
   drop function strata.transform_batch(bigint, text, xid8, integer, real);
   drop function strata.take_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer);
   drop function strata.merge_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer);

@@ -231,6 +231,7 @@ begin
       taken text,               -- reasons of one row whose unique values other rows have, or null
       merge text,               -- writes valid rows of a range
       superseded text,          -- counts rows of a range that later ones of it replaced
+      probes text[],            -- write the new rows of a range, and the others, in order; each is noted first
       sequences text,           -- moves the sequences on, or null
       dates text                -- extends the calendar, or null
     );
@@ -278,6 +279,8 @@ declare
   versions text[] := '{}';    -- values by which two records of a key differ
   same text;
   one_row text;               -- what records of one row of production have in common
+  compared text;              -- the rows of a range beside those of production
+  assigned text;
   in_range text;
 begin
   has_reasons := source <> raw
@@ -557,7 +560,7 @@ begin
   in_range := 'b.strata_reasons = ''{}'' and b.ingest_seq between $1 and $2 and b.ingest_seq <> all ($3)';
 
   -- The row of production is looked up by its key, whatever the size of the table (offset 0).
-  statements.merge := format($sql$
+  compared := format($sql$
     with latest as (
       select distinct on (%1$s) b.*
       from pg_temp.strata_batch b
@@ -568,14 +571,21 @@ begin
       from latest l
       left join lateral (select true as strata_found, p.* from %4$s p where %5$s offset 0) t on true
       where t.strata_found is null or t.source_seq is null or t.source_seq < l.ingest_seq
-    ), inserted as (
-      insert into %4$s (%6$s, source_seq, strata_source) overriding system value
-      select %7$s, c.ingest_seq, c.strata_source from compared c where c.strata_is_new
+    )$sql$,
+    one_row, in_range,
+    case when compared_new = '{}' then 'false' else format('(%s) is distinct from (%s)', array_to_string(compared_old, ', '), array_to_string(compared_new, ', ')) end,
+    production,
+    strata.columns_equal(production, key_names, 'p', 'l'));
+  assigned := coalesce(nullif(array_to_string(updated, ', '), '') || ',', '');
+  statements.merge := format($sql$
+    %1$s, inserted as (
+      insert into %3$s (%4$s, source_seq, strata_source) overriding system value
+      select %5$s, c.ingest_seq, c.strata_source from compared c where c.strata_is_new
       returning 1
     ), updated as (
-      update %4$s t set %8$s source_seq = c.ingest_seq, strata_source = c.strata_source
+      update %3$s t set %6$s source_seq = c.ingest_seq, strata_source = c.strata_source
       from compared c
-      where not c.strata_is_new and %9$s and (t.source_seq is null or t.source_seq < c.ingest_seq)
+      where not c.strata_is_new and %7$s and (t.source_seq is null or t.source_seq < c.ingest_seq)
       returning c.strata_changed, c.strata_is_foreign
     )
     select i.amount + u.changed, u.changed, u.foreigners, (select count(*) from pg_temp.strata_batch b where %2$s) - i.amount - u.amount
@@ -583,13 +593,22 @@ begin
          (select count(*) as amount, count(*) filter (where strata_changed) as changed,
                  count(*) filter (where strata_changed and strata_is_foreign) as foreigners from updated) u
   $sql$,
-    one_row, in_range,
-    case when compared_new = '{}' then 'false' else format('(%s) is distinct from (%s)', array_to_string(compared_old, ', '), array_to_string(compared_new, ', ')) end,
-    production,
-    strata.columns_equal(production, key_names, 'p', 'l'),
-    array_to_string(written, ', '), array_to_string(inserted, ', '),
-    coalesce(nullif(array_to_string(updated, ', '), '') || ',', ''),
+    compared, in_range, production, array_to_string(written, ', '), array_to_string(inserted, ', '), assigned,
     strata.columns_equal(production, key_names, 't', 'c'));
+  statements.probes := array[
+    format($sql$
+      %1$s
+      insert into %2$s (%3$s, source_seq, strata_source) overriding system value
+      select %4$s, setval('pg_temp.strata_probed', c.ingest_seq), c.strata_source
+      from (select * from compared c where c.strata_is_new order by c.ingest_seq offset 0) c
+    $sql$, compared, production, array_to_string(written, ', '), array_to_string(inserted, ', ')),
+    format($sql$
+      %1$s
+      update %2$s t set %3$s source_seq = setval('pg_temp.strata_probed', c.ingest_seq), strata_source = c.strata_source
+      from (select * from compared c where not c.strata_is_new order by c.ingest_seq offset 0) c
+      where %4$s and (t.source_seq is null or t.source_seq < c.ingest_seq)
+    $sql$, compared, production, assigned, strata.columns_equal(production, key_names, 't', 'c'))
+  ];
   -- The last record of a key was compared with the row in production, each other one is with the next.
   statements.superseded := format($sql$
     select count(*) as changed, count(*) filter (where s.strata_is_foreign) as foreigners
@@ -643,15 +662,64 @@ return coalesce(nullif(constraint_name, ''), case
 
 comment on function strata.error_reason(text, text, text) is 'Reason of a row that the database rejected: the constraint, or who else.';
 
+-- Where many rows are bad, dividing takes a statement for nearly every row. A sequence does not roll back: it tells
+-- which row a statement was at when it failed. Nothing of a probe stays, and no row is judged by it: what fails at the
+-- end of a statement, or because of another row, is attributed to the wrong one. The order of updates is that of the
+-- rows where the plan is a nested loop.
+create or replace function strata.suspects(statements strata.merge_statements, from_seq bigint, to_seq bigint, contested bigint[])
+returns bigint[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp set enable_hashjoin = off set enable_mergejoin = off set enable_seqscan = off as $$
+declare
+  nowhere constant bigint := -9223372036854775808;
+  probe text;
+  suspects bigint[] := '{}';
+  start bigint;
+  place bigint;
+begin
+  if to_regclass('pg_temp.strata_probed') is null then
+    create temporary sequence strata_probed minvalue -9223372036854775808;
+  end if;
+  foreach probe in array statements.probes loop
+    start := from_seq;
+    while start <= to_seq loop
+      perform setval('pg_temp.strata_probed', nowhere);
+      begin
+        execute probe using start, to_seq, contested || suspects;
+        raise exception using errcode = 'ST002';
+      exception
+        when sqlstate 'ST002' then
+          exit;
+        when others or assert_failure then
+          if not strata.is_fault_of_row(sqlstate) then
+            raise;
+          end if;
+          select p.last_value into place from pg_temp.strata_probed p;
+          exit when place = nowhere;
+          suspects := suspects || place;
+          start := place + 1;
+      end;
+    end loop;
+  end loop;
+  return array(select distinct s from unnest(suspects) s order by s);
+end
+$$;
+
+comment on function strata.suspects(strata.merge_statements, bigint, bigint, bigint[]) is
+  'Rows of a range at which a statement that writes them fails; others may, and these need not be at fault.';
+
 -- Writes the rows of strata_batch between two numbers: at once, or else part by part, or else row by row in the
--- order of arrival. In four parts: fewer rounds over all rows than with two, fewer statements about a few rows than
+-- order of arrival. Of a small part, the rows that are suspected come after all others. In four parts: fewer rounds over all rows than with two, fewer statements about a few rows than
 -- with many. Returns how many rows were written and rejected.
 create or replace function strata.merge_range(
   run_id bigint, dataset text, statements strata.merge_statements, words jsonb, from_seq bigint, to_seq bigint, contested bigint[],
-  out rows_written bigint, out rows_rejected bigint, out rows_replaced bigint, out rows_replaced_from_other_source bigint
+  is_probed boolean default false, out rows_written bigint, out rows_rejected bigint, out rows_replaced bigint, out rows_replaced_from_other_source bigint
 )
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
+  -- Rows of a part that is probed. Of more, each statement of a probe reads more rows for one that it finds; of fewer, more of
+  -- them find none.
+  probed_rows constant bigint := 400;
   state text;
   problem text;
   broken text;
@@ -659,8 +727,11 @@ declare
   reason text;
   firsts bigint[];
   lasts bigint[];
+  size bigint;
   not_written bigint;
   superseded record;
+  suspects bigint[];
+  part record;
 begin
   rows_rejected := 0;
   begin
@@ -683,18 +754,23 @@ begin
   if to_regclass('pg_temp.strata_batch_seq') is null then
     create index strata_batch_seq on pg_temp.strata_batch (ingest_seq);
   end if;
-  select array_agg(p.first order by p.first), array_agg(p.last order by p.first) into firsts, lasts
-  from (
-    select min(n.ingest_seq) as first, max(n.ingest_seq) as last
+  if from_seq = to_seq then
+    firsts := array[from_seq];
+    lasts := firsts;
+  else
+    select array_agg(p.first order by p.first), array_agg(p.last order by p.first), sum(p.size) into firsts, lasts, size
     from (
-      select d.ingest_seq, ntile(4) over (order by d.ingest_seq) as part
+      select min(n.ingest_seq) as first, max(n.ingest_seq) as last, count(*) as size
       from (
-        select distinct b.ingest_seq from pg_temp.strata_batch b
-        where b.strata_reasons = '{}' and b.ingest_seq between from_seq and to_seq and b.ingest_seq <> all (contested)
-      ) d
-    ) n
-    group by n.part
-  ) p;
+        select d.ingest_seq, ntile(4) over (order by d.ingest_seq) as part
+        from (
+          select distinct b.ingest_seq from pg_temp.strata_batch b
+          where b.strata_reasons = '{}' and b.ingest_seq between from_seq and to_seq and b.ingest_seq <> all (contested)
+        ) d
+      ) n
+      group by n.part
+    ) p;
+  end if;
   if firsts is null then
     -- A trigger of the statement rejects it whatever its rows; here are none to lose.
     return;
@@ -708,16 +784,25 @@ begin
     rows_rejected := 1;
     return;
   end if;
-  for i in 1 .. cardinality(firsts) loop
+  if size <= probed_rows and not is_probed then
+    suspects := strata.suspects(statements, from_seq, to_seq, contested);
+  end if;
+  for part in
+    select from_seq as first, to_seq as last, contested || suspects as excluded, true as is_probed where suspects <> '{}'
+    union all
+    select s, s, contested, true from unnest(suspects) s
+    union all
+    select f, l, contested, merge_range.is_probed from unnest(firsts, lasts) u (f, l) where coalesce(suspects, '{}') = '{}'
+  loop
     select merge_range.rows_written + m.rows_written, merge_range.rows_rejected + m.rows_rejected, merge_range.rows_replaced + m.rows_replaced,
            merge_range.rows_replaced_from_other_source + m.rows_replaced_from_other_source
     into rows_written, rows_rejected, rows_replaced, rows_replaced_from_other_source
-    from strata.merge_range(run_id, dataset, statements, words, firsts[i], lasts[i], contested) m;
+    from strata.merge_range(run_id, dataset, statements, words, part.first, part.last, part.excluded, part.is_probed) m;
   end loop;
 end
 $$;
 
-comment on function strata.merge_range(bigint, text, strata.merge_statements, jsonb, bigint, bigint, bigint[]) is
+comment on function strata.merge_range(bigint, text, strata.merge_statements, jsonb, bigint, bigint, bigint[], boolean) is
   'Writes valid rows of a batch into production; a row that the database rejects goes to quarantine, whatever its neighbours.';
 
 -- One window: judged, written, rejected.
@@ -793,6 +878,7 @@ begin
     execute statements.dates;
   end if;
   drop table pg_temp.strata_batch;
+  drop sequence if exists pg_temp.strata_probed;
 end
 $$;
 

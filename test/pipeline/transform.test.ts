@@ -235,6 +235,47 @@ describe("counts the rows that replaced others", () => {
   });
 });
 
+describe("many rows that a trigger rejects cost no other", () => {
+  /** Rows 1 to 1000, of which a hundred are in production already; every third has the amount that is rejected. */
+  const send = (amount: string) =>
+    sql(
+      `insert into staging.raw_transactions (transaction_id, user_id, amount, status, transaction_date)
+       select n, 1, ${amount}, 'completed', '2024-05-01' from generate_series(1, 1000) n`,
+    );
+  test.each([
+    ["before", "each row", "new.amount = 13"],
+    ["after", "each row", "new.amount = 13"],
+    ["after", "each statement", "exists (select from production.transactions where amount = 13)"],
+  ])("%s %s", async (when, level, condition) => {
+    await rawUsers({ user_id: 1 });
+    await transform();
+    await sql(`insert into production.transactions (transaction_id, user_id, amount)
+               select 5 * n, 1, 1 from generate_series(1, 100) n`);
+    await sql(`
+      create function public.reject() returns trigger language plpgsql as
+      $$ begin if ${condition} then raise exception 'no'; end if; return new; end $$;
+      create trigger reject ${when} insert or update on production.transactions for ${level} execute function public.reject()`);
+    try {
+      await send("case when n % 3 = 0 then 13 else 2 end");
+      expect(await transform()).toMatchObject({ rowsRead: 1000, rowsWritten: 667, rowsRejected: 333 });
+      expect(
+        await sql(
+          `select count(*)::integer as rows, count(*) filter (where transaction_id % 3 > 0 and amount = 2)::integer as good
+           from production.transactions`,
+        ),
+      ).toEqual([{ rows: 667 + 33, good: 667 }]);
+      expect(
+        await sql(
+          `select reasons, count(*)::integer as rows, count(*) filter (where (payload ->> 'amount') = '13')::integer as bad
+           from staging.quarantine group by 1`,
+        ),
+      ).toEqual([{ reasons: ["rejected_by_trigger"], rows: 333, bad: 333 }]);
+    } finally {
+      await sql("drop function public.reject() cascade");
+    }
+  });
+});
+
 describe("last write wins", () => {
   test("within a batch and across batches", async () => {
     await rawUsers({ user_id: 1, country: "DE" }, { user_id: 1, country: "FR" });
