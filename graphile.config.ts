@@ -7,6 +7,7 @@ import { AggregatesPlugin } from "./plugins/AggregatesPlugin.ts";
 import { BehaviorCachePlugin } from "./plugins/BehaviorCachePlugin.ts";
 import { CataloguePlugin } from "./plugins/CataloguePlugin.ts";
 import { DescriptionsPlugin } from "./plugins/DescriptionsPlugin.ts";
+import { EnumsPlugin } from "./plugins/EnumsPlugin.ts";
 import { GrafastFixesPlugin } from "./plugins/GrafastFixesPlugin.ts";
 import { JsonFilterPreset } from "./plugins/JsonFilterPlugin.ts";
 import { IngestMutationsPlugin } from "./plugins/IngestMutationsPlugin.ts";
@@ -77,6 +78,7 @@ export function createPreset({ pgServices, datasetsDir, ...limits }: PresetOptio
       RelationsPlugin,
       GrafastFixesPlugin,
       NamesPlugin,
+      EnumsPlugin,
       DescriptionsPlugin,
       NullableKeysPlugin,
       NullOrderPlugin,

@@ -3,6 +3,7 @@ import type {} from "@graphile/pg-aggregates";
 import type { GraphQLEnumValueConfigMap } from "grafast/graphql";
 import { sql } from "pg-sql2";
 import type {} from "postgraphile";
+import { hasPlainNames } from "./EnumsPlugin.ts";
 import { timeText } from "./support/times.ts";
 
 const offered = new Set(["sum", "distinctCount", "min", "max", "average"]);
@@ -25,7 +26,8 @@ const groupDay: typeof TYPES.timestamp = {
 function categories({ codec, uniques }: PgResource): [string, PgCodecAttribute][] {
   return Object.entries(codec.attributes as Record<string, PgCodecAttribute>).filter(
     ([name, attribute]) =>
-      [TYPES.varchar, TYPES.boolean, TYPES.int].some((type) => type === attribute.codec) &&
+      (hasPlainNames(attribute.codec) ||
+        [TYPES.varchar, TYPES.boolean, TYPES.int].some((type) => type === attribute.codec)) &&
       !uniques.some(({ attributes }) => attributes.includes(name)),
   );
 }

@@ -24,6 +24,8 @@ interface Catalogue {
   restricted: { relation: string; column: string }[];
   /** Columns of views and metrics that are never NULL, as their queries show. */
   not_null: { relation: string; column: string }[];
+  /** Columns that hold one of a few names. */
+  enums: { relation: string; column: string; base: string; base_column: string; names: string[] }[];
 }
 
 declare global {
@@ -97,7 +99,11 @@ const CATALOGUE = `
        join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = never_null.place
      where (c.relkind in ('v', 'm') or exists (select from strata.metrics m where to_regclass(strata.metric_table(m)) = c.oid))
        and not a.attnotnull
-    ) as not_null
+    ) as not_null,
+    (select coalesce(json_agg(json_build_object('relation', k.relation::oid::text, 'column', k.column_name, 'base', k.base::oid::text,
+                                                'base_column', k.base_column, 'names', k.names)
+                              order by k.relation <> k.base, k.relation::text, k.column_name), '[]')
+     from strata.known_values k) as enums
   from refreshed`;
 
 /** Schema strata, its datasets or a function is not there. */

@@ -2,8 +2,10 @@
 // The work itself is the process's: it comes in by the Grafast context.
 import "graphile-build-pg";
 import { context, lambda, object, sideEffect, type FieldArgs, type Step } from "grafast";
-import { extendSchema, gql } from "graphile-utils";
+import { parse } from "grafast/graphql";
+import { extendSchema } from "graphile-utils";
 import type { PgResource } from "@dataplan/pg";
+import { DATASET_NAME, hasDatasetNames } from "./EnumsPlugin.ts";
 
 export interface RetryQuarantinedRequest {
   ids?: string[];
@@ -35,7 +37,8 @@ type RetryInput = { [Key in keyof RetryQuarantinedRequest]?: RetryQuarantinedReq
   clientMutationId?: string | null;
 };
 
-const typeDefs = gql`
+const typeDefs = (dataset: string) =>
+  parse(`
   extend type Mutation {
     """
     Gives quarantined rows back to the transform, which takes them with its next run. Operators only.
@@ -62,7 +65,7 @@ const typeDefs = gql`
     """
     All rows of this dataset.
     """
-    dataset: String
+    dataset: ${dataset}
     """
     All rows in quarantine.
     """
@@ -105,7 +108,7 @@ const typeDefs = gql`
     """
     clientMutationId: String
   }
-`;
+`);
 
 function planRetry(_$root: Step, args: FieldArgs) {
   const $input = args.getRaw("input") as Step<RetryInput>;
@@ -133,7 +136,7 @@ export const RetryQuarantinedPlugin: GraphileConfig.Plugin = extendSchema((build
     PgResource<any, any, any, any, any> | undefined;
   if (!runs) throw new Error("analytics.pipeline_runs is not in the schema");
   return {
-    typeDefs,
+    typeDefs: typeDefs(hasDatasetNames(build) ? DATASET_NAME : "String"),
     objects: {
       Mutation: { plans: { retryQuarantined: planRetry } },
       RetryQuarantinedPayload: {

@@ -339,6 +339,102 @@ comment on column analytics.lineage.target_column is 'Column that is made of it;
 comment on column analytics.lineage.kind is 'How: transform, metric, view or materialized view.';
 
 -- ------------------------------------------------------------------------------------------------------
+-- Columns of few values
+-- ------------------------------------------------------------------------------------------------------
+
+-- Columns of a view that are columns of what it reads, and nothing else.
+create or replace function strata.plain_columns(view_name oid)
+returns table (attnum integer, source oid, source_attnum integer)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  with tree as materialized (
+    select strata.node_tree(w.ev_action::text) #> '{0}' as query from pg_rewrite w where w.ev_class = view_name and w.rulename = '_RETURN'
+  )
+  select (c #>> '{resno,0}')::integer, (entry #>> '{relid,0}')::oid, p.attnum
+  from tree
+  cross join lateral jsonb_array_elements(tree.query #> '{targetList,0}') c
+  cross join lateral strata.plain_column(tree.query, c #> '{expr,0}') p
+  cross join lateral (select tree.query #> array['rtable', '0', (p.rtindex - 1)::text] as entry) e
+  where jsonb_typeof(c) = 'object' and c #>> '{resjunk,0}' = 'false' and entry #>> '{rtekind,0}' = '0' and tree.query #>> '{setOperations,0}' = '<>';
+end;
+
+comment on function strata.plain_columns(oid) is 'Columns of a view that are columns of what it reads, and nothing else.';
+
+create or replace function strata.are_names(names text[])
+returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp
+return (select bool_and(n ~ '^[A-Za-z_][A-Za-z0-9_]*$' and n !~ '^__' and n not in ('true', 'false', 'null')) and count(distinct n) = count(*) from unnest(names) n);
+
+comment on function strata.are_names(text[]) is 'Whether all of these, each once, can be the values of an enum in GraphQL.';
+
+-- By the index, one search for each.
+create or replace function strata.quarantined_datasets()
+returns table (dataset text)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  with recursive found (dataset) as (
+    select min(q.dataset) from staging.quarantine q
+    union all
+    select (select min(q.dataset) from staging.quarantine q where q.dataset > f.dataset) from found f where f.dataset is not null
+  )
+  select f.dataset from found f where f.dataset is not null;
+end;
+
+comment on function strata.quarantined_datasets() is 'Datasets that have rows in quarantine.';
+
+-- What a CHECK such as `status in ('paid', 'open')` allows, if each value is a name of GraphQL. Views and metrics that
+-- show the column show no others.
+create or replace view strata.known_values as
+with recursive checks as (
+  select k.oid, k.conrelid as relation, k.conkey[1]::integer as attnum,
+         array(select v[1] from regexp_matches(substring(pg_catalog.pg_get_constraintdef(k.oid) from 'ARRAY\[(.*)\]'), '''((?:[^'']|'''')*)''::', 'g') v) as names
+  from pg_catalog.pg_constraint k
+  join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = k.conkey[1] and a.atttypid in ('text'::regtype, 'varchar'::regtype)
+  where k.contype = 'c' and k.convalidated and cardinality(k.conkey) = 1
+    and pg_catalog.pg_get_constraintdef(k.oid) ~
+      '^CHECK \(\(+("[^"]+"|\w+)\)?(::text)? = ANY \(+ARRAY\[(''([^'']|'''')*''::(text|character varying)(\(\d+\))?(::text)?(, )?)+\](\)?::text\[\])?\)+$'
+), allowed as (
+  select distinct on (c.relation, c.attnum) c.relation, c.attnum, c.names
+  from checks c
+  where strata.are_names(c.names)
+  order by c.relation, c.attnum, cardinality(c.names), c.oid
+), plain as materialized (
+  select c.oid as relation, p.attnum, p.source, p.source_attnum
+  from pg_catalog.pg_class c cross join lateral strata.plain_columns(c.oid) p
+  where c.relkind in ('v', 'm') and (c.relnamespace in ('production'::regnamespace, 'analytics'::regnamespace)
+     or c.oid in (select to_regclass(strata.metric_query(m.metric)) from strata.metrics m))
+  union all
+  select t.attrelid, t.attnum::integer, q.attrelid, q.attnum::integer
+  from strata.metrics m
+  join pg_catalog.pg_attribute t on t.attrelid = to_regclass(strata.metric_table(m)) and t.attnum > 0
+  join pg_catalog.pg_attribute q on q.attrelid = to_regclass(strata.metric_query(m.metric)) and q.attname = t.attname
+), shown (relation, attnum, base, base_attnum, depth) as (
+  select a.relation, a.attnum, a.relation, a.attnum, 0 from allowed a
+  union
+  select p.relation, p.attnum, s.base, s.base_attnum, s.depth + 1 from shown s join plain p on p.source = s.relation and p.source_attnum = s.attnum
+  where s.depth < 20
+)
+select s.relation::regclass as relation, a.attname::text as column_name, s.base::regclass as base, b.attname::text as base_column, x.names
+from shown s
+join allowed x on x.relation = s.base and x.attnum = s.base_attnum
+join pg_catalog.pg_attribute a on a.attrelid = s.relation and a.attnum = s.attnum
+join pg_catalog.pg_attribute b on b.attrelid = s.base and b.attnum = s.base_attnum
+union all
+-- Of a dataset that is gone, there are runs and rows for a while.
+select r.relation, 'dataset', 'strata.datasets'::regclass, 'dataset', n.names
+from (values (to_regclass('analytics.pipeline_runs')), (to_regclass('analytics.quarantine'))) r (relation)
+cross join (select array(select d.dataset from strata.datasets d union select r.dataset from strata.runs r where r.dataset is not null
+                         union select q.dataset from strata.quarantined_datasets() q order by 1) as names) n
+where r.relation is not null and n.names <> '{}' and strata.are_names(n.names);
+
+comment on view strata.known_values is 'Columns that hold one of a few names: by the CHECK of the table that they come from, or of datasets.';
+comment on column strata.known_values.relation is 'Table, view or metric.';
+comment on column strata.known_values.column_name is 'Column of it.';
+comment on column strata.known_values.base is 'Table that has the CHECK, or the names.';
+comment on column strata.known_values.base_column is 'Column that the CHECK is about, or that has the names.';
+comment on column strata.known_values.names is 'The names, in the order of the CHECK.';
+
+-- ------------------------------------------------------------------------------------------------------
 -- Relations that only a refresh changes
 -- ------------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ test("an operator creates, changes and deletes", async () => {
     user: { username: "ada" },
   });
   const changed = await api.read(
-    `mutation ($id: Int!) { updateTransaction(input: { transactionId: $id, patch: { status: "completed" } }) {
+    `mutation ($id: Int!) { updateTransaction(input: { transactionId: $id, patch: { status: completed } }) {
       transaction { status amount } query { transactions { totalCount } } } }`,
     { id: transactionId },
   );
@@ -115,15 +115,6 @@ test.each([
     "CHECK_VIOLATION",
     `createTransaction(input: { transaction: { userId: 1, amount: -1 } })`,
     { field: "amount", constraint: "positive_amount", message: "amount must be greater than 0" },
-  ],
-  [
-    "CHECK_VIOLATION",
-    `createTransaction(input: { transaction: { userId: 1, amount: 1, status: "lost" } })`,
-    {
-      field: "status",
-      constraint: "valid_status",
-      message: "status must be pending, completed, failed or refunded",
-    },
   ],
   [
     "FOREIGN_KEY_VIOLATION",

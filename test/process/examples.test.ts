@@ -54,7 +54,7 @@ test("pages, adds up and refreshes", async () => {
             weekendRevenue
           }
         }
-        pipelineRuns(filter: { step: { equalTo: "refresh" }, trigger: { equalTo: "api" } }) {
+        pipelineRuns(filter: { step: { equalTo: refresh }, trigger: { equalTo: api } }) {
           nodes {
             status
             durationMs

@@ -216,9 +216,7 @@ test("who has no token reads how to get one", () => {
     const { requireRole } = configured(environment);
     return () => requireRole({ role: undefined } as Claims);
   };
-  expect(demand({ JWT_SECRET: SECRET })).toThrow(
-    /Bearer <token>\. `strata token --role reader` prints one/,
-  );
+  expect(demand({ JWT_SECRET: SECRET })).toThrow(/Bearer <token>\. `strata token --role reader` prints one/);
   expect(demand({ JWKS_URL: "https://id.example/keys", JWT_ISSUER: "https://id.example" })).toThrow(
     /Bearer <token>\. The identity provider \(https:\/\/id\.example\) issues tokens$/,
   );

@@ -104,6 +104,32 @@ test("what was compiled and kept for the old schema is not used on the new one",
   expect(errors).toMatchObject([{ message: expect.stringMatching(/Cannot query field "note"/) }]);
 });
 
+test("an enum has what its CHECK has, and the datasets that there are", async () => {
+  const values = async (type: string): Promise<string[]> => {
+    const { data } = await server.ask("operator", `{ __type(name: "${type}") { enumValues { name } } }`);
+    return data.__type?.enumValues.map(({ name }: { name: string }) => name) ?? [];
+  };
+  const allow = (list: string) => `alter table production.cases drop constraint if exists known_state,
+    add constraint known_state check (state in (${list}))`;
+  await sql(`create table production.cases (case_id integer primary key, state text not null);
+    create index on production.cases (state);
+    create table staging.raw_cases (case_id integer, state text);
+    grant select on production.cases to strata_reader; insert into production.cases values (1, 'open');
+    ${allow("'open', 'closed'")}; select strata.add_dataset('cases'); select strata.reconcile()`);
+  await until(async () => (await values("CaseState")).length > 0);
+  expect(await values("CaseState")).toEqual(["open", "closed"]);
+  expect(await values("DatasetName")).toEqual(["cases", "events", "transactions", "users"]);
+  await sql(`${allow("'open', 'lost'")}; select strata.reconcile()`);
+  await until(async () => (await values("CaseState")).includes("lost"));
+  const query = "{ cases(filter: { state: { in: [open, lost] } }) { nodes { state } } }";
+  expect((await server.ask("reader", query)).data.cases.nodes).toEqual([{ state: "open" }]);
+  // With a value that is no name, the column is text again.
+  await sql(`${allow("'open', 'in court'")}; select strata.reconcile()`);
+  await until(async () => (await values("CaseState")).length === 0);
+  const text = `{ cases(filter: { state: { in: ["open", "in court"] } }) { nodes { state } } }`;
+  expect((await server.ask("reader", text)).data.cases.nodes).toEqual([{ state: "open" }]);
+});
+
 test("a catalogue that no schema can be built from leaves the old one, and readiness and metrics tell", async () => {
   await sql(`create view analytics.broken as select 1 as a; grant select on analytics.broken to strata_reader;
     comment on view analytics.broken is E'@primaryKey no_such_column'`);

@@ -17,6 +17,7 @@ import {
   type GraphQLSchema,
 } from "grafast/graphql";
 import { $$toSQL, sql, type SQL } from "pg-sql2";
+import { hasPlainNames } from "../../../plugins/EnumsPlugin.ts";
 import { completeOrder, NULLS, type NullsOrder } from "../../../plugins/NullOrderPlugin.ts";
 import { hasPlainYear } from "../../../plugins/support/times.ts";
 
@@ -79,7 +80,7 @@ const JSON_OF = new Map<unknown, (value: SQL) => SQL>([
 
 /** JSON text of a column, `null` included; undefined for types that are not written here. */
 export function jsonOf(codec: PgCodec, value: SQL): SQL | undefined {
-  const json = JSON_OF.get(codec)?.(value);
+  const json = (hasPlainNames(codec) ? quoted : JSON_OF.get(codec))?.(value);
   return json && sql`coalesce(${json}, 'null')`;
 }
 

@@ -1,0 +1,110 @@
+// A column that a CHECK limits to a few names is an enum in the API; in the database it stays text. The values are called
+// as they are stored, so that answers and variables are what they would be without it.
+import { enumCodec, isEnumCodec, TYPES, type PgCodec } from "@dataplan/pg";
+import { gatherConfig } from "graphile-build";
+import type { PgAttribute, PgClass } from "graphile-build-pg/pg-introspection";
+import type {} from "postgraphile";
+import { isRelation, tagsOf } from "./support/tags.ts";
+
+declare global {
+  namespace GraphileConfig {
+    interface GatherHelpers {
+      strataEnums: Record<string, never>;
+    }
+  }
+  namespace DataplanPg {
+    interface PgCodecExtensions {
+      /** The values are stored as they are called. */
+      strataNames?: true;
+    }
+  }
+}
+
+/** Is the value that the column holds the one that the API gives? */
+export const hasPlainNames = (codec: PgCodec): boolean =>
+  isEnumCodec(codec) && codec.extensions?.strataNames === true;
+
+/** The enum of the datasets, where their names are names of GraphQL. */
+export const DATASET_NAME = "DatasetName";
+
+export const hasDatasetNames = ({ input }: GraphileBuild.Build): boolean =>
+  Object.values(input.pgRegistry.pgCodecs).some(
+    (codec) => hasPlainNames(codec as PgCodec) && codec.extensions?.tags?.name === DATASET_NAME,
+  );
+
+const upperCamel = (name: string): string =>
+  name.replace(/(?:^|[^A-Za-z0-9]+)([A-Za-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+
+const createCodec = (name: string, typeName: string, column: PgAttribute, names: string[]): PgCodec => ({
+  ...(enumCodec({
+    name,
+    identifier: (column.getType()?.typname === "varchar" ? TYPES.varchar : TYPES.text).sqlType,
+    values: names.map((value) => ({ value, description: `The row holds \`${value}\`.` })),
+    description:
+      typeName === DATASET_NAME
+        ? "A dataset, by its name."
+        : `What \`${column.attname}\` can be, by a rule of the database.`,
+    extensions: { strataNames: true, tags: { name: typeName } } as never,
+  }) as PgCodec),
+  // As text: orders and indexes are the column's.
+  hasNaturalOrdering: true,
+  isEnum: false,
+});
+
+export const EnumsPlugin: GraphileConfig.Plugin = {
+  name: "EnumsPlugin",
+  version: "1.0.0",
+  after: ["NamesPlugin", "RightsPlugin", "RelationsPlugin"],
+  before: ["smart-tags"],
+  gather: gatherConfig({
+    namespace: "strataEnums",
+    initialCache: () => ({}),
+    initialState: () => ({
+      ofColumn: new Map<PgAttribute, PgCodec>(),
+      byType: new Map<string, PgCodec>(),
+    }),
+    hooks: {
+      async pgIntrospection_introspection(info, { introspection, serviceName }) {
+        const { inflection, resolvedPreset, state } = info;
+        const { schemas = [] } = resolvedPreset.pgServices!.find(({ name }) => name === serviceName)!;
+        const { enums } = await info.helpers.strataCatalogue.get();
+        const byId = new Map(introspection.classes.map((relation) => [relation._id, relation]));
+        const nameOf = (relation: PgClass) =>
+          upperCamel(inflection.singularize(String(tagsOf(relation).name ?? relation.relname)));
+        const taken = new Set(
+          introspection.classes.filter((relation) => isRelation(relation, schemas)).map(nameOf),
+        );
+        const byBase = new Map<string, PgCodec>();
+        for (const { relation, column: name, base, base_column: baseColumn, names } of enums) {
+          const shown = byId.get(relation);
+          const column = shown?.getAttribute({ name });
+          if (!shown || !column || !isRelation(shown, schemas)) continue;
+          const key = `names_${base}_${baseColumn}`;
+          let codec = byBase.get(key);
+          if (!codec) {
+            // Called after its own table, or the first relation that shows it.
+            const own = byId.get(base)!;
+            const isDataset = own.relname === "datasets" && own.getNamespace()!.nspname === "strata";
+            let type = isDataset
+              ? DATASET_NAME
+              : `${nameOf(isRelation(own, schemas) ? own : shown)}${upperCamel(baseColumn)}`;
+            while (taken.has(type)) type += "Name";
+            taken.add(type);
+            codec = createCodec(key, type, column, names);
+            byBase.set(key, codec);
+            state.byType.set(type, codec);
+          }
+          state.ofColumn.set(column, codec);
+        }
+      },
+      pgCodecs_attribute({ state }, { pgAttribute, attribute }) {
+        attribute.codec = state.ofColumn.get(pgAttribute) ?? attribute.codec;
+      },
+      pgProcedures_PgResourceOptions({ state }, { pgProc, resourceOptions: { parameters } }) {
+        const codec = state.byType.get(DATASET_NAME);
+        if (!codec || pgProc.proname !== "discard_quarantined") return;
+        for (const parameter of parameters ?? []) if (parameter.name === "dataset") parameter.codec = codec;
+      },
+    },
+  }),
+};
