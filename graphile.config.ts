@@ -6,6 +6,7 @@ import { PostGraphileConnectionFilterPreset } from "postgraphile-plugin-connecti
 import { AggregatesPlugin } from "./plugins/AggregatesPlugin.ts";
 import { BehaviorCachePlugin } from "./plugins/BehaviorCachePlugin.ts";
 import { CataloguePlugin } from "./plugins/CataloguePlugin.ts";
+import { DeletesPlugin } from "./plugins/DeletesPlugin.ts";
 import { DescriptionsPlugin } from "./plugins/DescriptionsPlugin.ts";
 import { EnumsPlugin } from "./plugins/EnumsPlugin.ts";
 import { GrafastFixesPlugin } from "./plugins/GrafastFixesPlugin.ts";
@@ -79,6 +80,7 @@ export function createPreset({ pgServices, datasetsDir, ...limits }: PresetOptio
       GrafastFixesPlugin,
       NamesPlugin,
       EnumsPlugin,
+      DeletesPlugin,
       DescriptionsPlugin,
       NullableKeysPlugin,
       NullOrderPlugin,

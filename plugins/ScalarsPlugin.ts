@@ -143,6 +143,18 @@ function hasOtherNull({ domainOfCodec, ...codec }: PgCodec): boolean {
     : [TYPES.json, TYPES.jsonb, geoPoint].some(({ name }) => name === codec.name);
 }
 
+/** Where it is written what a value looks like. */
+const SPECIFICATIONS: Record<string, string> = {
+  BigInt: "https://www.postgresql.org/docs/current/datatype-numeric.html#DATATYPE-INT",
+  BigFloat: "https://www.postgresql.org/docs/current/datatype-numeric.html#DATATYPE-NUMERIC-DECIMAL",
+  Cursor: "https://relay.dev/graphql/connections.htm#sec-Cursor",
+  Date: "https://scalars.graphql.org/andimarek/local-date.html",
+  Datetime: "https://scalars.graphql.org/andimarek/date-time.html",
+  GeoJSON: "https://www.rfc-editor.org/rfc/rfc7946",
+  JSON: "https://www.rfc-editor.org/rfc/rfc8259",
+  UUID: "https://www.rfc-editor.org/rfc/rfc9562",
+};
+
 const literals: string[] = [Kind.STRING, Kind.INT, Kind.FLOAT];
 
 /** Scalars say at once what is wrong with a value, and lose nothing of it. */
@@ -151,7 +163,9 @@ export const ScalarsPlugin: GraphileConfig.Plugin = {
   version: "1.0.0",
   schema: {
     hooks: {
-      GraphQLScalarType(config) {
+      GraphQLScalarType(given) {
+        const specifiedByURL = SPECIFICATIONS[given.name] ?? given.specifiedByURL;
+        const config = specifiedByURL == null ? given : { ...given, specifiedByURL };
         if (config.name === "JSON") {
           const { parseValue = (value) => value, parseLiteral } = config;
           return {

@@ -48,6 +48,11 @@ const SHOP = `
   grant insert, update, delete on production.order_lines to strata_operator;
 
   create table production.hidden (hidden_id integer primary key);
+  create table production.notes (note_id integer primary key, line_no integer, order_no integer,
+    foreign key (order_no, line_no) references production.order_lines on delete cascade);
+  create table production.marks (mark_id integer primary key, note_id integer references production.notes on delete cascade,
+    sku varchar(40) references production.products on delete set null);
+  grant select on production.marks to strata_reader;
   create table analytics.products (product_count integer primary key);
   create table production.query ("a b" integer primary key, "1st" date);
   create table production."odd name-1" ("source id" integer primary key);
@@ -165,6 +170,28 @@ test("a table has relations, filters, aggregates and orders", async () => {
     "2025-01-06T00:00:00Z": "4",
   });
   expect(sums(data.byWeekend.groupedAggregates)).toEqual({ true: "4", false: "4" });
+});
+
+test("a delete says what goes with the row, what stays, and what is in its way", async () => {
+  const { __type } = await read(`{ __type(name: "Mutation") { fields { name description } } }`, "operator");
+  const wordsOf = (name: string) =>
+    __type.fields.find((field: { name: string }) => field.name === name).description;
+  expect(wordsOf("deleteProduct")).toMatch(
+    /key\. Its `marks` stay without it\. Refused as long as `orderLines` refer to it\.$/,
+  );
+  expect(wordsOf("deleteOrderLine")).toMatch(
+    /key\. With it go its `marks` and rows that the API does not show\.$/,
+  );
+});
+
+test("scalars say where they are specified", async () => {
+  const { __schema } = await read("{ __schema { types { kind name specifiedByURL } } }");
+  const own = __schema.types.filter(
+    ({ kind, name }: { kind: string; name: string }) =>
+      kind === "SCALAR" && !/^(Int|Float|String|Boolean|ID)$/.test(name),
+  );
+  expect(own.map(({ name }: { name: string }) => name)).toContain("GeoJSON");
+  for (const { name, specifiedByURL } of own) expect(specifiedByURL, name).toMatch(/^https:/);
 });
 
 test("columns, filters and inputs are what grants, indexes and types allow", async () => {
