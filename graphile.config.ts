@@ -27,6 +27,7 @@ import { ScalarsPlugin } from "./plugins/ScalarsPlugin.ts";
 import { SourcesPlugin } from "./plugins/SourcesPlugin.ts";
 import { SubscriptionsPlugin } from "./plugins/SubscriptionsPlugin.ts";
 import { createTagFilesPlugin } from "./plugins/TagFilesPlugin.ts";
+import { TrigramsPlugin } from "./plugins/TrigramsPlugin.ts";
 import { UpdateNotFoundPlugin } from "./plugins/UpdateNotFoundPlugin.ts";
 import { UpsertPlugin } from "./plugins/UpsertPlugin.ts";
 
@@ -38,7 +39,7 @@ interface PresetOptions {
   maxPageSize?: number;
 }
 
-/** Of all operators of connection-filter, those that an index on the column serves. */
+/** Of all operators of connection-filter, those that a common index on the column serves. */
 const operators = [
   "isNull",
   "equalTo",
@@ -88,6 +89,7 @@ export function createPreset({ pgServices, datasetsDir, ...limits }: PresetOptio
       AggregatesPlugin,
       PageSizePlugin,
       PatternsPlugin,
+      TrigramsPlugin,
       PostgisTypesPlugin,
       PostgisPlugin,
       SourcesPlugin,

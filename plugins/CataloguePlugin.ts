@@ -24,6 +24,8 @@ interface Catalogue {
   restricted: { relation: string; column: string }[];
   /** Columns of views and metrics that are never NULL, as their queries show. */
   not_null: { relation: string; column: string }[];
+  /** Columns with an index of trigrams. */
+  trigrams: { relation: string; column: string }[];
   /** Columns that hold one of a few names. */
   enums: { relation: string; column: string; base: string; base_column: string; names: string[] }[];
 }
@@ -103,7 +105,14 @@ const CATALOGUE = `
     (select coalesce(json_agg(json_build_object('relation', k.relation::oid::text, 'column', k.column_name, 'base', k.base::oid::text,
                                                 'base_column', k.base_column, 'names', k.names)
                               order by k.relation <> k.base, k.relation::text, k.column_name), '[]')
-     from strata.known_values k) as enums
+     from strata.known_values k) as enums,
+    (select coalesce(json_agg(json_build_object('relation', i.indrelid::text, 'column', a.attname)), '[]')
+     from pg_catalog.pg_index i
+       cross join lateral unnest(i.indkey::smallint[], i.indclass::oid[]) k (attnum, opclass)
+       join pg_catalog.pg_opclass o on o.oid = k.opclass and o.opcname in ('gin_trgm_ops', 'gist_trgm_ops')
+       join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum and a.attnum > 0
+     where i.indisvalid and i.indpred is null
+    ) as trigrams
   from refreshed`;
 
 /** Schema strata, its datasets or a function is not there. */
@@ -145,7 +154,13 @@ export const CataloguePlugin: GraphileConfig.Plugin = {
     },
     hooks: {
       async pgIntrospection_introspection(info, { introspection }) {
-        const { refreshed, days, restricted, not_null: notNull } = await info.helpers.strataCatalogue.get();
+        const {
+          refreshed,
+          days,
+          restricted,
+          not_null: notNull,
+          trigrams,
+        } = await info.helpers.strataCatalogue.get();
         for (const relation of introspection.classes) {
           if (refreshed.relations.includes(relation._id)) tagsOf(relation).refreshed = true;
         }
@@ -162,6 +177,10 @@ export const CataloguePlugin: GraphileConfig.Plugin = {
         for (const { relation, column: name } of notNull) {
           const column = find(relation, name);
           if (column) tagsOf(column).notNull ??= true;
+        }
+        for (const { relation, column: name } of trigrams) {
+          const column = find(relation, name);
+          if (column) tagsOf(column).trigrams = true;
         }
       },
     },

@@ -100,6 +100,12 @@ function joinCalendar(relation: PgClass, calendar: PgClass): void {
   if (added.length > 0) tagsOf(relation).foreignKey = [...tagged, ...added];
 }
 
+const TEXTS = /^(text|varchar|bpchar|citext)$/;
+const quoted = (name: string): string =>
+  /^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
+const nameOf = (relation: PgClass): string =>
+  `${quoted(relation.getNamespace()!.nspname)}.${quoted(relation.relname)}`;
+
 const INTEGERS = ["20", "21", "23"];
 /** Types without an order, some even without an equality. */
 const OPAQUE = /^(json|xml|point|line|lseg|box|path|polygon|circle|tsquery)$/;
@@ -126,6 +132,16 @@ function boundColumns(relation: PgClass): void {
     const type = column.getType()?.typname ?? "";
     const isOpaque =
       OPAQUE.test(type) || type === "geography" || (type === "geometry" && !isPointType(column.atttypmod));
+    if (TEXTS.test(type)) {
+      if (!isSmall && !tagsOf(column).trigrams)
+        tagsOf(column).lacksTrigrams =
+          relation.relkind === "v"
+            ? ""
+            : `create index on ${nameOf(relation)} using gin (${quoted(column.attname)} gin_trgm_ops)`;
+      // An index of trigrams has no order.
+      if (!isSmall && tagsOf(column).trigrams && !hasIndex(column, /^btree$/))
+        addBehavior(column, "-orderBy");
+    }
     if (isOpaque) addBehavior(column, `-filterBy ${NO_COMPARISON}`);
     else if (HAS_OPERATORS.test(type) && relation.relkind !== "v" && !hasPlainIndex(column))
       addBehavior(column, `${hasIndexOfItsOwn(column) ? "+" : "-"}attribute:filterBy ${NO_COMPARISON}`);

@@ -4,6 +4,7 @@ import { dirname, join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { parentPort, workerData } from "node:worker_threads";
 import { PGlite } from "@electric-sql/pglite";
+import { pg_trgm } from "@electric-sql/pglite/contrib/pg_trgm";
 import { uuid_ossp } from "@electric-sql/pglite/contrib/uuid_ossp";
 import { postgis } from "@electric-sql/pglite-postgis";
 import { serveProtocol } from "./protocol.ts";
@@ -53,7 +54,7 @@ async function main(): Promise<void> {
   if (!locked) return tell({ state: "locked" });
   const db = await PGlite.create({
     dataDir: join(dataDir, "postgres"),
-    extensions: { postgis: lazyPostgis, uuid_ossp },
+    extensions: { postgis: lazyPostgis, uuid_ossp, pg_trgm },
     relaxedDurability: false,
   });
   await db.exec("set timezone = 'UTC'");
