@@ -23,7 +23,7 @@ const direction = layers.flatMap((folders, place) => {
 });
 
 export default tseslint.config(
-  { ignores: ["node_modules", ".data", "studio/dist"] },
+  { ignores: ["node_modules", ".data", "studio/dist", "examples/generated"] },
   tseslint.configs.recommendedTypeChecked,
   {
     languageOptions: {
