@@ -55,6 +55,21 @@ async function tokenFor(config: Config, headers: IncomingHttpHeaders): Promise<s
   return createToken(config, { role: "strata_operator", subject: "graphiql", ttl: "12h" });
 }
 
+/** As studio/icon.svg has it. */
+const ICON = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><path fill="#7c9cff" d="M16 3 3 9.5 16 16l13-6.500z"/><path fill="#4f74f5" d="m3 14.500 13 6.500 13-6.500v3L16 24 3 17.500z" opacity=".85"/><path fill="#2e4fd0" d="m3 20.500 13 6.500 13-6.500v3L16 30 3 23.500z" opacity=".8"/></svg>`;
+const ICON_URL = `data:image/svg+xml;base64,${Buffer.from(ICON).toString("base64")}`;
+
+// Its own name and icon; and without the buttons for plans and SQL, which this server tells nobody.
+const HEAD = `<title>GraphiQL – Strata</title>
+<link rel="icon" type="image/svg+xml" href="${ICON_URL}" />
+<style>
+  .graphiql-logo a { font-size: 0; pointer-events: none; }
+  .graphiql-logo a::after { content: "Strata"; font-size: 18px; }
+  .graphiql-logo a::before { content: url("${ICON_URL}"); display: inline-block; width: 20px; margin-right: 6px; vertical-align: middle; }
+  [aria-label="Show Explain"], [aria-label="Hide Explain"],
+  [title="View the SQL statements that this query invokes"], [title="Don't hide explain from results"] { display: none !important; }
+</style>`;
+
 export const createGraphiqlPlugin = (config: Config): GraphileConfig.Plugin => ({
   name: "GraphiqlPlugin",
   version: "1.0.0",
@@ -66,6 +81,7 @@ export const createGraphiqlPlugin = (config: Config): GraphileConfig.Plugin => (
         void reply.header("content-security-policy", policy(`'self' 'nonce-${nonce}'`));
         const token = await tokenFor(config, page.headers);
         if (token) void reply.header("cache-control", "no-store");
+        htmlParts.titleTag = HEAD;
         htmlParts.headerScripts += tabsScript(token);
         return (await next()).replaceAll("<script", `<script nonce="${nonce}"`);
       },

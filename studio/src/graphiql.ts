@@ -11,15 +11,17 @@ export function openInGraphiql(title: string, query: string, variables: object):
   try {
     const state = JSON.parse(localStorage.getItem(key) ?? '{"tabs":[]}') as State;
     const id = `studio-${title}`;
+    const operationName = /query (\w+)/.exec(query)?.[1] ?? null;
     const tabs = state.tabs.filter((tab) => tab.id !== id);
     tabs.push({
       id,
-      title,
+      // GraphiQL calls the tab so as soon as it has run.
+      title: operationName ?? title,
       query,
       hash: "",
       variables: JSON.stringify(withoutEmpty({ ...variables }), null, 2),
       headers: null,
-      operationName: /query (\w+)/.exec(query)?.[1] ?? null,
+      operationName,
       response: null,
     } as State["tabs"][number]);
     localStorage.setItem(key, JSON.stringify({ tabs, activeTabIndex: tabs.length - 1 }));

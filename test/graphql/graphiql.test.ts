@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { TABS } from "../../src/graphql/graphiql-tabs.ts";
 import { isServer } from "../support/database.ts";
@@ -23,6 +24,23 @@ test("every tab runs as it is", async () => {
     const { data, errors } = await api.ask(needsToken ? "operator" : "nobody", query);
     expect({ errors, isAnswered: data !== null }, title).toEqual({ errors: [], isAnswered: true });
   }
+});
+
+test("tabs are called as GraphiQL calls them when they have run, and comments fit the editor", () => {
+  for (const { title, query } of TABS) {
+    expect(/(?:query|mutation|subscription) (\w+)/.exec(query)![1]).toBe(title);
+    for (const line of query.split("\n").filter((text) => text.startsWith("#")))
+      expect(line.length, line).toBeLessThanOrEqual(38);
+  }
+});
+
+test("the page has the name and the icon of the project", async () => {
+  const { body } = await page("localhost:4000");
+  expect(body).toContain("<title>GraphiQL – Strata</title>");
+  const icon = /rel="icon" type="image\/svg\+xml" href="data:image\/svg\+xml;base64,([^"]+)"/.exec(body)![1]!;
+  expect(Buffer.from(icon, "base64").toString().trim()).toBe(
+    readFileSync(new URL("../../studio/icon.svg", import.meta.url), "utf8").trim(),
+  );
 });
 
 test("the page opens with the tabs, in a script that its policy lets run", async () => {
