@@ -1,4 +1,5 @@
-// A column that a CHECK limits to a few names is an enum in the API; in the database it stays text. The values are called
+// A column that a CHECK limits to a few names is an enum in the API, if it is one of the pipeline's own or its comment
+// has the tag @enumerated; in the database it stays text. The values are called
 // as they are stored, so that answers and variables are what they would be without it.
 import { enumCodec, isEnumCodec, TYPES, type PgCodec } from "@dataplan/pg";
 import { gatherConfig } from "graphile-build";
@@ -79,11 +80,14 @@ export const EnumsPlugin: GraphileConfig.Plugin = {
           const shown = byId.get(relation);
           const column = shown?.getAttribute({ name });
           if (!shown || !column || !isRelation(shown, schemas)) continue;
+          const own = byId.get(base)!;
+          // The pipeline's own columns, and those whose comments ask for it: documents that give a text would break.
+          const isAsked = tagsOf(own.getAttribute({ name: baseColumn })!).enumerated !== undefined;
+          if (isRelation(own, schemas) && !isAsked) continue;
           const key = `names_${base}_${baseColumn}`;
           let codec = byBase.get(key);
           if (!codec) {
             // Called after its own table, or the first relation that shows it.
-            const own = byId.get(base)!;
             const isDataset = own.relname === "datasets" && own.getNamespace()!.nspname === "strata";
             let type = isDataset
               ? DATASET_NAME

@@ -12,7 +12,7 @@ const http = new HttpLink({ uri: STRATA_URL, headers: { authorization: `Bearer $
 const client = new ApolloClient({ link: persisted.concat(http), cache: new InMemoryCache() });
 
 const page = gql`
-  query Transactions($first: Int!, $status: TransactionStatus) {
+  query Transactions($first: Int!, $status: String) {
     transactions(first: $first, filter: { status: { equalTo: $status } }) {
       nodes {
         id

@@ -5,7 +5,7 @@ import type { TypedDocumentString } from "../generated/gql/graphql.ts";
 const { STRATA_URL = "http://localhost:4000/graphql", STRATA_TOKEN } = process.env;
 
 const page = graphql(`
-  query CodegenTransactions($first: Int!, $status: TransactionStatus) {
+  query CodegenTransactions($first: Int!, $status: String) {
     transactions(first: $first, filter: { status: { equalTo: $status } }) {
       nodes {
         id

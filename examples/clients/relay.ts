@@ -16,7 +16,7 @@ const { STRATA_URL = "http://localhost:4000/graphql", STRATA_TOKEN } = process.e
 // The compiler looks for this tag; in an application Babel puts what is compiled in its place.
 const graphql = String.raw;
 void graphql`
-  query relayTransactionsQuery($first: Int!, $status: TransactionStatus) {
+  query relayTransactionsQuery($first: Int!, $status: String) {
     transactions(first: $first, filter: { status: { equalTo: $status } }) {
       nodes {
         id

@@ -10,7 +10,7 @@ const client = new Client({
 });
 
 const page = gql`
-  query Transactions($first: Int!, $status: TransactionStatus) {
+  query Transactions($first: Int!, $status: String) {
     transactions(first: $first, filter: { status: { equalTo: $status } }) {
       nodes {
         id

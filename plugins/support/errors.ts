@@ -12,6 +12,7 @@ interface DatabaseError {
 const checks: Record<string, { field: string; rule: string }> = {
   valid_email: { field: "email", rule: "must be an e-mail address, such as name@example.org" },
   positive_amount: { field: "amount", rule: "must be greater than 0" },
+  valid_status: { field: "status", rule: "must be pending, completed, failed or refunded" },
 };
 
 const camelCase = (column: string) => column.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());

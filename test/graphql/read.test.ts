@@ -244,7 +244,7 @@ test.runIf(isServer)("an index serves every filter and order of the large tables
     [`events(filter: { eventTime: { greaterThan: "2025-01-14T20:00:00Z" } })`, /idx_events_time/],
     [`events(first: 5, orderBy: [EVENT_TIME_DESC])`, /Index Scan Backward using idx_events_time/],
     [`transactions(first: 5, orderBy: [AMOUNT_DESC])`, /Index Scan Backward using idx_transactions_amount/],
-    [`transactions(filter: { status: { equalTo: failed } })`, /idx_transactions_status_date/],
+    [`transactions(filter: { status: { equalTo: "failed" } })`, /idx_transactions_status_date/],
     [`users(filter: { username: { startsWith: "bulk1999" } })`, /Index Cond: .*username/],
     [`users(filter: { country: { equalTo: "C7" } })`, /idx_users_country/],
   ];

@@ -23,7 +23,7 @@ test("an operator creates, changes and deletes", async () => {
     user: { username: "ada" },
   });
   const changed = await api.read(
-    `mutation ($id: Int!) { updateTransaction(input: { transactionId: $id, patch: { status: completed } }) {
+    `mutation ($id: Int!) { updateTransaction(input: { transactionId: $id, patch: { status: "completed" } }) {
       transaction { status amount } query { transactions { totalCount } } } }`,
     { id: transactionId },
   );
@@ -101,6 +101,15 @@ test.each([
     "UNIQUE_VIOLATION",
     `upsertUser(input: { user: { username: "ada", email: "bo@example.org" } })`,
     { field: "email", constraint: "users_email_key", message: "This email is already taken" },
+  ],
+  [
+    "CHECK_VIOLATION",
+    `createTransaction(input: { transaction: { userId: 1, amount: 1, status: "lost" } })`,
+    {
+      field: "status",
+      constraint: "valid_status",
+      message: "status must be pending, completed, failed or refunded",
+    },
   ],
   [
     "CHECK_VIOLATION",

@@ -112,6 +112,7 @@ test("an enum has what its CHECK has, and the datasets that there are", async ()
   const allow = (list: string) => `alter table production.cases drop constraint if exists known_state,
     add constraint known_state check (state in (${list}))`;
   await sql(`create table production.cases (case_id integer primary key, state text not null);
+    comment on column production.cases.state is '@enumerated';
     create index on production.cases (state);
     create table staging.raw_cases (case_id integer, state text);
     grant select on production.cases to strata_reader; insert into production.cases values (1, 'open');
