@@ -72,6 +72,15 @@ async function lastRun(): Promise<{ status: string; rowsWritten: string } | unde
   return (await graphql(server!, token, runs)).data.pipelineRuns.nodes[0];
 }
 
+test("a server whose log nobody reads any more ends all the same", async () => {
+  server = await startReadyServer(place.environment);
+  server.child.stdout.destroy();
+  // Its last lines are written when it ends.
+  const end = server.stop();
+  const seconds = new Promise<string>((resolve) => setTimeout(resolve, 60_000, "still there").unref());
+  expect(await Promise.race([end, seconds])).toBe(0);
+});
+
 test("while it drains it is not ready, but serves", { tags: ["long"] }, async () => {
   server = await startReadyServer({ ...place.environment, SHUTDOWN_DELAY_MS: "2000" });
   const exit = server.stop();
