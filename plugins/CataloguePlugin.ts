@@ -101,6 +101,8 @@ const CATALOGUE = `
        join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = never_null.place
      where (c.relkind in ('v', 'm') or exists (select from strata.metrics m where to_regclass(strata.metric_table(m)) = c.oid))
        and not a.attnotnull
+       -- Whoever says it by a tag says all of it.
+       and coalesce(obj_description(c.oid, 'pg_class'), '') !~ '(^|\n)@notNull '
     ) as not_null,
     (select coalesce(json_agg(json_build_object('relation', k.relation::oid::text, 'column', k.column_name, 'base', k.base::oid::text,
                                                 'base_column', k.base_column, 'names', k.names)
