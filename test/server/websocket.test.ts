@@ -60,6 +60,9 @@ test("errors on a socket have a code and the id of its request", async () => {
   connection.send({ type: "subscribe", id: "1", payload: { query: "{ users { nodes { email } } }" } });
   expect((await connection.next("next")).payload.errors[0].extensions).toEqual({
     code: "FORBIDDEN",
+    role: "strata_reader",
+    type: "User",
+    field: "email",
     requestId: expect.any(String),
   });
   connection.send({ type: "subscribe", id: "2", payload: { query: "{ nothing }" } });
