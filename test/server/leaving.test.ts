@@ -24,11 +24,14 @@ async function outcomes(name: string): Promise<string[]> {
   return [...lines].map(([, outcome]) => outcome!);
 }
 
+const HELD_UP = "select count(*)::int as n from pg_locks where not granted";
+
 /** Sends an operation that a lock holds up, and goes away; `after` is called when the server has noticed. */
 async function leave(
   query: string,
   locked: string,
   after: (other: pg.Client) => Promise<void>,
+  heldUp = HELD_UP,
 ): Promise<void> {
   const other = new pg.Client(server.database.connection);
   await other.connect();
@@ -39,8 +42,7 @@ async function leave(
     const options = { port, host: "127.0.0.1", path: "/graphql", method: "POST", headers };
     const request = httpRequest(options).on("error", () => undefined);
     request.end(JSON.stringify({ query }));
-    const waiting = async () =>
-      (await other.query("select count(*)::int as n from pg_locks where not granted")).rows[0].n as number;
+    const waiting = async () => (await server.database.pool.query<{ n: number }>(heldUp)).rows[0]!.n;
     await expect.poll(waiting, { timeout: 20_000 }).toBeGreaterThan(0);
     request.destroy();
     const connections = () =>
@@ -74,3 +76,21 @@ test.runIf(isServer)("a run goes on without the one who asked for it, whose outc
     expect(rows).toEqual(["pipeline", "transform", "refresh"].map((step) => ({ step, status: "succeeded" })));
   }),
 );
+
+test.runIf(isServer)("what it wrote is not kept", async () => {
+  await server.database.pool.query(`
+    insert into production.users (user_id, username, email, country) values (1, 'ann', 'ann@example.org', 'Peru');
+    create function production.sleepy() returns trigger language plpgsql as $$
+      begin perform pg_sleep(600); return null; end $$;
+    create trigger sleepy after update on production.users for each row execute function production.sleepy();
+    grant execute on function production.sleepy() to public`);
+  await leave(
+    'mutation Written { updateUser(input: { userId: 1, patch: { country: "Chile" } }) { user { country } } }',
+    "production.events",
+    async (other) => {
+      await expect.poll(() => outcomes("Written"), { timeout: 9_000 }).toEqual(["CANCELLED"]);
+      expect((await other.query("select country from production.users")).rows).toEqual([{ country: "Peru" }]);
+    },
+    "select count(*)::int as n from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()",
+  );
+});
