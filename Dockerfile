@@ -1,33 +1,25 @@
 # syntax=docker/dockerfile:1
 
-# --- Packages: everything that runs needs, nothing that only builds or tests do --------------------------
-FROM node:24-bookworm-slim AS packages
-WORKDIR /app
+# --- The package: what `npm pack` makes of the clone, as on a registry -----------------------------------
+FROM node:24-bookworm-slim AS package
+WORKDIR /clone
 COPY package.json package-lock.json .npmrc ./
+COPY package/node ./package/node
 # The optional packages bring Node for machines without it; this image has it.
-RUN npm ci --omit=dev --omit=optional --ignore-scripts && npm cache clean --force
-
-# --- The studio: scripts and style of the first page, bundled once ---------------------------------------
-FROM node:24-bookworm-slim AS studio
+RUN npm ci --omit=optional --include=dev --ignore-scripts && npm install --no-save --ignore-scripts "@esbuild/linux-$(node -p process.arch)@$(node -p 'require("esbuild/package.json").version')"
+COPY . .
+RUN npm pack --pack-destination /
 WORKDIR /app
-COPY package.json package-lock.json .npmrc ./
-RUN npm ci --ignore-scripts
-COPY studio ./studio
-RUN node studio/build.ts
+RUN npm init -y && npm install --ignore-scripts /strata-graphql-*.tgz && npm cache clean --force
 
-# --- The image: no build step, Node runs the sources as they are -----------------------------------------
+# --- The image -------------------------------------------------------------------------------------------
 FROM node:24-bookworm-slim
 LABEL org.opencontainers.image.title="Strata" \
       org.opencontainers.image.description="A GraphQL data layer over a three-layer PostgreSQL pipeline" \
       org.opencontainers.image.licenses="MIT"
 WORKDIR /app
-COPY --from=packages /app/node_modules ./node_modules
-COPY package.json graphile.config.ts schema.sql init.sql ./
-COPY sql ./sql
-COPY plugins ./plugins
-COPY src ./src
-COPY studio/build.ts ./studio/
-COPY --from=studio /app/studio/dist ./studio/dist
+COPY --from=package /app ./
+ENV PATH=/app/node_modules/.bin:$PATH
 
 # Only used without DATABASE_URL; the one place that the process writes to.
 ENV DATA_DIR=/data HOST=0.0.0.0 PORT=4000
@@ -41,5 +33,5 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
   CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT}/healthz`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
 
 # Node itself gets the signals: `docker stop` drains. Give it SHUTDOWN_TIMEOUT_MS and some (`--stop-timeout 30`).
-ENTRYPOINT ["node", "/app/src/cli.ts"]
+ENTRYPOINT ["node", "/app/node_modules/strata-graphql/bin/cli.js"]
 CMD ["serve"]

@@ -23,11 +23,11 @@ const direction = layers.flatMap((folders, place) => {
 });
 
 export default tseslint.config(
-  { ignores: ["node_modules", ".data", "studio/dist", "examples/generated"] },
+  { ignores: ["node_modules", ".data", "dist", "studio/dist", "examples/generated"] },
   tseslint.configs.recommendedTypeChecked,
   {
     languageOptions: {
-      parserOptions: { projectService: { allowDefaultProject: ["*.js"] } },
+      parserOptions: { projectService: { allowDefaultProject: ["*.js", "bin/*.js", "package/*.js"] } },
     },
     rules: {
       "@typescript-eslint/no-floating-promises": "error",

@@ -7,7 +7,8 @@ import { basename, extname, join } from "node:path";
 import { promisify } from "node:util";
 import { brotliCompress, constants, gzip } from "node:zlib";
 
-const FOLDER = import.meta.dirname;
+// Compiled, this module is in another folder beside it.
+const FOLDER = join(import.meta.dirname, "../studio");
 const DIST = join(FOLDER, "dist");
 const MANIFEST = "manifest.json";
 export const ASSETS_PATH = "/studio/";

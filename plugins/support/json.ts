@@ -1,5 +1,6 @@
-import { createRequire } from "node:module";
 import { TYPES, type PgCodec } from "@dataplan/pg";
+// By its path: grafast exports no such module.
+import output from "../../node_modules/grafast/dist/tamedevilUtils.js";
 import { relist } from "./lists.ts";
 
 /**
@@ -31,11 +32,9 @@ const exact = JSON as unknown as {
 };
 
 /** How grafast writes a value of a scalar; private, and called by this name. Without it `toJSON` gives the same answer. */
-const output = createRequire(import.meta.resolve("grafast"))("./tamedevilUtils.js") as {
-  stringifyJSON: (value: unknown) => string;
-};
-const { stringifyJSON } = output;
-output.stringifyJSON = (value) => (value instanceof JsonText ? value.text : stringifyJSON(value));
+const writer: { stringifyJSON: (value: unknown) => string } = output;
+const { stringifyJSON } = writer;
+writer.stringifyJSON = (value) => (value instanceof JsonText ? value.text : stringifyJSON(value));
 
 // JSON has a null of its own.
 const fromPg = (text: string) => (text === "null" ? null : new JsonText(text));

@@ -3,9 +3,10 @@ import type { Command } from "commander";
 import { buildSchema, findBreakingChanges, introspectionFromSchema } from "graphql";
 import { createGraphql } from "../graphql/graphql.ts";
 import type { Claims } from "../http/auth.ts";
+import { root } from "../paths.ts";
 import { withDatabase } from "./with-database.ts";
 
-const file = new URL("../../schema.graphql", import.meta.url);
+const file = new URL("schema.graphql", root);
 
 export async function schema(options: { write?: boolean; json?: boolean }): Promise<void> {
   const sdl = await withDatabase(async (database, config) => {

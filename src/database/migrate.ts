@@ -3,9 +3,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { DatabaseError, Pool } from "pg";
 import type { Database } from "./connect.ts";
+import { root } from "../paths.ts";
 import { indexOfPosition, lineAt } from "./sql-text.ts";
-
-const root = new URL("../../", import.meta.url);
 
 /**
  * Two processes must not change the schema at the same time. Queries on the catalogue look expensive to the planner and

@@ -7,6 +7,7 @@ import { dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import type { PoolConfig } from "pg";
+import { engineModule } from "../paths.ts";
 import type { EngineMessage, EngineOptions, EngineRequest } from "./engine.ts";
 import { CLOSED, SSL_REQUEST } from "./protocol.ts";
 
@@ -67,7 +68,7 @@ class EngineSocket extends Socket {
 }
 
 function startEngine(options: EngineOptions): Promise<{ worker: Worker; message: EngineMessage }> {
-  const worker = new Worker(new URL("./engine.ts", import.meta.url), { workerData: options });
+  const worker = new Worker(engineModule, { workerData: options });
   return new Promise((done, fail) => {
     worker.once("message", (message: EngineMessage) => done({ worker, message }));
     worker.once("error", fail);

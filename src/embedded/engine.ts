@@ -1,12 +1,12 @@
 // The worker thread of the embedded engine: PGlite gets an event loop, and a core, of its own.
 import { chmodSync, mkdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { DatabaseSync } from "node:sqlite";
 import { parentPort, workerData } from "node:worker_threads";
 import { PGlite } from "@electric-sql/pglite";
 import { pg_trgm } from "@electric-sql/pglite/contrib/pg_trgm";
 import { uuid_ossp } from "@electric-sql/pglite/contrib/uuid_ossp";
 import { postgis } from "@electric-sql/pglite-postgis";
+import { lockFolder } from "./lock.ts";
 import { serveProtocol } from "./protocol.ts";
 
 export interface EngineOptions {
@@ -23,19 +23,6 @@ const HELD_POLL_MS = 100;
 const { dataDir, socketPath } = workerData as EngineOptions;
 const tell = (message: EngineMessage): void => parentPort!.postMessage(message);
 
-// The operating system drops an SQLite lock when its process dies, however it dies: no stale lock files.
-function lock(): DatabaseSync | undefined {
-  const database = new DatabaseSync(join(dataDir, "lock"));
-  try {
-    database.exec("begin exclusive");
-    return database;
-  } catch (error) {
-    database.close();
-    if (error instanceof Error && /locked/.test(error.message)) return undefined;
-    throw error;
-  }
-}
-
 /**
  * PostGIS whose libraries are compiled when SQL first needs one. The bundle has three (raster and topology too), and
  * emscripten would compile them all before the engine opens: a second of every command.
@@ -50,8 +37,8 @@ const lazyPostgis: typeof postgis = {
 
 async function main(): Promise<void> {
   mkdirSync(dataDir, { recursive: true, mode: 0o700 });
-  const locked = lock();
-  if (!locked) return tell({ state: "locked" });
+  const unlock = await lockFolder(dataDir);
+  if (!unlock) return tell({ state: "locked" });
   const db = await PGlite.create({
     dataDir: join(dataDir, "postgres"),
     extensions: { postgis: lazyPostgis, uuid_ossp, pg_trgm },
@@ -73,7 +60,7 @@ async function main(): Promise<void> {
     server.close();
     void db.close().finally(() => {
       rmSync(socketPath, { force: true });
-      locked.close();
+      unlock();
       process.exit(0);
     });
   };
