@@ -1,39 +1,43 @@
 // One process at a time opens a data folder. The operating system drops these locks when their process dies, however it
 // dies: no stale lock files.
-import { createHash } from "node:crypto";
-import { closeSync, constants, openSync } from "node:fs";
+import { closeSync, constants, openSync, statSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 
-/** Releases the lock. */
-type Unlock = () => void;
+/** Releases a lock; undefined stands for one that another process has. */
+type Unlock = (() => void) | undefined;
 
-/** Undefined when another process has the folder. */
-export async function lockFolder(folder: string): Promise<Unlock | undefined> {
+/**
+ * Takes two locks. SQLite's reaches as far as the file system, to other containers on the same folder, but Node has it
+ * since 22.13 only. The other one is of this machine (of this container), and every Node has it: it is what a process
+ * on Node 20 and one on Node 24 exclude each other by.
+ */
+export async function lockFolder(folder: string): Promise<Unlock> {
+  const hasNames = ["linux", "win32"].includes(process.platform);
+  const unlock = hasNames ? await lockName(folder) : lockFile(join(folder, "lock-file"));
+  if (!unlock) return undefined;
   const { DatabaseSync } = (await import("node:sqlite").catch(() => undefined)) ?? {};
-  if (!DatabaseSync) return lockWithoutSqlite(folder);
+  if (!DatabaseSync) return unlock;
   const database = new DatabaseSync(join(folder, "lock"));
   try {
     database.exec("begin exclusive");
-    return () => database.close();
   } catch (error) {
     database.close();
+    unlock();
     if (error instanceof Error && /locked/.test(error.message)) return undefined;
     throw error;
   }
+  return () => {
+    database.close();
+    unlock();
+  };
 }
 
-/** Of BSD's open(2), which macOS has and Linux has not. */
-const O_EXLOCK = 0x20;
-
-/**
- * Before Node 22.13 there is no SQLite. A name of the folder that only one process can listen to takes its place: an
- * abstract socket on Linux, a named pipe on Windows. It is one of this machine (of this container), where SQLite's lock
- * reaches as far as the file system.
- */
-function lockWithoutSqlite(folder: string): Promise<Unlock | undefined> {
-  if (process.platform === "darwin") return Promise.resolve(lockFile(join(folder, "lock-file")));
-  const name = `strata-${createHash("sha256").update(folder).digest("hex").slice(0, 32)}`;
+/** Only one process can listen to a name: an abstract socket on Linux, a named pipe on Windows. */
+function lockName(folder: string): Promise<Unlock> {
+  // Not by its path: containers that share the host's network may have different folders at one path.
+  const { dev, ino } = statSync(folder, { bigint: true });
+  const name = `strata-${dev}-${ino}`;
   const server = createServer((socket) => socket.destroy());
   return new Promise((done, fail) => {
     server.once("error", (error: NodeJS.ErrnoException) =>
@@ -46,7 +50,10 @@ function lockWithoutSqlite(folder: string): Promise<Unlock | undefined> {
   });
 }
 
-function lockFile(path: string): Unlock | undefined {
+/** A flag of open(2) that macOS and the BSDs have. */
+const O_EXLOCK = 0x20;
+
+function lockFile(path: string): Unlock {
   try {
     const file = openSync(
       path,
