@@ -5,8 +5,7 @@ FROM node:24-bookworm-slim AS package
 WORKDIR /clone
 COPY package.json package-lock.json .npmrc ./
 COPY package/node ./package/node
-# The optional packages bring Node for machines without it; this image has it.
-RUN npm ci --omit=optional --include=dev --ignore-scripts && npm install --no-save --ignore-scripts "@esbuild/linux-$(node -p process.arch)@$(node -p 'require("esbuild/package.json").version')"
+RUN npm ci --ignore-scripts
 COPY . .
 RUN npm pack --pack-destination /
 WORKDIR /app

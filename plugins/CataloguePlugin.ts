@@ -133,9 +133,12 @@ async function read(pgService: GraphileConfig.PgServiceConfiguration): Promise<C
   } catch (error) {
     if (!MISSING.has(String((error as { code?: unknown }).code))) throw error;
     const { message } = error as Error;
-    throw new Error(`The database does not have Strata's schema (${message}); run: npx strata migrate`, {
-      cause: error,
-    });
+    throw new Error(
+      `The database does not have Strata's schema (${message}); run: npx strata-graphql migrate`,
+      {
+        cause: error,
+      },
+    );
   }
 }
 

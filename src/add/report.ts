@@ -9,7 +9,7 @@ export function ingestCommandFor(file: string, { dataset, columns }: Proposal): 
   const maps = columns
     .filter(({ header, name }) => header !== name)
     .map(({ header, name }) => `--map ${shell(`${header}=${name}`)}`);
-  return ["npx strata ingest", dataset, shell(file), ...maps].join(" ");
+  return ["npx strata-graphql ingest", dataset, shell(file), ...maps].join(" ");
 }
 
 export function report(proposal: Proposal, rows: number): void {

@@ -39,7 +39,7 @@ export async function add(file: string, options: AddOptions): Promise<void> {
       return console.log(JSON.stringify({ proposal: { ...facts(found), file: path, written } }));
     report(proposal, rows);
     if (!written) return void process.stdout.write(sql);
-    console.log(`Wrote ${path}. Then: npx strata migrate && ${ingest} && npx strata run`);
+    console.log(`Wrote ${path}. Then: npx strata-graphql migrate && ${ingest} && npx strata-graphql run`);
   });
 }
 

@@ -40,7 +40,9 @@ export async function announce({ config, database, port, startedAt, tell }: Anno
   say(`  GraphQL    ${origin}/graphql`);
   if (token) {
     say("");
-    say("An operator token for 7 days (more: npx strata token --role operator), and a mutation with it:");
+    say(
+      "An operator token for 7 days (more: npx strata-graphql token --role operator), and a mutation with it:",
+    );
     say("");
     say(`  TOKEN=${token}`);
     say("");

@@ -77,7 +77,8 @@ async function examine(config: Config, add: (found: Finding) => void): Promise<v
     const [wanted, found] = [currentVersion(), await installedVersion(database.pool)];
     const version =
       found === wanted ? [] : [`The database has version ${found ?? "none"}, this Strata needs ${wanted}`];
-    const advice = found !== undefined && found > wanted ? "Update Strata" : "Run: npx strata migrate";
+    const advice =
+      found !== undefined && found > wanted ? "Update Strata" : "Run: npx strata-graphql migrate";
     add(finding("schema version", "failure", version, advice));
     if (version.length > 0) return;
     add(
@@ -85,7 +86,7 @@ async function examine(config: Config, add: (found: Finding) => void): Promise<v
         "API",
         "failure",
         await findApiFaults(config, database),
-        "Correct the comment, grant or *.json5 file that it is about, then run: npx strata migrate",
+        "Correct the comment, grant or *.json5 file that it is about, then run: npx strata-graphql migrate",
       ),
     );
     for (const check of sqlChecks)
@@ -132,7 +133,7 @@ async function compare(database: Database, add: (found: Finding) => void): Promi
       ...missing.map((object) => `missing: ${object}`),
       ...changed.map((object) => `changed: ${object}`),
     ];
-    add(finding(name, "failure", wrong, "Run: npx strata migrate; what remains was changed by hand"));
+    add(finding(name, "failure", wrong, "Run: npx strata-graphql migrate; what remains was changed by hand"));
     add(
       finding(
         "additions to the machinery",

@@ -38,12 +38,12 @@ const README = `# Data by Strata
 
 Tables and metrics are in \`datasets/\`, applied in the order of the files' names.
 
-    npx strata serve                            # GraphQL and GraphiQL; applies changed files of datasets/ by itself
-    npx strata add products.csv --write         # proposes a dataset from a file
-    npx strata migrate                          # applies datasets/ by hand, as on a server of your own (.env)
-    npx strata ingest products products.csv     # rows in
-    npx strata run                              # rows into their tables, then metrics
-    npx strata datasets                         # what there is, what waits, how fresh it is
+    npx strata-graphql serve                            # GraphQL and GraphiQL; applies changed files of datasets/ by itself
+    npx strata-graphql add products.csv --write         # proposes a dataset from a file
+    npx strata-graphql migrate                          # applies datasets/ by hand, as on a server of your own (.env)
+    npx strata-graphql ingest products products.csv     # rows in
+    npx strata-graphql run                              # rows into their tables, then metrics
+    npx strata-graphql datasets                         # what there is, what waits, how fresh it is
 `;
 
 const FILES: Record<string, string> = {
@@ -66,7 +66,7 @@ export function init(folder: string, options: { json?: boolean }): void {
   if (options.json) return console.log(JSON.stringify({ created, kept }));
   for (const path of created) console.log(`Made ${path}`);
   for (const path of kept) console.log(`Kept ${path}, which was there`);
-  console.log(`Next: ${folder === "." ? "" : `cd ${folder} && `}npx strata serve`);
+  console.log(`Next: ${folder === "." ? "" : `cd ${folder} && `}npx strata-graphql serve`);
 }
 
 function writeIfNew(path: string, content: string): boolean {

@@ -80,7 +80,8 @@ async function retryQuarantined(
   );
   await printRun(run, options);
   const { rowsWritten } = await run;
-  if (!options.json && rowsWritten > 0) console.log("The next transform takes them: npx strata transform");
+  if (!options.json && rowsWritten > 0)
+    console.log("The next transform takes them: npx strata-graphql transform");
 }
 
 async function discardQuarantined({ ids, reason, dataset, all, json }: QuarantineOptions): Promise<void> {

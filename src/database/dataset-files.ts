@@ -130,7 +130,7 @@ function checkedStatements(file: SqlFile): Statement[] {
           `"${word}" is not allowed: each file is applied in a transaction of its own; leave the line out`,
         );
       if (/^copy\b[^']*\bfrom\s+stdin\b/i.test(text))
-        throw faultAt(line, "COPY … FROM STDIN is for psql; land rows with: npx strata ingest");
+        throw faultAt(line, "COPY … FROM STDIN is for psql; land rows with: npx strata-graphql ingest");
     }
     return statements;
   } catch (error) {

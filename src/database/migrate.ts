@@ -87,7 +87,7 @@ export async function ensureSchema(database: Database): Promise<void> {
   if (database.embedded) return applySchema(database.pool);
   throw new Error(
     found === undefined
-      ? "The database does not have Strata's schema; run: npx strata migrate"
-      : `The database has schema version ${found}, this Strata needs ${wanted}; run: npx strata migrate`,
+      ? "The database does not have Strata's schema; run: npx strata-graphql migrate"
+      : `The database has schema version ${found}, this Strata needs ${wanted}; run: npx strata-graphql migrate`,
   );
 }

@@ -21,7 +21,7 @@ export const sqlChecks: SqlCheck[] = [
       select format('%s is not installed', name) as problem
       from unnest(array['postgis', 'uuid-ossp']) name
       where not exists (select from pg_extension e where e.extname = name)`,
-    advice: "Run: npx strata migrate",
+    advice: "Run: npx strata-graphql migrate",
   },
   {
     name: "extension versions",
@@ -55,7 +55,7 @@ export const sqlChecks: SqlCheck[] = [
       select format('strata_operator is not a member of %s', name) from roles
       where oid is not null and name <> 'strata_operator'
         and not pg_has_role(coalesce((select oid from roles where name = 'strata_operator'), oid), oid, 'USAGE')`,
-    advice: "Run: npx strata migrate; then alter role … nologin nosuperuser nobypassrls nocreaterole",
+    advice: "Run: npx strata-graphql migrate; then alter role … nologin nosuperuser nobypassrls nocreaterole",
   },
   {
     name: "login",
@@ -87,7 +87,7 @@ export const sqlChecks: SqlCheck[] = [
       union all
       select 'Everybody may create objects in schema public' from pg_namespace n, aclexplode(n.nspacl) a
       where n.nspname = 'public' and a.grantee = 0 and a.privilege_type = 'CREATE'`,
-    advice: "Run: npx strata migrate; then revoke … from public",
+    advice: "Run: npx strata-graphql migrate; then revoke … from public",
   },
   {
     name: "rights in staging",
@@ -107,7 +107,7 @@ export const sqlChecks: SqlCheck[] = [
       from pg_proc p join pg_namespace n on n.oid = p.pronamespace
       where n.nspname in ${OURS} and p.prosecdef
         and not exists (select from unnest(p.proconfig) setting where setting like 'search\\_path=%')`,
-    advice: "Run: npx strata migrate",
+    advice: "Run: npx strata-graphql migrate",
   },
   {
     name: "triggers",
@@ -117,7 +117,7 @@ export const sqlChecks: SqlCheck[] = [
       from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
       where n.nspname in ${OURS} and t.tgenabled not in ('O', 'A')`,
     advice:
-      "Run: alter table … enable trigger all; then npx strata refresh --full, for what was not noticed meanwhile",
+      "Run: alter table … enable trigger all; then npx strata-graphql refresh --full, for what was not noticed meanwhile",
   },
   {
     name: "indexes",
@@ -140,7 +140,7 @@ export const sqlChecks: SqlCheck[] = [
           where i.indrelid = k.conrelid and i.indisvalid and i.indpred is null
             and (i.indkey::int2[])[0:cardinality(k.conkey) - 1] @> k.conkey
         )`,
-    advice: "Run: create index on the columns of the foreign key, or npx strata migrate",
+    advice: "Run: create index on the columns of the foreign key, or npx strata-graphql migrate",
   },
   {
     name: "materialized views",
@@ -157,7 +157,7 @@ export const sqlChecks: SqlCheck[] = [
       select format('%s was never filled', c.oid::regclass)
       from pg_class c join pg_namespace n on n.oid = c.relnamespace
       where n.nspname in ${OURS} and c.relkind = 'm' and not c.relispopulated`,
-    advice: "Run: npx strata migrate; then npx strata refresh, which fills it",
+    advice: "Run: npx strata-graphql migrate; then npx strata-graphql refresh, which fills it",
   },
   {
     name: "sequences",
@@ -187,7 +187,7 @@ export const sqlChecks: SqlCheck[] = [
       where t.relation is null
       order by 1`,
     advice:
-      "Create the table again and run: npx strata migrate; or forget the dataset: select strata.remove_dataset('…')",
+      "Create the table again and run: npx strata-graphql migrate; or forget the dataset: select strata.remove_dataset('…')",
   },
   {
     name: "metrics",
@@ -202,7 +202,7 @@ export const sqlChecks: SqlCheck[] = [
       select format('daily_user_metrics lacks %s groups, although nothing has changed since its refresh', count(*))
       from (table analytics.daily_user_metrics_live except table analytics.daily_user_metrics) m
       where not exists (select from strata.changes) having count(*) > 0`,
-    advice: "Run: npx strata refresh --full; it computes everything again",
+    advice: "Run: npx strata-graphql refresh --full; it computes everything again",
   },
   {
     name: "triggers of metrics",
@@ -215,7 +215,8 @@ export const sqlChecks: SqlCheck[] = [
       where to_regclass(s ->> 'relation') is not null
         and not exists (select from pg_trigger g where g.tgrelid = to_regclass(s ->> 'relation') and g.tgname = t.name)
       order by 1`,
-    advice: "Run: npx strata migrate; then npx strata refresh --full, for what was not noticed meanwhile",
+    advice:
+      "Run: npx strata-graphql migrate; then npx strata-graphql refresh --full, for what was not noticed meanwhile",
   },
   {
     name: "metrics computed as a whole",
@@ -260,7 +261,8 @@ export const sqlChecks: SqlCheck[] = [
       select format('A transaction of %s is open since %s: the transform cannot take what arrived meanwhile', coalesce(usename, 'somebody'), xact_start)
       from pg_stat_activity
       where backend_xid is not null and xact_start < now() - interval '1 hour' and pid <> pg_backend_pid()`,
-    advice: "See that a worker runs (serve, or npx strata worker), and what npx strata status says",
+    advice:
+      "See that a worker runs (serve, or npx strata-graphql worker), and what npx strata-graphql status says",
   },
   {
     name: "watermarks",
@@ -268,7 +270,7 @@ export const sqlChecks: SqlCheck[] = [
     sql: `
       select format('The watermark of %s is ahead of this server: the database was restored into another one', dataset) as problem
       from strata.datasets where xid >= pg_snapshot_xmax(pg_current_snapshot())`,
-    advice: "Run: npx strata transform; it starts over from the rows in staging",
+    advice: "Run: npx strata-graphql transform; it starts over from the rows in staging",
   },
   {
     name: "clock",

@@ -111,7 +111,7 @@ function limitedTo(maxBytes: number): Transform {
         next(
           refusal(
             "PAYLOAD_TOO_LARGE",
-            `The file has more than ${maxBytes} bytes; send a part of it, or propose with: npx strata add`,
+            `The file has more than ${maxBytes} bytes; send a part of it, or propose with: npx strata-graphql add`,
           ),
         );
     },

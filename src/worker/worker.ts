@@ -25,7 +25,7 @@ export async function migrateWorker(pool: Pool): Promise<void> {
     if ((error as { code?: unknown }).code !== DUPLICATE_TABLE) throw error;
     throw new Error(
       "The schema graphile_worker has its tables but no record of their version, as after a restore without data; " +
-        "run: drop schema graphile_worker cascade (jobs that wait in it are lost), then npx strata migrate",
+        "run: drop schema graphile_worker cascade (jobs that wait in it are lost), then npx strata-graphql migrate",
       { cause: error },
     );
   }

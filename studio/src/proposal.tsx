@@ -183,8 +183,8 @@ export const NewDataset = ({
               Put the file into the server's <code>datasets/</code> folder, and correct what you know better.
             </li>
             <li>
-              Run <code>npx strata migrate</code>. A server on the embedded database applies the file by
-              itself.
+              Run <code>npx strata-graphql migrate</code>. A server on the embedded database applies the file
+              by itself.
             </li>
             <li>Come back here to bring the rows; this page notices the dataset within half a minute.</li>
           </ol>

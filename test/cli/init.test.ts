@@ -15,7 +15,7 @@ test("makes a folder with an example that is not active", async () => {
   const { code, stdout } = await runStrata(["init", join(place, "shop")]);
   expect(code).toBe(0);
   for (const name of NAMES) expect(stdout).toContain(`Made ${join(place, "shop", name)}\n`);
-  expect(stdout).toMatch(/Next: cd .*shop && npx strata serve\n$/);
+  expect(stdout).toMatch(/Next: cd .*shop && npx strata-graphql serve\n$/);
   expect(splitStatements(readFileSync(join(place, "shop/datasets/example.sql"), "utf8"))).toEqual([]);
   expect(readFileSync(join(place, "shop/.env"), "utf8")).not.toMatch(/^[^#\n]/m);
 });

@@ -114,7 +114,7 @@ test.each([
     "rows for psql",
     "copy production.users from stdin;\n1\tx",
     1,
-    /COPY … FROM STDIN is for psql; .*strata ingest/,
+    /COPY … FROM STDIN is for psql; .*strata-graphql ingest/,
   ],
   ["what a transaction cannot hold", "\nvacuum;", 2, /VACUUM cannot run inside a transaction block/],
 ])("%s is explained", { tags: ["long"] }, async (_what, sql, line, message) => {

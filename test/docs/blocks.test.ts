@@ -1,6 +1,6 @@
 // What can be said of every page without a database: nothing in it escapes the other tests, links lead somewhere.
 import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, globSync, readFileSync } from "node:fs";
 import { stripTypeScriptTypes } from "node:module";
 import { dirname, join } from "node:path";
 import { buildSchema, parse, validate } from "graphql";
@@ -28,6 +28,23 @@ test("every block has a language that says who runs it", () => {
 test("commands of Strata are in blocks that run", () => {
   const hidden = blocksOf("console", "text").filter(({ text }) => /^\s*(npx |npm run )strata\b/m.test(text));
   expect(hidden).toEqual([]);
+});
+
+test("no page and no message has a command that fetches somebody else's package", () => {
+  const names = globSync(
+    ["*.md", "{docs,examples}/**/*.md", "{src,plugins,studio/src,sql}/**/*.*", "*.sql"],
+    {
+      cwd: root,
+      exclude: (name) => name.endsWith("node_modules"),
+    },
+  );
+  expect(names.length).toBeGreaterThan(150);
+  const fetching = names.filter((name) =>
+    /\b(npx|npm (i|install|exec)( --)?) (-y )?strata(?!-graphql)\b/.test(
+      readFileSync(join(root, name), "utf8"),
+    ),
+  );
+  expect(fetching).toEqual([]);
 });
 
 test("links lead to files, and to headings of theirs", () => {

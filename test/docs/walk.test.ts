@@ -22,7 +22,7 @@ const isLong = (name: string): boolean => name !== "README.md";
 for (const page of walked)
   test.skipIf(isLong(page.name) && !process.env.TEST_LONG)(page.name, { timeout: 900_000 }, async () => {
     if (!OWN_DATA.includes(page.name))
-      await walk.run("npx strata sample --users 60 --transactions 600 --events 300");
+      await walk.run("npx strata-graphql sample --users 60 --transactions 600 --events 300");
     await walk.follow(page);
     expect(walk.outputs.size).toBeGreaterThan(0);
   });

@@ -27,7 +27,7 @@ export interface Walk {
 /** The address of a server in the pages; each walk has a port of its own. */
 const ADDRESS = "localhost:4000";
 /** Goes on for as long as the page: a reader takes a second terminal. */
-const SERVES = /^((?:npm ci && )?npm start|npx strata serve)$/m;
+const SERVES = /^((?:npm ci && )?npm start|npx strata-graphql serve)$/m;
 
 function inOrder(value: unknown): unknown {
   if (Array.isArray(value))
@@ -41,15 +41,20 @@ export async function createWalk(): Promise<Walk> {
   const base = mkdtempSync(join(tmpdir(), "strata-walk-"));
   const state = join(base, "state");
   const port = String(await freePort());
-  // `npx strata` of the pages is this working copy, and its folder lies beside the examples, as in the repository.
-  // What `npm ci` and `npm test` do is the gate's to prove.
+  // `npx strata-graphql` of the pages is this working copy, which lies where an installed package would, and beside the
+  // examples, as in the repository. What `npm ci`, `npm pack` and `npm test` do is for the gate to prove.
   mkdirSync(join(base, "bin"));
   const script = (name: string, text: string): void =>
     writeFileSync(join(base, "bin", name), `#!/bin/sh\n${text}\n`, { mode: 0o755 });
-  script("npx", `shift\nexec "${process.execPath}" "${join(root, "src/cli.ts")}" "$@"`);
+  script(
+    "npx",
+    `[ "$1" = strata-graphql ] || exit 1; shift\nexec "${process.execPath}" "${join(root, "src/cli.ts")}" "$@"`,
+  );
   script("npm", `case "$1" in ci|test) exit 0;; *) exit 1;; esac`);
   symlinkSync(process.execPath, join(base, "bin/node"));
   symlinkSync(join(root, "examples"), join(base, "examples"));
+  mkdirSync(join(base, "node_modules"));
+  symlinkSync(root, join(base, "node_modules/strata-graphql"));
   writeFileSync(state, `cd '${base}'\n`);
   const environment: Record<string, string> = {
     PATH: `${join(base, "bin")}:${process.env.PATH}`,
@@ -81,7 +86,7 @@ export async function createWalk(): Promise<Walk> {
 
   async function serve(): Promise<void> {
     if (servers.length > 0) return;
-    const server = start("exec npx strata serve > server.log 2>&1");
+    const server = start("exec npx strata-graphql serve > server.log 2>&1");
     servers.push(server);
     await until(async () => {
       if (server.exitCode !== null) throw new Error(readFileSync(join(folder(), "server.log"), "utf8"));

@@ -130,7 +130,7 @@ test(
       "materialized views": {
         status: "failure",
         problems: ["analytics.daily_user_metrics was never filled"],
-        advice: expect.stringContaining("strata refresh"),
+        advice: expect.stringContaining("strata-graphql refresh"),
       },
       metrics: {
         problems: ['materialized view "daily_user_metrics" has not been populated'],

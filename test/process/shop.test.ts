@@ -23,7 +23,7 @@ test("from four files to a dashboard, in under twenty commands", { timeout: 600_
   const { outputs } = walk;
   const data = walk.answers[0];
 
-  const quarantine = outputs.get("npx strata quarantine")!;
+  const quarantine = outputs.get("npx strata-graphql quarantine")!;
   for (const reason of ["fk_order", "fk_product", "fk_order_line"])
     expect(quarantine).toContain(`'${reason}'`);
   expect(quarantine).toMatch(/Latest 5 rows/);

@@ -157,7 +157,7 @@ describe.runIf(canStartCluster)("on a server", () => {
     const url = cluster.url("versions");
     expect(await serve(url)).toMatchObject({
       code: 1,
-      stderr: "strata: The database does not have Strata's schema; run: npx strata migrate\n",
+      stderr: "strata: The database does not have Strata's schema; run: npx strata-graphql migrate\n",
     });
     expect(await runStrata(["migrate"], { DATABASE_URL: url })).toMatchObject({ code: 0, stderr: "" });
     // As after a restore of the schema without its rows.
@@ -177,7 +177,9 @@ describe.runIf(canStartCluster)("on a server", () => {
     await pretend(0);
     const older = await serve(url);
     expect(older.code).toBe(1);
-    expect(older.stderr).toMatch(/schema version 0, this Strata needs \d+; run: npx strata migrate\n$/);
+    expect(older.stderr).toMatch(
+      /schema version 0, this Strata needs \d+; run: npx strata-graphql migrate\n$/,
+    );
     await pretend(9999);
     const newer = await serve(url);
     expect(newer.code).toBe(1);

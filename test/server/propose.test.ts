@@ -49,7 +49,7 @@ it("answers with SQL that makes the dataset, and with what was found", async () 
     ["sold at", "sold_at", "date"],
   ]);
   expect(body.proposal.ingest).toBe(
-    "npx strata ingest sales sales.csv --map 'Unit Price=unit_price' --map 'sold at=sold_at'",
+    "npx strata-graphql ingest sales sales.csv --map 'Unit Price=unit_price' --map 'sold at=sold_at'",
   );
   const { pool } = server.database;
   expect((await pool.query("select to_regclass('production.sales') as it")).rows).toEqual([{ it: null }]);

@@ -90,7 +90,7 @@ const matched = (columns: string[], { fields = [] }: Dataset): number =>
   columns.filter((column) => fields.some((field) => plain(field) === plain(column))).length;
 
 const Command = ({ name }: { name: string }) => {
-  const text = `npx strata add ${/\s/.test(name) ? `"${name}"` : name}`;
+  const text = `npx strata-graphql add ${/\s/.test(name) ? `"${name}"` : name}`;
   return (
     <div class="command">
       <code>{text}</code>

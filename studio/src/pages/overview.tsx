@@ -334,7 +334,7 @@ export const Overview = () => {
           {isShown.size === 0 ? (
             <Empty icon="source" title="No dataset yet">
               Put one into <code>datasets/</code>, or propose one from a file:{" "}
-              <code>npx strata add products.csv</code>
+              <code>npx strata-graphql add products.csv</code>
             </Empty>
           ) : (
             <Flow lanes={lanes} tables={tables.map(boxOf)} results={results} />

@@ -111,8 +111,8 @@ export const Who = () => {
               />
             </label>
             <p id="token-hint" class="hint">
-              From <code>npx strata token --role operator</code>, or in the address: <code>/#token=…</code>.
-              It is sent to this server alone.
+              From <code>npx strata-graphql token --role operator</code>, or in the address:{" "}
+              <code>/#token=…</code>. It is sent to this server alone.
             </p>
             <label class="check">
               <input type="checkbox" checked={keep.value} onChange={() => (keep.value = !keep.value)} />
