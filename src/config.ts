@@ -1,6 +1,6 @@
 // The only reader of process.env. Every fault is collected, so that one start shows them all.
 import { isIP } from "node:net";
-import { z } from "zod";
+import * as z from "zod";
 
 const ROLES = ["strata_reader", "strata_ingestor", "strata_operator"] as const;
 export type Role = (typeof ROLES)[number];

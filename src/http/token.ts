@@ -2,7 +2,7 @@
 import { createSecretKey, randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { SignJWT } from "jose";
+import { SignJWT } from "jose/jwt/sign";
 import type { Config, Role } from "../config.ts";
 
 /** JWT_SECRET, or on the embedded default one made on first use and kept in the data folder. */
