@@ -1,9 +1,12 @@
 // What an operator sees when a start goes wrong: one clear sentence, the right exit code, no stack trace.
+import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createCluster, canStartCluster, type Cluster } from "../support/cluster.ts";
 import { createPlace } from "../support/database.ts";
@@ -61,6 +64,21 @@ test("every command has --help and --json", { timeout: 240_000, tags: ["long"] }
     expect([command, help.code]).toEqual([command, 0]);
     expect(help.stdout).toContain("--json");
   }
+});
+
+test("a clone started with a Node that runs no TypeScript", async () => {
+  const program = fileURLToPath(new URL("../../bin/cli.js", import.meta.url));
+  const start = (...flags: string[]) =>
+    promisify(execFile)(process.execPath, [...flags, program, "--help"]).catch(
+      (error: { code: number; stderr: string }) => error,
+    );
+  expect((await start()).stderr).toBe("");
+  expect(await start("--no-experimental-strip-types")).toMatchObject({
+    code: 1,
+    stderr: expect.stringMatching(
+      /^strata: Node v\S+ does not run the TypeScript of a clone; start it with .*\n$/,
+    ),
+  });
 });
 
 test("a port in use", async () => {
