@@ -35,6 +35,7 @@ interface Memory {
 const memories = new WeakMap<Behavior, Memory>();
 
 function addMemory(prototype: Behavior): void {
+  // eslint-disable-next-line @typescript-eslint/unbound-method -- It is called with the behavior that was asked.
   const { entityMatches } = prototype;
   prototype.entityMatches = function (this: Behavior, entityType, entity, filter) {
     let memory = memories.get(this);

@@ -128,10 +128,12 @@ export async function supervise({ processes, hasJobs, config, logger }: Supervis
     logger.info(`${signal}: finishing what is running`);
     const workers = Object.values(cluster.workers ?? {}).filter((worker) => worker !== undefined);
     const ends = workers.map((worker) => once(worker, "exit"));
+    // One that was still starting may fail at being stopped.
+    const served = [...ready];
     sendAll({ strata: "stop" });
     const deadline = config.SHUTDOWN_DELAY_MS + config.SHUTDOWN_TIMEOUT_MS + GRACE_MS;
     await Promise.race([Promise.all(ends), sleep(deadline, undefined, { ref: false })]);
-    const hasFailed = workers.some((worker) => worker.process.exitCode !== 0);
+    const hasFailed = served.some((worker) => worker.process.exitCode !== 0);
     for (const worker of workers) worker.process.kill("SIGKILL");
     process.exit(hasFailed ? 1 : 0);
   }

@@ -35,8 +35,8 @@ const start = async (environment: Record<string, string> = {}) => {
       const said = ["query", "doc_id"].filter((name) => typeof fields[name] === "string");
       if (JSON.stringify(fields.extensions ?? "").includes("sha256Hash")) said.push("hash");
       sent.push({ method, said });
-      const answer = await server.inject({ method: method as "GET", url, headers, payload });
-      response.writeHead(answer.statusCode, answer.headers as OutgoingHttpHeaders).end(answer.rawPayload);
+      const answer = await server.inject({ method: method, url, headers, payload });
+      response.writeHead(answer.statusCode, answer.headers).end(answer.rawPayload);
     })();
   });
   await server.database.pool.query(`

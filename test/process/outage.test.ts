@@ -122,7 +122,7 @@ describe.runIf(canStartCluster)("outages", () => {
     });
     const moreAnswers = async (): Promise<void> => {
       const enough = statuses.length + 2 * load.length;
-      await until(async () => statuses.length >= enough);
+      await until(() => Promise.resolve(statuses.length >= enough));
     };
     for (let i = 0; i < 5; i++) {
       await moreAnswers();

@@ -11,7 +11,7 @@ describeInBrowser("taken along", () => {
     const button = page.getByRole("button", { name: /^CSV/ });
     await button.and(page.locator(":enabled")).waitFor(LONG);
     const [file] = await Promise.all([page.waitForEvent("download"), button.click()]);
-    return readFileSync((await file.path())!, "utf8");
+    return readFileSync(await file.path(), "utf8");
   }
 
   test("a table's CSV has all rows that match, quoted, and no formula", async () => {
@@ -50,7 +50,7 @@ describeInBrowser("taken along", () => {
         (response.request().postData() ?? "").includes("transactions("),
     );
     await page.getByRole("button", { name: /Execute query/ }).click();
-    const { data, errors } = (await (await answer).json()) as any;
+    const { data, errors } = await (await answer).json();
     expect(errors).toBeUndefined();
     expect(data.transactions.nodes.length).toBeGreaterThan(0);
   });
