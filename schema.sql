@@ -15,8 +15,8 @@
 --   * The grants are the rights in the API; without any, readers read and operators write.
 --
 -- Every timestamp without time zone holds UTC. The file may be applied any number of times, after sql/*.sql.
--- A new column goes into an `alter table … add column if not exists` below its table: inside
--- `create table if not exists` an existing database would never see it.
+-- A new column goes into an `alter table … add column if not exists` below its production and its raw table, since
+-- an existing database never sees the inside of `create table if not exists`; and to the end of the mapping view.
 -- ======================================================================================================
 
 set local client_min_messages = warning;

@@ -662,10 +662,10 @@ return coalesce(nullif(constraint_name, ''), case
 
 comment on function strata.error_reason(text, text, text) is 'Reason of a row that the database rejected: the constraint, or who else.';
 
--- Where many rows are bad, dividing takes a statement for nearly every row. A sequence does not roll back: it tells
--- which row a statement was at when it failed. Nothing of a probe stays, and no row is judged by it: what fails at the
--- end of a statement, or because of another row, is attributed to the wrong one. The order of updates is that of the
--- rows where the plan is a nested loop.
+-- Finds likely culprits without a statement for each row. A probe writes the rows one after the other, notes the number
+-- of each in a sequence, which survives a rollback, and is undone: the sequence then names the row at which it failed.
+-- That row is a suspect and not yet judged, since a check at the end of the statement, or another row, may be the cause.
+-- Only with nested loops are rows updated in their order.
 create or replace function strata.suspects(statements strata.merge_statements, from_seq bigint, to_seq bigint, contested bigint[])
 returns bigint[]
 language plpgsql volatile
@@ -708,17 +708,18 @@ $$;
 comment on function strata.suspects(strata.merge_statements, bigint, bigint, bigint[]) is
   'Rows of a range at which a statement that writes them fails; others may, and these need not be at fault.';
 
--- Writes the rows of strata_batch between two numbers: at once, or else part by part, or else row by row in the
--- order of arrival. Of a small part, the rows that are suspected come after all others. In four parts: fewer rounds over all rows than with two, fewer statements about a few rows than
--- with many. Returns how many rows were written and rejected.
+-- Writes the rows of strata_batch between two numbers: at once, or else part by part, or else row by row in the order of
+-- arrival. A range that fails is divided by four: by two there are more rounds over all rows, by many more statements
+-- about a few rows. In a small range, strata.suspects finds likely culprits first; the other rows are written together,
+-- and the suspects after them. Returns how many rows were written and rejected.
 create or replace function strata.merge_range(
   run_id bigint, dataset text, statements strata.merge_statements, words jsonb, from_seq bigint, to_seq bigint, contested bigint[],
   is_probed boolean default false, out rows_written bigint, out rows_rejected bigint, out rows_replaced bigint, out rows_replaced_from_other_source bigint
 )
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  -- Rows of a part that is probed. Of more, each statement of a probe reads more rows for one that it finds; of fewer, more of
-  -- them find none.
+  -- Rows of the largest range that is probed. In a larger one each probe reads too many rows; in smaller ones most
+  -- probes find nothing.
   probed_rows constant bigint := 400;
   state text;
   problem text;

@@ -640,7 +640,7 @@ begin
         'alias', case when source.rtindex = fact then fact_alias else 't' end,
         'tracked', case when source.rtindex = fact then expression else format('t.%I', paths -> source.rtindex::text ->> 'column') end,
         'resolve', resolve,
-        -- Rows that a foreign key has to find cannot matter before they exist, nor after they are gone.
+        -- Inserting or deleting a row that a foreign key demands changes no result: no child exists without it.
         'changes_only', source.rtindex <> fact and exists (
           select from pg_constraint k
           join pg_attribute own on own.attrelid = k.conrelid and own.attname = (paths -> source.rtindex::text ->> 'via_column')
@@ -1047,8 +1047,9 @@ $$;
 
 comment on function strata.make_metric_table(strata.metrics) is 'Makes the table of a metric, or gives it the columns and the key of the query.';
 
--- The result of the query as of now: kept rows of partitions that did not change, and computed rows of the others. Functions do
--- the latter: as a part of the query they would make it look expensive, although most of the time nothing changed.
+-- The result of the query as of now: kept rows of partitions that did not change, and computed rows of the others.
+-- A function computes these: inlined, they would make the planner overestimate the query, although most of the time
+-- nothing changed.
 create or replace function strata.make_live_view(m strata.metrics)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$

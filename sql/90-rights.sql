@@ -88,8 +88,8 @@ revoke execute on all functions in schema staging, production, analytics, strata
 
 grant usage on schema production to strata_reader;
 grant usage on schema analytics to strata_reader, strata_ingestor;
--- The names of the functions below are found there; tables of the machinery are nobody's. Readers have no way in:
--- a function that a view calls for them would give them rows of metrics that they may not read.
+-- Ingestors and operators call functions of schema strata; its tables are nobody's. Readers get no USAGE: they could call
+-- the functions that views use, and see rows of metrics that they may not read.
 grant usage on schema strata to strata_ingestor, strata_operator;
 
 -- Refreshes that a subscriber has missed.

@@ -90,7 +90,10 @@ async function readPositioned(pool: Pool, relations: readonly string[]): Promise
   });
 }
 
-/** A question that has been sent may be too old for who comes now: all who come meanwhile share the next one. */
+/**
+ * Reads the data version for requests that arrive together. A query that is already running may have read before a
+ * request arrived, so that request shares the next one with all that arrive meanwhile.
+ */
 export function createDataVersion(
   pool: Pool,
   getSchema: () => GraphQLSchema,
