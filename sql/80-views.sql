@@ -85,7 +85,9 @@ begin atomic
          coalesce(extract(epoch from current_timestamp at time zone 'UTC' - b.since), 0)::double precision as lag_seconds
   from strata.datasets d cross join lateral strata.rows_behind(d.dataset) b
   union all
-  select m.metric, m.refreshed_at, m.run_id, b.row_count, coalesce(extract(epoch from current_timestamp - b.since), 0)::double precision
+  -- The refresh that failed has consumed the changes: what the metric lacks is not known, but that it lacks something.
+  select m.metric, m.refreshed_at, m.run_id, greatest(b.row_count, m.rebuild::integer),
+         coalesce(extract(epoch from current_timestamp - case when m.rebuild then coalesce(m.refreshed_at, b.since) else b.since end), 0)::double precision
   from strata.metrics m cross join lateral strata.metric_lag(array[m.metric]) b
   where m.schema_name = 'analytics'
   union all
@@ -110,7 +112,7 @@ comment on view analytics.freshness is E'@primaryKey dataset\n@notNull rows_behi
 comment on column analytics.freshness.dataset is 'Dataset, metric or materialized view.';
 comment on column analytics.freshness.refreshed_at is 'When it was brought up to date last.';
 comment on column analytics.freshness.run_id is 'Run that did so; empty if it was done in SQL.';
-comment on column analytics.freshness.rows_behind is 'Rows of its source that it does not contain yet.';
+comment on column analytics.freshness.rows_behind is 'Rows of its source that it does not contain yet; at least 1 where a metric has to be computed as a whole.';
 comment on column analytics.freshness.lag_seconds is 'Age of the oldest of them, in seconds.';
 
 -- Estimates, because counting reads everything.

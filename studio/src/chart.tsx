@@ -345,7 +345,11 @@ export const Chart = (props: ViewProps) => {
   const from = isZoomable && hasRange && asked("from") > first ? Math.min(asked("from"), last) : (first ?? 0);
   const to = isZoomable && hasRange && asked("to") < last ? Math.max(asked("to"), from) : (last ?? 0);
   const isZoomed = hasRange && (from > first || to < last);
-  const automatic = stepFor(axis, from, to, Math.max(24, (width || 800) / PIXELS_PER_POINT));
+  const fitting = stepFor(axis, from, to, Math.max(24, (width || 800) / PIXELS_PER_POINT));
+  // Split by many values, steps that fit the width may be more groups than the API gives at once.
+  const view = [split, from, to].join(" ");
+  const [coarser, setCoarser] = useState<{ view: string; step: Step }>();
+  const automatic = coarser?.view === view ? coarser.step : fitting;
   const step = axis.steps.find(([name]) => name === query.get("step"))?.[0] ?? automatic;
   const overviewStep = stepFor(axis, first ?? 0, last ?? 0, OVERVIEW_POINTS);
 
@@ -358,6 +362,11 @@ export const Chart = (props: ViewProps) => {
     withFilter(),
     ["data"],
   );
+  useEffect(() => {
+    const next = axis.steps[axis.steps.findIndex(([name]) => name === step) + 1]?.[0];
+    if (groups.error?.code === "PAGE_SIZE_EXCEEDED" && step === automatic && next)
+      setCoarser({ view, step: next });
+  }, [groups.error]);
   const found = groups.data?.[entity.field]?.groupedAggregates;
   // Zoomed in, the first and the last step are parts of steps; they are shown at their beginnings.
   const plot = useMemoized(

@@ -274,7 +274,7 @@ export const Flow = ({ lanes, tables, results }: { lanes: Lane[]; tables: Box[];
                 {result.freshness ? (
                   <Fresh freshness={result.freshness} what="not in it yet" />
                 ) : (
-                  <p class="fresh quiet">A view: as fresh as what it reads</p>
+                  <p class="fresh quiet">A view: as fresh as what it reads, or as its last refresh</p>
                 )}
               </li>
             ))}

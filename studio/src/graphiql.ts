@@ -6,22 +6,23 @@ interface State {
   activeTabIndex: number;
 }
 
-export function openInGraphiql(title: string, query: string, variables: object): void {
+export function openInGraphiql(title: string, given: string, variables: object): void {
+  // GraphiQL calls a tab by its operation.
+  const name = title.replaceAll(/(?:^|\W+)(\w)/g, (_, letter: string) => letter.toUpperCase());
+  const query = given.replace(/query \w+/, `query ${name}`);
   const key = "graphiql:tabState";
   try {
     const state = JSON.parse(localStorage.getItem(key) ?? '{"tabs":[]}') as State;
-    const id = `studio-${title}`;
-    const operationName = /query (\w+)/.exec(query)?.[1] ?? null;
+    const id = `studio-${name}`;
     const tabs = state.tabs.filter((tab) => tab.id !== id);
     tabs.push({
       id,
-      // GraphiQL calls the tab so as soon as it has run.
-      title: operationName ?? title,
+      title: name,
       query,
       hash: "",
       variables: JSON.stringify(withoutEmpty({ ...variables }), null, 2),
       headers: null,
-      operationName,
+      operationName: name,
       response: null,
     } as State["tabs"][number]);
     localStorage.setItem(key, JSON.stringify({ tabs, activeTabIndex: tabs.length - 1 }));

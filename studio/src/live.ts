@@ -227,6 +227,8 @@ function connect(): () => void {
 }
 
 const POLL_MS = 5_000;
+/** What was written without a run has no event: in between, a live page is as old as this at most. */
+const LIVE_POLL_MS = 20_000;
 
 export function startLive(): void {
   let end: (() => void) | undefined;
@@ -242,6 +244,9 @@ export function startLive(): void {
   setInterval(() => {
     if (connection.value !== "live" && connection.value !== "stopped" && !document.hidden) askAgain();
   }, POLL_MS);
+  setInterval(() => {
+    if (connection.value === "live" && !document.hidden) askAgain();
+  }, LIVE_POLL_MS);
   document.addEventListener("visibilitychange", () => {
     if (!document.hidden && connection.value !== "stopped") askAgain();
   });

@@ -138,8 +138,10 @@ async function readFeatures(): Promise<Features> {
     const found = field.args.find((argument) => argument.name === name);
     return found && typeName(found.type);
   };
+  // The rows of a function have no `before`, and are no list of their own.
   const lists = queries.filter(
-    (field) => typeName(field.type).endsWith("Connection") && field.args.some(({ name }) => name === "first"),
+    (field) =>
+      typeName(field.type).endsWith("Connection") && field.args.some(({ name }) => name === "before"),
   );
   const nodes = lists.map((field) => typeName(field.type).replace(/Connection$/, ""));
   const types = await readTypes(new Map(nodes.map((node) => [node, "description"])));

@@ -579,11 +579,20 @@ describe("failures", { tags: ["long"] }, () => {
     expect(await sql("select view_errors from strata.refresh_state")).toEqual([
       { view_errors: { "analytics.bad_view": "division by zero" } },
     ]);
+    const behind = () =>
+      sql(
+        "select dataset, rows_behind > 0 as lags from analytics.freshness where dataset in ('bad', 'good') order by 1",
+      );
+    expect(await behind()).toEqual([
+      { dataset: "bad", lags: true },
+      { dataset: "good", lags: false },
+    ]);
     await expect(bad.exact("")).rejects.toThrow("division by zero");
     await sql(`delete from ${s.sale} where sale_id = 8000`);
     await bad.exact("after the cause went");
     await refresh();
     await bad.kept("after the cause went");
+    expect(await behind()).toMatchObject([{ lags: false }, { lags: false }]);
     expect(
       await sql(
         "select (select count(*)::integer from strata.metrics where error is not null) as errors, view_errors from strata.refresh_state",

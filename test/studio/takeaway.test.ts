@@ -39,11 +39,51 @@ describeInBrowser("taken along", () => {
     expect(new Set(lines).size).toBe(rows + 1);
   });
 
+  test("a function of a table's rows is no list, and takes no table's place", async () => {
+    await studio.sql(`create function production.large_payments(at_least numeric) returns setof production.transactions
+      language sql stable as $$ select * from production.transactions where amount >= at_least $$;
+      create function production.all_payments() returns setof production.transactions
+      language sql stable as $$ select * from production.transactions $$;
+      grant execute on function production.large_payments, production.all_payments to strata_reader;
+      select strata.reconcile()`);
+    await expect
+      .poll(
+        async () =>
+          (await studio.server.ask("operator", "{ allPayments(first: 1) { nodes { transactionId } } }"))
+            .errors,
+        LONG,
+      )
+      .toEqual([]);
+    const page = await studio.open("operator", "/explore/users");
+    expect(await page.getByRole("link", { name: /payments/i }).count()).toBe(0);
+    await page
+      .getByRole("button", { name: /^Open row/ })
+      .first()
+      .click(LONG);
+    await page.getByRole("dialog").getByRole("button", { name: "Transactions" }).click();
+    await page.waitForURL(/explore\/transactions\?where=user/);
+  });
+
+  test("a chart that is split into more groups than the API gives takes larger steps", async () => {
+    await studio.sql(`insert into production.users (user_id, username, email, country)
+        select 20000 + n, 'split' || n, 'split' || n || '@example.org', 'Country ' || n from generate_series(1, 40) n;
+      insert into production.transactions (transaction_id, user_id, amount, status, transaction_date)
+        select 900000 + n, 20001 + n % 40, 5, 'completed', timestamp '2026-05-01' + make_interval(hours => n)
+        from generate_series(1, 2400) n`);
+    const page = await studio.open(
+      "operator",
+      "/explore/transactions?view=chart&split=USER_COUNTRY&from=2026-05-01&to=2026-08-01",
+    );
+    await page.getByRole("combobox", { name: "Resolution" }).waitFor(LONG);
+    await page.getByText("others").first().waitFor(LONG);
+    expect(await page.getByRole("alert").count()).toBe(0);
+  });
+
   test("a query is opened in GraphiQL, as a tab of the table's name, and answers there", async () => {
     const page = await studio.open("nobody", "/explore/transactions");
     await page.getByRole("button", { name: "Open in GraphiQL" }).click();
     await page.waitForURL(/\/graphiql$/);
-    await page.getByRole("tab", { name: "Transactions" }).waitFor(LONG);
+    await page.getByRole("tab", { name: "Transactions", exact: true }).waitFor(LONG);
     const answer = page.waitForResponse(
       (response) =>
         response.url().endsWith("/graphql") &&
