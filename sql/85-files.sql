@@ -2,7 +2,8 @@
 -- Files: which files of DATASETS_DIR the database has, in which state
 --
 -- A running server on the embedded engine applies a file when its text is not the one recorded here.
--- `strata migrate` applies all of them each time, and reports those that had changed.
+-- `strata migrate` applies all of them each time, and reports those that had changed. Files of smart tags (*.json5) are
+-- read by the servers; they are noted here so that a change of one is a change of the catalogue.
 -- ======================================================================================================
 
 create table if not exists strata.applied_files (

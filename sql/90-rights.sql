@@ -41,6 +41,8 @@ begin atomic
     select concat_ws(' ', 'dataset', d.dataset, d.extras_column, array(select f::text from strata.fields(d.dataset) f)) from strata.datasets d
     union all
     select concat_ws(' ', 'metric', m.metric, m.partition_column, m.key_columns, m.mode, md5(m.query)) from strata.metrics m
+    union all
+    select concat_ws(' ', 'tags', f.file, f.hash) from strata.applied_files f where f.file like '%.json5'
   ) x (item);
 end;
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { Pool } from "pg";
-import { applyDatasetFiles } from "../database/dataset-files.ts";
+import { applyDatasetFiles, isDatasetFile } from "../database/dataset-files.ts";
 
 /**
  * Pause between two looks at the folder, in ms; a change is applied once two looks in a row agree, so that no file is
@@ -46,7 +46,7 @@ export async function watchDatasets(
 export function lookAt(folder: string): string {
   try {
     return readdirSync(folder)
-      .filter((name) => name.endsWith(".sql"))
+      .filter(isDatasetFile)
       .sort()
       .map((name) => {
         const { mtimeMs, size, ino } = statSync(join(folder, name));

@@ -13,12 +13,13 @@ export interface AppliedFile {
   changed: boolean;
 }
 
-interface SqlFile {
+interface FolderFile {
   name: string;
   path: string;
-  sql: string;
+  text: string;
   hash: string;
 }
+type SqlFile = FolderFile & { sql: string };
 
 /**
  * How long a statement of a file waits for a lock, in ms. While it waits, everybody who comes after it waits, too: a
@@ -26,11 +27,13 @@ interface SqlFile {
  */
 const LOCK_TIMEOUT_MS = 5_000;
 
-/** The files in the order in which they are applied; none where there is no folder. */
-export function readDatasetFiles(folder: string): SqlFile[] {
+/** Files of SQL, and of smart tags. */
+export const isDatasetFile = (name: string): boolean => /^[^.].*\.(sql|json5)$/.test(name);
+
+function readFolder(folder: string): FolderFile[] {
   let names: string[];
   try {
-    names = readdirSync(folder).filter((name) => /^[^.].*\.sql$/.test(name));
+    names = readdirSync(folder).filter(isDatasetFile);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === "ENOENT") return [];
@@ -38,10 +41,16 @@ export function readDatasetFiles(folder: string): SqlFile[] {
   }
   return names.sort().map((name) => {
     const path = join(folder, name);
-    const sql = readFileSync(path, "utf8").replace(/^\uFEFF/, "");
-    return { name, path, sql, hash: createHash("sha256").update(sql).digest("hex") };
+    const text = readFileSync(path, "utf8").replace(/^\uFEFF/, "");
+    return { name, path, text, hash: createHash("sha256").update(text).digest("hex") };
   });
 }
+
+/** The files of SQL in the order in which they are applied; none where there is no folder. */
+export const readDatasetFiles = (folder: string): SqlFile[] =>
+  readFolder(folder)
+    .filter(({ name }) => name.endsWith(".sql"))
+    .map((file) => ({ ...file, sql: file.text }));
 
 /**
  * Applies the files one after the other and stops at the first that fails: what came before it stays, nothing of it
@@ -61,6 +70,7 @@ export async function applyDatasetFiles(
   const isChanged = ({ name, hash }: SqlFile): boolean =>
     known.get(name)?.hash !== hash || known.get(name)?.version !== version;
   const applied: AppliedFile[] = [];
+  const haveTagsChanged = await noteTagFiles(pool, folder, version);
   try {
     for (const file of files) {
       const changed = isChanged(file);
@@ -70,9 +80,28 @@ export async function applyDatasetFiles(
       options.onFile?.(applied.at(-1)!);
     }
   } finally {
-    if (applied.length > 0 || !options.onlyChanged) await reconcile(pool);
+    if (applied.length > 0 || haveTagsChanged || !options.onlyChanged) await reconcile(pool);
   }
   return applied;
+}
+
+/** Servers read the files of tags themselves; the catalogue's digest has their hashes, so that they notice a change. */
+async function noteTagFiles(pool: Pool, folder: string, version: number): Promise<boolean> {
+  const files = readFolder(folder).filter(({ name }) => name.endsWith(".json5"));
+  const { rowCount } = await pool.query(
+    `with noted as (
+       insert into strata.applied_files as a (file, hash, schema_version)
+       select f.file, f.hash, $3 from unnest($1::text[], $2::text[]) as f (file, hash)
+       on conflict (file) do update set hash = excluded.hash, schema_version = excluded.schema_version, applied_at = now()
+       where a.hash <> excluded.hash
+       returning a.file
+     ), gone as (
+       delete from strata.applied_files a where a.file like '%.json5' and a.file <> all ($1::text[]) returning a.file
+     )
+     select file from noted union all select file from gone`,
+    [files.map(({ name }) => name), files.map(({ hash }) => hash), version],
+  );
+  return rowCount !== 0;
 }
 
 /** The machinery follows the catalogue, and running servers are told. */

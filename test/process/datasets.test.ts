@@ -4,7 +4,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
-import { startReadyServer, until, type Server } from "../support/process.ts";
+import { loadConfig } from "../../src/config.ts";
+import { createToken } from "../../src/http/token.ts";
+import { graphql, startReadyServer, until, type Server } from "../support/process.ts";
 
 let database: TestDatabase;
 let folder: string;
@@ -53,6 +55,17 @@ test(
     await until(() => hasTable("t_a"));
     write("a.sql", "create table if not exists production.t_a2 (id int primary key);");
     await until(() => hasTable("t_a2"));
+
+    // Smart tags, too, which the server reads itself.
+    const token = await createToken(loadConfig(database.environment), { role: "strata_operator" });
+    const description = async (): Promise<string | undefined> =>
+      (await graphql(server, token, '{ __type(name: "User") { description } }')).data?.__type.description;
+    const tags = (text: string) =>
+      `{ version: 1, config: { class: { "production.users": { description: "${text}" } } } }`;
+    for (const text of ["A customer.", "A person."]) {
+      write("tags.json5", tags(text));
+      await until(async () => (await description()) === text);
+    }
 
     write("b.sql", "create table production.t_b (id int);\nselect nonsense;");
     write("c.sql", "create table if not exists production.t_c (id int);");
