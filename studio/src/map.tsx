@@ -6,9 +6,11 @@ import type { GeometryCollection, Topology } from "topojson-specification";
 import worldUrl from "world-atlas/countries-110m.json";
 import { request } from "./api.ts";
 import { compact, count, plural } from "./format.ts";
+import { openInGraphiql } from "./graphiql.ts";
 import { changes } from "./live.ts";
 import type { ViewProps } from "./pages/explore.tsx";
 import { go, hrefWith, route } from "./router.ts";
+import type { Entity } from "./schema.ts";
 import { Announcer, Button, csvLine, Icon, Notice, save, Skeleton } from "./ui.tsx";
 
 interface Box {
@@ -119,18 +121,13 @@ async function fetchPoints(
   signal: AbortSignal,
 ): Promise<Point[]> {
   const { entity } = detail;
+  const document = pointsQuery(entity, column);
   const points: Point[] = [];
   for (let after: string | null = null; points.length < MAX_POINTS;) {
     const page: Record<
       string,
       { nodes: Record<string, Point | null>[]; pageInfo: { hasNextPage: boolean; endCursor: string } }
-    > = await request(
-      `query Points($filter: ${entity.filterType}, $after: Cursor) {
-        ${entity.field}(filter: $filter, first: ${PAGE}, after: $after) { nodes { ${column} { longitude latitude } } pageInfo { hasNextPage endCursor } }
-      }`,
-      { filter, after },
-      { signal },
-    );
+    > = await request(document, { filter, after }, { signal });
     const { nodes, pageInfo } = page[entity.field]!;
     for (const node of nodes) if (node[column]) points.push(node[column]);
     if (!pageInfo.hasNextPage) break;
@@ -138,6 +135,20 @@ async function fetchPoints(
   }
   return points;
 }
+
+const pointsQuery = (entity: Entity, column: string): string =>
+  `query Points($filter: ${entity.filterType}, $after: Cursor) {
+  ${entity.field}(filter: $filter, first: ${PAGE}, after: $after) {
+    totalCount
+    nodes { ${column} { longitude latitude } }
+    pageInfo { hasNextPage endCursor }
+  }
+}`;
+
+const inView = (filter: object, column: string, view: Box): object => {
+  const condition = { [column]: { withinBox: view } };
+  return Object.keys(filter).length > 0 ? { and: [filter, condition] } : condition;
+};
 
 interface Shown {
   total: number;
@@ -158,8 +169,7 @@ function useRows(props: ViewProps, column: string, view: Box) {
     setLoading(true);
     const timer = setTimeout(() => {
       (async () => {
-        const inView = { [column]: { withinBox: view } };
-        const all = Object.keys(filter).length > 0 ? { and: [filter, inView] } : inView;
+        const all = inView(filter, column, view);
         const [cell] = await countBoxes(props, column, [view], signal);
         const total = cell!.rows;
         if (total <= MAX_POINTS) setShown({ total, points: await fetchPoints(props, column, all, signal) });
@@ -469,6 +479,16 @@ export const WorldMap = (props: ViewProps) => {
         </Button>
         <Button icon="download" disabled={!shown} onClick={download}>
           CSV
+        </Button>
+        <Button
+          icon="external"
+          onClick={() =>
+            openInGraphiql(`Map of ${entity.field}`, pointsQuery(entity, column), {
+              filter: inView(props.filter, column, view),
+            })
+          }
+        >
+          Open in GraphiQL
         </Button>
       </div>
       {isTable && shown && (
