@@ -101,10 +101,6 @@ function joinCalendar(relation: PgClass, calendar: PgClass): void {
 }
 
 const TEXTS = /^(text|varchar|bpchar|citext)$/;
-const quoted = (name: string): string =>
-  /^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`;
-const nameOf = (relation: PgClass): string =>
-  `${quoted(relation.getNamespace()!.nspname)}.${quoted(relation.relname)}`;
 
 const INTEGERS = ["20", "21", "23"];
 /** Types without an order, some even without an equality. */
@@ -134,10 +130,7 @@ function boundColumns(relation: PgClass): void {
       OPAQUE.test(type) || type === "geography" || (type === "geometry" && !isPointType(column.atttypmod));
     if (TEXTS.test(type)) {
       if (!isSmall && !tagsOf(column).trigrams)
-        tagsOf(column).lacksTrigrams =
-          relation.relkind === "v"
-            ? ""
-            : `create index on ${nameOf(relation)} using gin (${quoted(column.attname)} gin_trgm_ops)`;
+        tagsOf(column).lacksTrigrams = relation.relkind === "v" ? "view" : "table";
       // An index of trigrams has no order.
       if (!isSmall && tagsOf(column).trigrams && !hasIndex(column, /^btree$/))
         addBehavior(column, "-orderBy");

@@ -42,8 +42,22 @@ describeInBrowser("GraphiQL", () => {
     const run = async (name: string, found: string): Promise<void> => {
       await tab(name).click();
       await editor.getByText(TABS.find(({ title }) => title === name)!.query.split("\n")[0]!).waitFor();
-      await page.locator(".graphiql-execute-button").click();
-      await result.getByText(found).waitFor();
+      // Before GraphiQL has read the document, the button does nothing.
+      await expect
+        .poll(
+          async () => {
+            await page.locator(".graphiql-execute-button").click();
+            return result
+              .getByText(found)
+              .waitFor({ timeout: 10_000 })
+              .then(
+                () => true,
+                () => false,
+              );
+          },
+          { timeout: 60_000 },
+        )
+        .toBe(true);
     };
     await run("Refresh", '"queued"');
     // Asked for before the subscription, but since the page was opened.

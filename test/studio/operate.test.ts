@@ -195,16 +195,16 @@ describeInBrowser("an operator", () => {
     await proposal.getByText("spare_parts is not there yet").waitFor();
     // As `strata migrate` does.
     await studio.sql(`${sql}; select strata.reconcile()`);
-    await page.getByRole("button", { name: "Bring Spare Parts.csv into it" }).click({ timeout: 60_000 });
+    await page.getByRole("button", { name: "Bring Spare Parts.csv into it" }).click({ timeout: 120_000 });
     await expect
       .poll(() => page.getByRole("combobox", { name: "Field for Unit Price" }).inputValue(), {
-        timeout: 60_000,
+        timeout: 120_000,
       })
       .toBe("unit_price");
     await page.getByRole("button", { name: "Bring it into spare parts" }).click();
     await page.getByRole("heading", { name: "It is in staging" }).waitFor(LONG);
     expect(await count("select count(*) from staging.raw_spare_parts where unit_price >= 0")).toBe(40);
-  }, 180_000);
+  }, 300_000);
 
   test("brings NDJSON, and may propose a dataset for what fits none", async () => {
     const page = await studio.open("operator", "/bring");
