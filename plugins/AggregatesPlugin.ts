@@ -56,7 +56,7 @@ export const AggregatesPlugin: GraphileConfig.Plugin = {
         return build;
       },
 
-      // Of no rows there are none.
+      // The count of no rows is 0, never null.
       GraphQLObjectType_fields_field(field, build, { Self }) {
         if (!Self.name.endsWith("DistinctCountAggregates")) return field;
         return {

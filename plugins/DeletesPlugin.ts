@@ -1,4 +1,4 @@
-// What goes with a row that is deleted, and what keeps it from being deleted, as its foreign keys say.
+// Descriptions of deletions: the rows that go along, and those that prevent one, as the foreign keys say.
 import type { PgResource } from "@dataplan/pg";
 import { gatherConfig } from "graphile-build";
 import type { Introspection, PgClass } from "graphile-build-pg/pg-introspection";

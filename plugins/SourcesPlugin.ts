@@ -17,7 +17,7 @@ declare module "graphql" {
   }
 }
 
-/** What a role needs a right on to read a field. */
+/** The relation or column on which a role needs a right to read a field. */
 export interface Asked {
   schema: string;
   relation: string;

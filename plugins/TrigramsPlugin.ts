@@ -9,7 +9,7 @@ declare module "graphile-build-pg" {
   interface PgCodecAttributeTags {
     /** Has a trigram index. */
     trigrams: true;
-    /** The statement that makes the trigram index that the column lacks; empty where there can be none. */
+    /** The column has no trigram index: a table can be given one, a view cannot. */
     lacksTrigrams: "table" | "view";
   }
 }

@@ -384,7 +384,7 @@ end;
 
 comment on function strata.quarantined_datasets() is 'Datasets that have rows in quarantine.';
 
--- What a CHECK such as `status in ('paid', 'open')` allows, if each value is a name of GraphQL. Views and metrics that
+-- The values that a CHECK such as `status in ('paid', 'open')` allows, if each is a name of GraphQL. Views and metrics that
 -- show the column show no others.
 create or replace view strata.known_values as
 with recursive checks as (
@@ -422,7 +422,7 @@ join allowed x on x.relation = s.base and x.attnum = s.base_attnum
 join pg_catalog.pg_attribute a on a.attrelid = s.relation and a.attnum = s.attnum
 join pg_catalog.pg_attribute b on b.attrelid = s.base and b.attnum = s.base_attnum
 union all
--- Of a dataset that is gone, there are runs and rows for a while.
+-- Runs and rows of a removed dataset stay for a while.
 select r.relation, 'dataset', 'strata.datasets'::regclass, 'dataset', n.names
 from (values (to_regclass('analytics.pipeline_runs')), (to_regclass('analytics.quarantine'))) r (relation)
 cross join (select array(select d.dataset from strata.datasets d union select r.dataset from strata.runs r where r.dataset is not null

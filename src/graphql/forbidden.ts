@@ -1,5 +1,5 @@
-// What the role may not read is null alone, and named; the rest of the answer stands. PostgreSQL refuses a statement as a
-// whole, so that the operation is executed once more without the fields that it was refused for.
+// Fields that the role may not read are null, each with an error; the rest of the response stands. PostgreSQL refuses a
+// statement as a whole, so the operation is executed once more without the refused fields.
 import type pg from "pg";
 import {
   getNamedType,

@@ -1,4 +1,4 @@
-// What a newcomer finds in GraphiQL: tabs that tell the story, each of which runs as it is. Comments fit beside the open
+// GraphiQL's tabs for a newcomer: queries that tell the story, each of which runs as it is. Comments fit beside the open
 // documentation at 1280 pixels, which is 38 characters.
 interface Tab {
   /** Also the name of the operation, which GraphiQL calls the tab by as soon as it has run. */
@@ -137,7 +137,7 @@ export function tabsScript(token: string | undefined): string {
             tab.query = tab.query.replace(/since: "[^"]*"/, 'since: "' + new Date().toISOString() + '"');
         }
       localStorage.setItem(key("tabState"), JSON.stringify(state));
-      // What GraphiQL takes for the current tab; another text would open one more.
+      // GraphiQL recognises the current tab by this text; another one would open a further tab.
       localStorage.setItem(key("query"), state.tabs[state.activeTabIndex]?.query ?? "");
       if (!stored) localStorage.setItem(key("shouldPersistHeaders"), "true");
     }

@@ -20,7 +20,7 @@ const sha256 = (text: string): string => createHash("sha256").update(text).diges
 const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** What the compilers of Apollo and Relay write: a list of operations, or their texts by id. */
+/** Reads a manifest of Apollo's or Relay's compiler: a list of operations, or their texts by id. */
 function readManifest(path: string, text: string): [id: string, text: string][] {
   let manifest: unknown;
   try {
@@ -48,7 +48,7 @@ function readManifest(path: string, text: string): [id: string, text: string][] 
 const APOLLO_FORMAT = "apollo-persisted-query-manifest";
 
 /**
- * Of a file, or of every file of a folder: a *.graphql is known by its name without extension, an operation of a *.json
+ * Reads a file, or every file of a folder: a *.graphql is known by its name without extension, an operation of a *.json
  * by its id, and both by the SHA-256 of their text.
  */
 export function readOperations(path: string): Map<string, string> {

@@ -53,7 +53,7 @@ export interface RunOptions {
   signal?: AbortSignal;
 }
 
-/** What the function of a step is called with. */
+/** Arguments of a step's function. */
 export interface Work {
   pool: Pool;
   runId: string;

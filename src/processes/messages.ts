@@ -1,6 +1,6 @@
 // Messages between the processes of one server (PROCESSES) and the process that supervises them.
 
-/** What a process is told before it starts. */
+/** Instructions for a process before it starts. */
 export interface Orders {
   /** Processes that share the limits. */
   processes: number;

@@ -227,7 +227,7 @@ function connect(): () => void {
 }
 
 const POLL_MS = 5_000;
-/** What was written without a run has no event: in between, a live page is as old as this at most. */
+/** Milliseconds after which a live page asks again, since writes without a run send no event. */
 const LIVE_POLL_MS = 20_000;
 
 export function startLive(): void {
