@@ -22,11 +22,12 @@ insert into production.users (user_id, username, email, country, created_at)
 select n, 'user' || n, 'user' || n || '@example.com', (array['Germany', 'France', 'Spain', 'Italy', 'Japan', 'Brazil',
     'Canada', 'India', 'Kenya', 'Norway', 'Chile', 'Egypt'])[1 + n % 12], '2023-01-01'::timestamp + n * interval '1 minute'
 from generate_series(1, $1::int) n`;
+// In order of time, as payments arrive.
 const TRANSACTIONS = `
 insert into production.transactions (transaction_id, user_id, amount, status, transaction_date)
 select n, 1 + (n::bigint * 7919 % $2::int)::int, (1 + n::bigint * 104729 % 50000) / 100.0,
   (array['completed', 'completed', 'completed', 'pending', 'failed', 'refunded'])[1 + n % 6],
-  '2024-01-01'::timestamp + (n::bigint * 15485863 % (730 * 86400)) * interval '1 second'
+  '2024-01-01'::timestamp + (n::bigint * (730 * 86400) / ($1::int + 1)) * interval '1 second'
 from generate_series(1, $1::int) n`;
 
 /** Creates and fills the database unless it is there; returns its URL. */

@@ -6,9 +6,10 @@ import { parseArgs } from "node:util";
 import pg from "pg";
 import { createCluster } from "../test/support/cluster.ts";
 import { start } from "./contenders.ts";
-import { cpuOf } from "./cpu.ts";
+import { between, usedBy, usedByBackends, type Used } from "./cpu.ts";
 import { prepare } from "./database.ts";
 import { load } from "./load.ts";
+import { median } from "./statistics.ts";
 import { works } from "./work.ts";
 
 const { values } = parseArgs({
@@ -20,7 +21,6 @@ const { values } = parseArgs({
   },
 });
 const options = { seconds: Number(values.seconds), connections: Number(values.connections) };
-const median = (numbers: number[]): number => numbers.sort((a, b) => a - b)[numbers.length >> 1]!;
 
 const primary = await createCluster();
 const url = await prepare(primary.url("postgres"), Number(values.transactions));
@@ -31,23 +31,10 @@ const servers = [url, READ_DATABASE_URLS].map(
   (connectionString) => new pg.Pool({ connectionString, max: 1 }),
 );
 
-/** CPU time in ms until now, by process: of Strata, and of its backends on all servers. */
-async function usedBy(strata: number): Promise<Map<number, number>> {
-  const used = new Map([[strata, cpuOf(strata)]]);
-  for (const server of servers) {
-    const { rows } = await server.query<{ pid: number }>(
-      "select pid from pg_stat_activity where application_name like 'strata%'",
-    );
-    for (const { pid } of rows) used.set(pid, cpuOf(pid));
-  }
-  return used;
-}
-
-/** Backends that have ended meanwhile are not counted: the idle ones of the other contender. */
-function between(before: Map<number, number>, after: Map<number, number>): number {
-  let total = 0;
-  for (const [pid, ms] of after) total += ms - (before.get(pid) ?? 0);
-  return total;
+/** Of Strata and its backends on all servers. */
+async function usedWith(strata: number): Promise<Used> {
+  const backends = await Promise.all(servers.map(usedByBackends));
+  return new Map([...usedBy([strata]), ...backends.flatMap((used) => [...used])]);
 }
 
 const alone = await start("Strata", url, env);
@@ -66,11 +53,11 @@ try {
     const ratios: number[] = [];
     const cpu = { alone: [] as number[], routed: [] as number[] };
     for (let round = 0; round <= Number(values.rounds); round++) {
-      const starts = [await usedBy(alone.pid)];
+      const starts = [await usedWith(alone.pid)];
       const before = await load(alone, name, work, options);
-      starts.push(await usedBy(alone.pid), await usedBy(routed.pid));
+      starts.push(await usedWith(alone.pid), await usedWith(routed.pid));
       const after = await load(routed, name, work, { ...options, headers: { "strata-position": position } });
-      const end = await usedBy(routed.pid);
+      const end = await usedWith(routed.pid);
       // The first warms up.
       if (round === 0) continue;
       rates.alone.push(before.perSecond);
