@@ -25,6 +25,7 @@ import { RetryQuarantinedPlugin } from "./plugins/RetryQuarantinedPlugin.ts";
 import { RightsPlugin } from "./plugins/RightsPlugin.ts";
 import { ScalarsPlugin } from "./plugins/ScalarsPlugin.ts";
 import { SourcesPlugin } from "./plugins/SourcesPlugin.ts";
+import { RowSubscriptionsPlugin } from "./plugins/RowSubscriptionsPlugin.ts";
 import { SubscriptionsPlugin } from "./plugins/SubscriptionsPlugin.ts";
 import { createTagFilesPlugin } from "./plugins/TagFilesPlugin.ts";
 import { TrigramsPlugin } from "./plugins/TrigramsPlugin.ts";
@@ -96,6 +97,7 @@ export function createPreset({ pgServices, datasetsDir, ...limits }: PresetOptio
       RefreshedPlugin,
       UpdateNotFoundPlugin,
       SubscriptionsPlugin,
+      RowSubscriptionsPlugin,
       UpsertPlugin,
       PipelineMutationsPlugin,
       IngestMutationsPlugin,

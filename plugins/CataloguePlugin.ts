@@ -15,6 +15,17 @@ export interface DatasetField {
   description: string | null;
 }
 
+/** A table whose changed rows are announced. */
+export interface AnnouncedTable {
+  /** Its oid. */
+  relation: string;
+  schema: string;
+  name: string;
+  keys: { column: string; type: string }[];
+  /** Not everybody who reads the table sees all of its rows. */
+  has_policies: boolean;
+}
+
 interface Catalogue {
   datasets: { dataset: string; fields: DatasetField[] }[];
   refreshed: Refreshed;
@@ -28,11 +39,13 @@ interface Catalogue {
   trigrams: { relation: string; column: string }[];
   /** Columns that hold one of a few names. */
   enums: { relation: string; column: string; base: string; base_column: string; names: string[] }[];
+  announced: AnnouncedTable[];
 }
 
 declare global {
   namespace GraphileBuild {
     interface BuildInput {
+      strataAnnounced: AnnouncedTable[];
       strataDatasets: Catalogue["datasets"];
       strataRefreshed: Refreshed;
     }
@@ -114,7 +127,16 @@ const CATALOGUE = `
        join pg_catalog.pg_opclass o on o.oid = k.opclass and o.opcname in ('gin_trgm_ops', 'gist_trgm_ops')
        join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum and a.attnum > 0
      where i.indisvalid and i.indpred is null
-    ) as trigrams
+    ) as trigrams,
+    (select coalesce(json_agg(json_build_object(
+       'relation', c.oid::text, 'schema', n.nspname, 'name', c.relname, 'has_policies', c.relrowsecurity,
+       'keys', (select json_agg(json_build_object('column', a.attname, 'type', format_type(a.atttypid, a.atttypmod)) order by k.place)
+                from unnest(strata.key_columns(c.oid)) with ordinality k (name, place)
+                join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = k.name))), '[]')
+     from strata.announced_tables t
+       join pg_catalog.pg_class c on c.oid = t.relation
+       join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    ) as announced
   from refreshed`;
 
 /** Schema strata, its datasets or a function is not there. */
@@ -154,8 +176,12 @@ export const CataloguePlugin: GraphileConfig.Plugin = {
       get: (info) => (info.state.read.catalogue ??= read(info.resolvedPreset.pgServices![0]!)),
     },
     async main(output, info) {
-      const { datasets, refreshed } = await info.helpers.strataCatalogue.get();
-      Object.assign(output, { strataDatasets: datasets, strataRefreshed: refreshed });
+      const { datasets, refreshed, announced } = await info.helpers.strataCatalogue.get();
+      Object.assign(output, {
+        strataAnnounced: announced,
+        strataDatasets: datasets,
+        strataRefreshed: refreshed,
+      });
     },
     hooks: {
       async pgIntrospection_introspection(info, { introspection }) {

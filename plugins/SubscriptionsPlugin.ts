@@ -1,8 +1,8 @@
-import { setImmediate } from "node:timers/promises";
-import type { PgResource, WithPgClient } from "@dataplan/pg";
-import { access, context, lambda, listen, type FieldArgs, type Step } from "grafast";
+import type { PgResource } from "@dataplan/pg";
+import { access, type Step } from "grafast";
 import type {} from "postgraphile";
 import { extendSchema, gql } from "postgraphile/utils";
+import { query, subscribe, type Announcements, type Source } from "./support/subscriptions.ts";
 
 const typeDefs = gql`
   extend type Subscription {
@@ -50,37 +50,8 @@ const typeDefs = gql`
   }
 `;
 
-interface Subscriber {
-  /** Payloads of notifications; an empty one when some may have been missed. */
-  subscribe(channel: string): Announcements;
-}
-type Announcements = AsyncGenerator<string>;
-
-export interface Source {
-  pgSubscriber: Subscriber;
-  withPgClient: WithPgClient;
-  pgSettings: Record<string, string> | null;
-  /** Ends what is done for the subscription at this moment. */
-  abort: () => void;
-  /** Resolves when there is room for it beside the client's other operations, with what to call at its end. */
-  enterLane: (work: "statement" | "event") => Promise<() => void>;
-}
-
-/** Under the client's role: it is told of what it may read, and refused if that is nothing. */
-async function query<Row>(
-  { withPgClient, pgSettings, enterLane }: Source,
-  text: string,
-  values: unknown[],
-): Promise<readonly Row[]> {
-  const leave = await enterLane("statement");
-  try {
-    // The transaction of the event before ends in a turn of its own; what was announced since is not in its snapshot.
-    await setImmediate();
-    const { rows } = await withPgClient(pgSettings, (client) => client.query<Row & object>({ text, values }));
-    return rows;
-  } finally {
-    leave();
-  }
+interface Since {
+  since?: string | null;
 }
 
 interface ChangedRun {
@@ -100,7 +71,7 @@ const changedSince = async (source: Source, since: string, before: string): Prom
 async function* runUpdates(
   source: Source,
   announcements: Announcements,
-  since: string | null | undefined,
+  { since }: Since,
 ): AsyncGenerator<{ runId: string }> {
   const [start] = await query<{ at: string }>(
     source,
@@ -133,7 +104,7 @@ const selectRefresh = `select data_version::text as version, run_id::text as "ru
 async function* refreshes(
   source: Source,
   announcements: Announcements,
-  since: string | null | undefined,
+  { since }: Since,
 ): AsyncGenerator<Refresh> {
   const current = async () => (await query<Refresh>(source, selectRefresh, []))[0]!;
   const first = await current();
@@ -150,51 +121,6 @@ async function* refreshes(
     yield refresh;
   }
 }
-
-type Updates = (
-  source: Source,
-  announcements: Announcements,
-  since: string | null | undefined,
-) => AsyncGenerator<object>;
-
-/** The selection of an event is an operation of its own, which is over when the next event is requested. */
-async function* inTurn({ enterLane }: Source, events: AsyncGenerator<object>): AsyncGenerator<object> {
-  for await (const event of events) {
-    const leave = await enterLane("event");
-    try {
-      yield event;
-    } finally {
-      leave();
-    }
-  }
-}
-
-function follow(
-  source: Source,
-  channel: string,
-  updates: Updates,
-  since: string | null | undefined,
-): AsyncGenerator<object> {
-  // Before the first query, so that nothing falls in between.
-  const announcements = source.pgSubscriber.subscribe(channel);
-  const events = inTurn(source, updates(source, announcements, since));
-  const end = events.return.bind(events);
-  // A generator's own end would wait for the announcement that it waits for.
-  const stop = async () => {
-    source.abort();
-    await announcements.return(undefined);
-    return end(undefined);
-  };
-  return Object.assign(events, { return: stop, throw: stop });
-}
-
-const subscribe = (channel: string, updates: Updates) => (_$root: Step, args: FieldArgs) => {
-  const $updates = lambda([context(), args.getRaw("since")] as const, ([source, since]) => ({
-    subscribe: () =>
-      follow(source as unknown as Source, channel, updates, since as string | null | undefined),
-  }));
-  return listen($updates as never, channel, ($event) => $event);
-};
 
 /** Subscriptions to the pipeline's events. */
 export const SubscriptionsPlugin = extendSchema((build) => {

@@ -42,6 +42,8 @@ begin atomic
     union all
     select concat_ws(' ', 'metric', m.metric, m.partition_column, m.key_columns, m.mode, md5(m.query)) from strata.metrics m
     union all
+    select concat_ws(' ', 'announced', a.relation, strata.key_columns(a.relation)) from strata.announced_tables a
+    union all
     select concat_ws(' ', 'tags', f.file, f.hash) from strata.applied_files f where f.file like '%.json5'
   ) x (item);
 end;

@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 
-const CHANNELS = ["strata:run", "strata:refresh", "strata:schema"];
+const CHANNELS = ["strata:run", "strata:refresh", "strata:schema", "strata:rows"];
 /** A subscriber that falls so far behind catches up instead. */
 const QUEUE_LIMIT = 1000;
 const FIRST_RETRY_MS = 100;

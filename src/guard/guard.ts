@@ -9,7 +9,7 @@ import {
   type OperationDefinitionNode,
 } from "grafast/graphql";
 import type {} from "grafserv";
-import type { Source } from "../../plugins/SubscriptionsPlugin.ts";
+import type { Source } from "../../plugins/support/subscriptions.ts";
 import type { Config } from "../config.ts";
 import { presentError, refusal } from "../graphql/errors.ts";
 import type { OperationCache } from "../graphql/operation-cache.ts";
