@@ -24,6 +24,7 @@ select pg_advisory_xact_lock(hashtextextended('strata:schema', 0));
 \ir sql/40-transform.sql
 \ir sql/50-metrics.sql
 \ir sql/60-refresh.sql
+\ir sql/65-announcements.sql
 \ir sql/70-daily-users.sql
 \ir sql/75-cleanup.sql
 \ir sql/80-views.sql

@@ -72,3 +72,4 @@ select t.tgrelid as relation from pg_catalog.pg_trigger t
 where t.tgname = 'strata_announce_inserted' and t.tgfoid = 'strata.announce_rows'::regproc;
 
 comment on view strata.announced_tables is 'Tables whose changed rows are announced.';
+comment on column strata.announced_tables.relation is 'The table.';
