@@ -148,7 +148,8 @@ export function createReadsPlugin({
     try {
       const data = await run(args.contextValue as Context, statement);
       return { data: data as never, errors: hideFields(forbidden, JSON.parse(data), role) };
-    } catch {
+    } catch (error) {
+      fallBack(error, args.document, args.requestContext!.fastifyv5!.request.log);
       return undefined;
     }
   }
