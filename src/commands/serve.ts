@@ -14,7 +14,7 @@ import { createAuthenticator } from "../http/auth.ts";
 import { countProcesses } from "../processes/count.ts";
 import { joinSiblings, type Siblings } from "../processes/siblings.ts";
 import { supervise } from "../processes/supervisor.ts";
-import { listenWhileStarting } from "../http/starting.ts";
+import { listenWhileStarting, type StartingServer } from "../http/starting.ts";
 import { startTracing } from "../tracing.ts";
 import { migrateWorker } from "../worker/worker.ts";
 import { announce, say, type Say } from "./announce.ts";
@@ -47,6 +47,7 @@ export async function serve(options: ServeOptions): Promise<void> {
         hasJobs: options.worker,
         config,
         logger: await createLogger(config, options),
+        starting: await holdPort(config),
       });
   } catch (error) {
     // Unreferenced: a process that nothing holds ends at once.
@@ -74,11 +75,7 @@ async function start(options: ServeOptions, given: Config, siblings: Siblings | 
 
   // The port comes first: a server that waits for its database is alive, and says that it is not ready.
   // One of several processes takes the port when it is ready: others may serve already.
-  const starting = siblings
-    ? undefined
-    : await listenWhileStarting(config).catch((error: unknown) => {
-        throw explainListenError(error, config);
-      });
+  const starting = siblings ? undefined : await holdPort(config);
   const parts = runsJobs
     ? { worker: () => worker?.state() ?? { ok: false, detail: "not started" } }
     : undefined;
@@ -99,6 +96,7 @@ async function start(options: ServeOptions, given: Config, siblings: Siblings | 
   // Requests and jobs end side by side: together they have the time that SHUTDOWN_TIMEOUT_MS gives.
   lifecycle.onStop(() => Promise.all([app.close(), worker?.stop(), watching]));
   const port = starting?.port ?? config.PORT;
+  await siblings?.takePort();
   await app.listen({ host: config.HOST, port }).catch(async (error: unknown) => {
     await app.close();
     await database.close();
@@ -165,6 +163,11 @@ async function open(
     throw error;
   }
 }
+
+const holdPort = (config: Config): Promise<StartingServer> =>
+  listenWhileStarting(config).catch((error: unknown) => {
+    throw explainListenError(error, config);
+  });
 
 function explainListenError(error: unknown, { HOST, PORT }: Config): Error {
   const { code, message } = error as NodeJS.ErrnoException;

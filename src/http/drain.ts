@@ -3,6 +3,9 @@ import type { IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyInstance } from "fastify";
 
+/** Milliseconds that a new connection of a stopping server has for its first request. */
+const FIRST_REQUEST_MS = 500;
+
 export function addDrain(app: FastifyInstance, stopping: AbortSignal | undefined): void {
   // An idle connection that is kept would keep the process, too; and its client would miss the next instance.
   app.addHook("onSend", (_request, reply, _payload, done) => {
@@ -18,7 +21,10 @@ export function addDrain(app: FastifyInstance, stopping: AbortSignal | undefined
   for (const event of ["request", "upgrade"])
     app.server.on(event, ({ socket }: IncomingMessage) => unused.delete(socket));
   app.addHook("preClose", (done) => {
-    for (const socket of unused) socket.destroy();
+    // The request of one that was accepted a moment ago may be on its way.
+    setTimeout(() => {
+      for (const socket of unused) socket.destroy();
+    }, FIRST_REQUEST_MS);
     done();
   });
 }

@@ -16,12 +16,14 @@ export type Spent = Record<string, number>;
 export type ToProcess =
   | { strata: "begin"; orders: Orders }
   | { strata: "stop" }
+  | { strata: "listen" }
   | { strata: "serving"; count: number }
   | { strata: "spent"; spent: Spent }
   | { strata: "metrics"; id: number; text: string };
 
 export type ToSupervisor =
   | { strata: "joined" }
+  | { strata: "listens" }
   | { strata: "ready" }
   | { strata: "spent"; spent: Spent }
   | { strata: "metrics"; id: number };

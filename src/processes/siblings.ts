@@ -7,6 +7,8 @@ export interface Siblings {
   orders: Orders;
   /** Processes that serve at this moment. */
   serving(this: void): number;
+  /** Resolves when nobody else holds the port: the supervisor does until the first process takes it. */
+  takePort(): Promise<void>;
   reportReady(): void;
   /** Calls back when the supervisor ends this process. */
   onStop(stop: () => void): void;
@@ -35,6 +37,7 @@ export async function joinSiblings(): Promise<Siblings | undefined> {
   let spent: Spent = {};
   let isReportDue = false;
   let lastId = 0;
+  let listen: (() => void) | undefined;
   let stop: (() => void) | undefined;
   let isStopDue = false;
   let addSpent: ((caller: string, cost: number) => void) | undefined;
@@ -46,6 +49,7 @@ export async function joinSiblings(): Promise<Siblings | undefined> {
     process.on("message", (message: unknown) => {
       if (!isMessage<ToProcess>(message)) return;
       if (message.strata === "begin") begin(message.orders);
+      else if (message.strata === "listen") listen?.();
       else if (message.strata === "serving") serving = message.count;
       else if (message.strata === "metrics") {
         scrapes.get(message.id)?.(message.text);
@@ -67,6 +71,11 @@ export async function joinSiblings(): Promise<Siblings | undefined> {
   return {
     orders,
     serving: () => serving,
+    takePort: () =>
+      new Promise((resolve) => {
+        listen = resolve;
+        send({ strata: "listens" });
+      }),
     reportReady: () => send({ strata: "ready" }),
     onStop(callback) {
       stop = callback;

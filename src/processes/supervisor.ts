@@ -14,6 +14,8 @@ interface SupervisorOptions {
   hasJobs: boolean;
   config: Pick<Config, "SHUTDOWN_TIMEOUT_MS" | "SHUTDOWN_DELAY_MS">;
   logger: Logger;
+  /** Answers on the port until the first process takes it. */
+  starting: { close(): Promise<void> };
 }
 
 const FIRST_PAUSE_MS = 500;
@@ -21,10 +23,17 @@ const MAX_PAUSE_MS = 30_000;
 /** Milliseconds that a process has beyond its own time to stop. */
 const GRACE_MS = 2_000;
 
-export async function supervise({ processes, hasJobs, config, logger }: SupervisorOptions): Promise<void> {
+export async function supervise({
+  processes,
+  hasJobs,
+  config,
+  logger,
+  starting,
+}: SupervisorOptions): Promise<void> {
   const members: Worker[] = [];
   const ready = new Set<Worker>();
   const metrics = new AggregatorRegistry();
+  let portIsFree: Promise<void> | undefined;
   let hasServed = false;
   let isStopping = false;
   let isReplacing = false;
@@ -52,6 +61,7 @@ export async function supervise({ processes, hasJobs, config, logger }: Supervis
         if (message.strata === "joined") send(worker, { strata: "begin", orders });
         else if (message.strata === "spent") sendAll(message, worker);
         else if (message.strata === "metrics") void answerScrape(worker, message.id);
+        else if (message.strata === "listens") void leavePort(worker);
         else {
           hasServed = true;
           ready.add(worker);
@@ -64,6 +74,11 @@ export async function supervise({ processes, hasJobs, config, logger }: Supervis
         resolve(worker);
       });
     });
+  }
+
+  async function leavePort(worker: Worker): Promise<void> {
+    await (portIsFree ??= starting.close());
+    send(worker, { strata: "listen" });
   }
 
   async function answerScrape(worker: Worker, id: number): Promise<void> {

@@ -1,5 +1,7 @@
 // Several processes that serve as one server: PROCESSES.
+import { once } from "node:events";
 import { Agent, request } from "node:http";
+import { connect, createServer, type AddressInfo } from "node:net";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 import { readiness, runStrata, startServer, startStrata, until, type Server } from "../support/process.ts";
@@ -166,6 +168,29 @@ describe.runIf(isServer && process.platform === "linux")("two processes", { time
     await load;
     expect(failures).toEqual([]);
     expect(answered).toBeGreaterThan(0);
+  });
+
+  test("the port says that they are alive, and not ready, while the database is away", async () => {
+    const place = new URL(environment(database).DATABASE_URL!);
+    const gate = createServer((socket) => socket.destroy());
+    gate.listen(0, "127.0.0.1");
+    await once(gate, "listening");
+    const real = { host: place.hostname, port: Number(place.port) };
+    place.hostname = "127.0.0.1";
+    place.port = String((gate.address() as AddressInfo).port);
+    server = await startServer({ ...environment(database), DATABASE_URL: place.href });
+    expect(await readiness(server)).toMatchObject({ status: 503, retryAfter: expect.any(String) });
+    gate.removeAllListeners("connection");
+    gate.on("connection", (socket) => {
+      const there = connect(real);
+      socket.on("error", () => there.destroy());
+      there.on("error", () => socket.destroy());
+      socket.pipe(there).pipe(socket);
+    });
+    await until(async () => (await serving(server)) === "2 of 2 serve");
+    expect((await ask(server, "{ users { nodes { username } } }")).status).toBe(200);
+    await server.stop("SIGKILL");
+    gate.close();
   });
 
   test("a start that cannot succeed ends with its reason", async () => {
