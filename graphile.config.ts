@@ -11,6 +11,7 @@ import { DescriptionsPlugin } from "./plugins/DescriptionsPlugin.ts";
 import { EnumsPlugin } from "./plugins/EnumsPlugin.ts";
 import { GrafastFixesPlugin } from "./plugins/GrafastFixesPlugin.ts";
 import { JsonFilterPreset } from "./plugins/JsonFilterPlugin.ts";
+import { GroupKeysPlugin } from "./plugins/GroupKeysPlugin.ts";
 import { IngestMutationsPlugin } from "./plugins/IngestMutationsPlugin.ts";
 import { NamesPlugin } from "./plugins/NamesPlugin.ts";
 import { NullableKeysPlugin } from "./plugins/NullableKeysPlugin.ts";
@@ -88,6 +89,7 @@ export function createPreset({ pgServices, datasetsDir, ...limits }: PresetOptio
       NullOrderPlugin,
       ScalarsPlugin,
       AggregatesPlugin,
+      GroupKeysPlugin,
       PageSizePlugin,
       PatternsPlugin,
       TrigramsPlugin,

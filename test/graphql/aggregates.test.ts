@@ -107,3 +107,62 @@ test("metrics are grouped by the calendar's quarter, too", async () => {
     { year: 2025, quarter: 2, totalRevenue: "80.00", weekendRevenue: "80.00" },
   ]);
 });
+
+test("a group has the values it was made by under their names, with their types", async () => {
+  const query = `query ($by: [TransactionGroupBy!]!) {
+    transactions {
+      groupedAggregates(groupBy: $by) {
+        keys
+        group {
+          transactionDateTruncatedToDay transactionDateTruncatedToQuarter status
+          userCountry dimDateQuarter dimDateIsWeekend userId
+        }
+        sum { amount }
+      }
+    }
+    dailyUserMetrics { groupedAggregates(groupBy: [DATE_TRUNCATED_TO_MONTH]) { group { date dateTruncatedToMonth } } }
+  }`;
+  const read = (by: string[]) => api.read(query, { by });
+  const grouped = (data: any, userCountry: string) =>
+    data.transactions.groupedAggregates.find(({ group }: any) => group.userCountry === userCountry);
+  const nothing = {
+    transactionDateTruncatedToDay: null,
+    transactionDateTruncatedToQuarter: null,
+    status: null,
+    userCountry: null,
+    dimDateQuarter: null,
+    dimDateIsWeekend: null,
+    userId: null,
+  };
+  const byDay = await read(["TRANSACTION_DATE_TRUNCATED_TO_DAY", "USER_COUNTRY", "DIM_DATE_IS_WEEKEND"]);
+  expect(byDay.transactions.groupedAggregates).toContainEqual({
+    keys: ["2025-01-04T00:00:00Z", "UK", "true"],
+    group: {
+      ...nothing,
+      transactionDateTruncatedToDay: "2025-01-04T00:00:00Z",
+      userCountry: "UK",
+      dimDateIsWeekend: true,
+    },
+    sum: { amount: "10.00" },
+  });
+  const byQuarter = await read([
+    "USER_ID",
+    "USER_COUNTRY",
+    "DIM_DATE_QUARTER",
+    "TRANSACTION_DATE_TRUNCATED_TO_QUARTER",
+    "STATUS",
+  ]);
+  expect(grouped(byQuarter, "UK").group).toEqual({
+    ...nothing,
+    userId: 1,
+    userCountry: "UK",
+    dimDateQuarter: 1,
+    transactionDateTruncatedToQuarter: "2025-01-01T00:00:00Z",
+    status: "completed",
+  });
+  expect(byQuarter.dailyUserMetrics.groupedAggregates).toContainEqual({
+    group: { date: null, dateTruncatedToMonth: "2025-04-01" },
+  });
+  const all = await api.read("{ transactions { aggregates { keys group { status } } } }");
+  expect(all.transactions.aggregates).toEqual({ keys: null, group: { status: null } });
+});
