@@ -1,3 +1,4 @@
+/** @module-tag long */
 // strata migrate over files of datasets/: in order, each as a whole, and in words when one fails.
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

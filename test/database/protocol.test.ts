@@ -1,3 +1,4 @@
+/** @module-tag long */
 // The embedded engine behind its protocol server must look like PostgreSQL to ordinary clients.
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Every GraphQL and SQL block of README and docs/, run in the order of its page on sample data.
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // docs/reference against the code it is made from.
 import { globSync, readFileSync } from "node:fs";
 import { join } from "node:path";

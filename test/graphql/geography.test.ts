@@ -1,3 +1,4 @@
+/** @module-tag long */
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { isServer } from "../support/database.ts";
 import { createApi, type Api } from "./api.ts";

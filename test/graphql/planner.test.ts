@@ -1,3 +1,4 @@
+/** @module-tag long */
 // What the planner answers where no statement is compiled: the same as where one is.
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Texts by what is within them and by any case: where a trigram index serves it, and refused by name elsewhere.
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createTestApp, type TestApp } from "../support/app.ts";

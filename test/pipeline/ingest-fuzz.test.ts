@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Seeded garbage: whatever arrives, every good row lands once and every other record is in quarantine.
 import { Readable } from "node:stream";
 import { parse } from "csv-parse/sync";

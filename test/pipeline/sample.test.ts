@@ -1,3 +1,4 @@
+/** @module-tag long */
 // The sample data: the same for everybody, plausible, and wrong in every way that it should be.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { SAMPLE_SIZES, sampleEvents, sampleTransactions, sampleUsers } from "../../src/sample/sample-data.ts";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // A server that follows the files of datasets/ while it runs, and goes on without one that is broken.
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Every check of `strata doctor` finds what it is there for, and finds nothing where nothing is wrong.
 import { createServer } from "node:http";
 import { once } from "node:events";

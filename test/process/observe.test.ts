@@ -1,3 +1,4 @@
+/** @module-tag long */
 // What an operator can see from outside: metrics, log lines and traces, without anything that is nobody's business.
 import { once } from "node:events";
 import { createServer } from "node:http";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // The schema and GraphiQL, to whom they are offered; origins, headers, cookies.
 import { getIntrospectionQuery } from "grafast/graphql";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // GraphQL over HTTP, by the audit suite of its reference implementation.
 import type { AddressInfo } from "node:net";
 import { serverAudits } from "graphql-http";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Roles of one's own, row-level security by claims, and what is kept of answers when rights change.
 import { randomBytes } from "node:crypto";
 import { SignJWT } from "jose";

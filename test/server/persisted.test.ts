@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Only these operations: from a folder, by name or hash, exclusively if wanted.
 import { createHash } from "node:crypto";
 import { once } from "node:events";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Plans are kept for the next time, but not more of them than the heap has room for.
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // How large may an answer be: MAX_RESPONSE_MB, whichever way it is made, and the process survives what is larger.
 import type { AddressInfo } from "node:net";
 import { createClient } from "graphql-ws";

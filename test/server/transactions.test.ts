@@ -1,3 +1,4 @@
+/** @module-tag long */
 // One operation, one transaction: what an answer shows, and what becomes of the connection.
 import { setTimeout as sleep } from "node:timers/promises";
 import { execute, hookArgs } from "grafast";

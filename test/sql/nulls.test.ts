@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Columns of views and metrics that are never NULL: what is proven, and that data agrees.
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createDatabase, type TestDatabase } from "../support/database.ts";

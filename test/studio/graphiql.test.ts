@@ -1,3 +1,4 @@
+/** @module-tag long */
 // GraphiQL in a browser of 1280 pixels: readable, with titles that stay, and one window is enough to watch runs.
 import type { AddressInfo } from "node:net";
 import type { Browser } from "playwright-core";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // What people do with a mouse, and pages as those see them who may do less.
 import { readFileSync } from "node:fs";
 import type { Locator, Page } from "playwright-core";

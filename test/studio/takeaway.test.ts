@@ -1,3 +1,4 @@
+/** @module-tag long */
 // What people take along from the studio: numbers as CSV, the query in GraphiQL; and pages in the colors of their system.
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
