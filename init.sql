@@ -20,6 +20,7 @@ select pg_advisory_xact_lock(hashtextextended('strata:schema', 0));
 \ir sql/05-upgrade.sql
 \ir sql/10-datasets.sql
 \ir sql/20-runs.sql
+\ir sql/22-outbox.sql
 \ir sql/30-quarantine.sql
 \ir sql/40-transform.sql
 \ir sql/50-metrics.sql
@@ -27,7 +28,9 @@ select pg_advisory_xact_lock(hashtextextended('strata:schema', 0));
 \ir sql/65-announcements.sql
 \ir sql/70-daily-users.sql
 \ir sql/75-cleanup.sql
+\ir sql/77-incidents.sql
 \ir sql/80-views.sql
+\ir sql/82-run-events.sql
 \ir sql/85-files.sql
 \ir sql/90-rights.sql
 \ir schema.sql

@@ -152,6 +152,8 @@ const PUBLIC = [
   "strata.remove_dataset",
   "strata.add_metric",
   "strata.remove_metric",
+  "strata.promise",
+  "strata.resolve_incident",
   "strata.count_differences",
   "strata.refresh",
   "strata.reconcile",
@@ -192,7 +194,7 @@ async function sqlPage(pool: Pool): Promise<string> {
             format_type(a.atttypid, a.atttypmod) as type, col_description(c.oid, a.attnum) as about
        from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
       where c.relnamespace = 'analytics'::regnamespace
-        and c.relname in ('datasets', 'freshness', 'lineage', 'pipeline_runs', 'quarantine', 'refresh_state', 'run_datasets')
+        and c.relname in ('datasets', 'freshness', 'lineage', 'pipeline_incidents', 'pipeline_runs', 'quarantine', 'refresh_state', 'run_datasets')
       order by c.relname, a.attnum`,
   );
   // Comments begin with smart tags for the API.

@@ -13,12 +13,15 @@
 --   05 upgrade      turns a database of version 11 or later into what the other files expect
 --   10 datasets     the registry of datasets, and what the catalogue says about each
 --   20 runs         who asked for which step, and how far it is
+--   22 outbox       messages for receivers outside, written in the transaction that they tell of
 --   30 quarantine   rows that could not be taken over, and the way back
 --   40 transform    staging to production, for any dataset
 --   50 metrics      the registry of metrics, and what a change makes stale
 --   60 refresh      production to analytics, for any metric and materialized view
 --   70 daily users  the one metric with a group of its own: users without transactions
+--   77 incidents    what somebody should look at: failed runs, broken promises of freshness, a missing worker
 --   80 views        what people read about all of this
+--   82 run events   what receivers of lineage are told of a run
 --   85 files        which files of DATASETS_DIR were applied
 --   90 rights       who may call what
 --

@@ -106,14 +106,37 @@ end;
 comment on function strata.freshness_rows() is 'How far each dataset and metric lags behind its source.';
 
 create or replace view analytics.freshness as
-select f.dataset, f.refreshed_at, f.run_id, f.rows_behind, f.lag_seconds from strata.freshness_rows() f;
+select f.dataset, f.refreshed_at, f.run_id, f.rows_behind, f.lag_seconds,
+       extract(epoch from p.fresh_within)::double precision as promised_seconds,
+       coalesce(make_interval(secs => f.lag_seconds) > p.fresh_within, false) as is_late
+from strata.freshness_rows() f left join strata.promises p on p.dataset = f.dataset;
 
-comment on view analytics.freshness is E'@primaryKey dataset\n@notNull rows_behind,lag_seconds\n@connectionName freshness\n@behavior -query:resource:single\nHow far each dataset and metric lags behind its source; one row per dataset or metric.';
+comment on view analytics.freshness is E'@primaryKey dataset\n@notNull rows_behind,lag_seconds,is_late\n@connectionName freshness\n@behavior -query:resource:single\nHow far each dataset and metric lags behind its source; one row per dataset or metric.';
 comment on column analytics.freshness.dataset is 'Dataset, metric or materialized view.';
 comment on column analytics.freshness.refreshed_at is 'When it was brought up to date last.';
 comment on column analytics.freshness.run_id is 'Run that did so; empty if it was done in SQL.';
 comment on column analytics.freshness.rows_behind is 'Rows of its source that it does not contain yet; at least 1 where a metric has to be computed as a whole.';
 comment on column analytics.freshness.lag_seconds is 'Age of the oldest of them, in seconds.';
+comment on column analytics.freshness.promised_seconds is 'Age that strata.promise allows, in seconds; empty if nothing was promised.';
+comment on column analytics.freshness.is_late is 'Whether the age is beyond what was promised.';
+
+create or replace view analytics.pipeline_incidents as
+select i.incident_id, i.kind, i.subject, i.detail, i.run_id, i.opened_at, i.resolved_at from strata.incidents i;
+
+comment on view analytics.pipeline_incidents is E'@primaryKey incident_id\n@notNull kind,subject,detail,opened_at\nWhat somebody should look at, or should have; one row per incident.';
+
+do $$
+declare
+  col record;
+begin
+  for col in
+    select a.attname as name, col_description('strata.incidents'::regclass, a.attnum) as description
+    from pg_catalog.pg_attribute a where a.attrelid = 'strata.incidents'::regclass and a.attnum > 0 and not a.attisdropped
+  loop
+    execute format('comment on column analytics.pipeline_incidents.%I is %L', col.name, col.description);
+  end loop;
+end
+$$;
 
 -- Estimates, because counting reads everything.
 create or replace function strata.estimated_rows(relation regclass)
@@ -158,7 +181,7 @@ begin atomic
   from pg_catalog.pg_class c
   where c.relnamespace = 'analytics'::regnamespace and c.relkind in ('v', 'm')
     -- Views of the machinery about itself, and live views of metrics, are not data of their own.
-    and c.relname not in ('pipeline_runs', 'run_datasets', 'quarantine', 'freshness', 'datasets', 'lineage', 'refresh_state')
+    and c.relname not in ('pipeline_runs', 'pipeline_incidents', 'run_datasets', 'quarantine', 'freshness', 'datasets', 'lineage', 'refresh_state')
     and not exists (select from strata.metrics m where m.metric || '_live' = c.relname);
 end;
 
@@ -308,7 +331,7 @@ begin atomic
     from pg_class c cross join lateral strata.view_edges(c.oid::regclass) e
     where c.relkind in ('v', 'm') and c.relnamespace in ('production'::regnamespace, 'analytics'::regnamespace)
       and not exists (select from strata.metrics m where c.oid = to_regclass(format('%I.%I', m.schema_name, m.metric || '_live')))
-      and c.relname not in ('pipeline_runs', 'run_datasets', 'quarantine', 'freshness', 'datasets', 'lineage', 'refresh_state')
+      and c.relname not in ('pipeline_runs', 'pipeline_incidents', 'run_datasets', 'quarantine', 'freshness', 'datasets', 'lineage', 'refresh_state')
   ), visible (source, source_column, target, target_column, kind, depth) as (
     select e.source, e.source_column, e.target, e.target_column, e.kind, 0
     from edges e where (select c.relnamespace from pg_class c where c.oid = e.target) <> 'strata'::regnamespace

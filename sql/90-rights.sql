@@ -108,7 +108,7 @@ grant select (run_id, step, status, trigger, dataset, parent_run_id, queued_at, 
 grant select on analytics.run_datasets to strata_reader, strata_ingestor;
 -- A source system sees why its own pushes failed.
 grant select on analytics.pipeline_runs to strata_ingestor, strata_operator;
-grant select on analytics.quarantine to strata_operator;
+grant select on analytics.quarantine, analytics.pipeline_incidents to strata_operator;
 
 -- Views read with the rights of their owner, but call functions with those of their reader.
 grant execute on function strata.stale_partitions(text, boolean), strata.stale_rows(anyelement), strata.idle_users_now(),

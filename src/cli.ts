@@ -64,6 +64,10 @@ const COMMANDS: Record<string, [description: string, load: () => Promise<Define>
     "list, retry or discard the rows that broke a rule",
     async () => (await import("./commands/quarantine.ts")).quarantineCommand,
   ],
+  alerts: [
+    "list incidents; alerts test: ask ALERT_WEBHOOK_URL for an answer",
+    async () => (await import("./commands/alerts.ts")).alertsCommand,
+  ],
   token: [
     "print a bearer token for HTTP requests",
     async () => (await import("./commands/token.ts")).tokenCommand,

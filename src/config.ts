@@ -92,6 +92,7 @@ function isProxy(name: string): boolean {
   const length = Number(bits ?? 1);
   return version !== 0 && length >= 1 && length <= (version === 4 ? 32 : 128);
 }
+const isWithin = (value: number, min: number, max: number): boolean => value >= min && value <= max;
 const url = (protocols: RegExp) =>
   z.string().refine((value) => URL.canParse(value) && protocols.test(value), { error: "expected a URL" });
 
@@ -163,6 +164,24 @@ const schema = z.object({
   RETENTION_DAYS: integer(0, 36_500, 30),
   RUN_RETENTION_DAYS: integer(1, 36_500, 90),
   QUARANTINE_RETENTION_DAYS: integer(1, 36_500, 365),
+  // Where incidents go; by default in Slack's form if the host is hooks.slack.com, else as JSON.
+  ALERT_WEBHOOK_URL: url(/^https?:/).optional(),
+  ALERT_WEBHOOK_FORMAT: z.enum(["json", "slack"]).optional(),
+  ALERT_WEBHOOK_SECRET: z
+    .string()
+    .regex(/^whsec_[A-Za-z0-9+/]+={0,2}$/, "expected whsec_ and 24 to 64 bytes in base64")
+    .refine((value) => isWithin(Buffer.from(value.slice(6), "base64").length, 24, 64), {
+      error: "expected whsec_ and 24 to 64 bytes in base64, as `openssl rand -base64 32` prints",
+    })
+    .optional(),
+  // Rows that a dataset may reject within a day; 0: any number.
+  ALERT_QUARANTINE_ROWS: integer(0, 1_000_000_000, 1_000),
+  // The standard variables of OpenLineage's clients.
+  OPENLINEAGE_URL: url(/^https?:/).optional(),
+  OPENLINEAGE_ENDPOINT: z.string().default("api/v1/lineage"),
+  OPENLINEAGE_API_KEY: z.string().optional(),
+  OPENLINEAGE_NAMESPACE: z.string().default("default"),
+  OPENLINEAGE_DISABLED: z.stringbool().default(false),
   SLOW_OPERATION_MS: integer(1, 86_400_000, 1_000),
   METRICS_TOKEN: z.string().min(16, "expected at least 16 characters").optional(),
   SHUTDOWN_TIMEOUT_MS: integer(100, 3_600_000, 25_000),
@@ -244,7 +263,7 @@ export function loadConfig(environment: NodeJS.ProcessEnv = process.env): Config
     const faults = result.error.issues.map((issue) => {
       const name = String(issue.path[0]);
       // A secret's value stays out of terminals and logs.
-      const value = /SECRET|TOKEN|URL/.test(name) ? "" : `, given "${given[name]}"`;
+      const value = /SECRET|TOKEN|URL|KEY/.test(name) ? "" : `, given "${given[name]}"`;
       return `  ${name}: ${issue.message}${value}`;
     });
     throw new Error(

@@ -16,7 +16,8 @@ import { joinSiblings, type Siblings } from "../processes/siblings.ts";
 import { supervise } from "../processes/supervisor.ts";
 import { listenWhileStarting, type StartingServer } from "../http/starting.ts";
 import { startTracing } from "../tracing.ts";
-import { migrateWorker } from "../worker/worker.ts";
+import { watchWorker } from "../worker/watch-worker.ts";
+import { migrateWorker, type WorkerOptions } from "../worker/worker.ts";
 import { announce, say, type Say } from "./announce.ts";
 import { applyChanges, lookAt, watchDatasets } from "./watch-datasets.ts";
 import { whenAvailable } from "./when-available.ts";
@@ -103,20 +104,19 @@ async function start(options: ServeOptions, given: Config, siblings: Siblings | 
     throw explainListenError(error, config);
   });
   siblings?.reportReady();
-  if (runsJobs)
-    worker = keepWorker(
-      {
-        config,
-        pool: database.pool,
-        log: (level, message) =>
-          level === "error"
-            ? logger.error(message)
-            : level === "warn"
-              ? logger.warn(message)
-              : logger.debug(message),
-      },
-      lifecycle.stopping,
-    );
+  const jobs: WorkerOptions = {
+    config,
+    pool: database.pool,
+    log: (level, message) =>
+      level === "error"
+        ? logger.error(message)
+        : level === "warn"
+          ? logger.warn(message)
+          : logger.debug(message),
+  };
+  if (runsJobs) worker = keepWorker(jobs, lifecycle.stopping);
+  const watch = watchWorker(jobs);
+  lifecycle.onStop(() => watch.stop());
   if (watched)
     watching = watchDatasets(database.pool, watched, { logger, stopping: lifecycle.stopping, seen });
   void database.failed.then((error) => {

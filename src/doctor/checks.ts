@@ -265,6 +265,30 @@ export const sqlChecks: SqlCheck[] = [
       "See that a worker runs (serve, or npx strata-graphql worker), and what npx strata-graphql status says",
   },
   {
+    name: "incidents",
+    severity: "warning",
+    sql: `
+      select format('%s Since %s.', detail, strata.iso_time(opened_at)) as problem
+      from strata.incidents where resolved_at is null
+      union all
+      select format('%s is later than promised: rows of %s are missing', dataset, make_interval(secs => round(lag_seconds)))
+      from analytics.freshness f where is_late
+        and not exists (select from strata.incidents i where i.kind = 'freshness' and i.subject = f.dataset and i.resolved_at is null)`,
+    advice: "See npx strata-graphql alerts, status and quarantine; over is what a later run puts right",
+  },
+  {
+    name: "messages to receivers",
+    severity: "warning",
+    sql: `
+      select format('%s messages for %s wait since %s', count(*), receiver, strata.iso_time(min(created_at))) as problem
+      from strata.outbox where rejected is null and created_at < now() - interval '10 minutes' group by receiver
+      union all
+      select format('%s messages for %s were rejected, the last one because %s', count(*), receiver, (array_agg(rejected order by message_id desc))[1])
+      from strata.outbox where rejected is not null group by receiver`,
+    advice:
+      "See that a worker runs, and that the receiver answers (npx strata-graphql alerts test); what waits is sent then",
+  },
+  {
     name: "watermarks",
     severity: "warning",
     sql: `

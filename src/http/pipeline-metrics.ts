@@ -12,6 +12,20 @@ const LAST_RUNS = `
   from strata.runs where finished_at is not null order by step, run_id desc`;
 const FRESHNESS = `
   select dataset, lag_seconds::float8 as lag, rows_behind::float8 as behind from analytics.freshness`;
+const PROMISES = `
+  select dataset, extract(epoch from fresh_within)::float8 as seconds from strata.promises`;
+const QUARANTINE = `
+  select dataset, count(*)::float8 as rows from staging.quarantine where retried_at is null group by dataset`;
+const INCIDENTS = `
+  select k.kind, count(i.incident_id)::float8 as open
+  from unnest(array['run_failed', 'freshness', 'quarantine', 'worker']) k (kind)
+  left join strata.incidents i on i.kind = k.kind and i.resolved_at is null group by k.kind`;
+const OUTBOX = `
+  select r.receiver, s.state, count(o.message_id)::float8 as messages
+  from strata.receivers r cross join unnest(array['waiting', 'rejected']) s (state)
+  left join strata.outbox o on o.receiver = r.receiver and (o.rejected is not null) = (s.state = 'rejected') group by 1, 2`;
+const WORKER = `
+  select extract(epoch from seen_at)::float8 as seen from strata.worker_state where seen_at is not null`;
 const JOBS = `
   select case when locked_at is not null then 'running' when attempts >= max_attempts then 'given_up'
               when run_at > now() then 'scheduled' else 'waiting' end as state, count(*)::float8 as jobs
@@ -21,19 +35,33 @@ interface Reading {
   runs: { step: string; status: string; runs: number }[];
   lastRuns: { step: string; status: string; seconds: number; at: number }[];
   freshness: { dataset: string; lag: number; behind: number }[];
+  promises: { dataset: string; seconds: number }[];
+  quarantine: { dataset: string; rows: number }[];
+  incidents: { kind: string; open: number }[];
+  outbox: { receiver: string; state: string; messages: number }[];
+  worker: { seen: number }[];
   jobs: { state: string; jobs: number }[];
 }
+
+const READINGS: Record<keyof Reading, string> = {
+  runs: RUNS,
+  lastRuns: LAST_RUNS,
+  freshness: FRESHNESS,
+  promises: PROMISES,
+  quarantine: QUARANTINE,
+  incidents: INCIDENTS,
+  outbox: OUTBOX,
+  worker: WORKER,
+  jobs: JOBS,
+};
 
 export function addPipelineMetrics(registry: Registry, pool: pg.Pool): void {
   async function read(): Promise<Reading | undefined> {
     try {
-      const [runs, lastRuns, freshness, jobs] = [
-        await pool.query(RUNS),
-        await pool.query(LAST_RUNS),
-        await pool.query(FRESHNESS),
-        await pool.query(JOBS),
-      ];
-      return { runs: runs.rows, lastRuns: lastRuns.rows, freshness: freshness.rows, jobs: jobs.rows };
+      const found: Partial<Record<keyof Reading, unknown[]>> = {};
+      for (const [name, text] of Object.entries(READINGS) as [keyof Reading, string][])
+        found[name] = (await pool.query<Record<string, unknown>>(text)).rows;
+      return found as unknown as Reading;
     } catch {
       return undefined;
     }
@@ -100,6 +128,34 @@ export function addPipelineMetrics(registry: Registry, pool: pg.Pool): void {
     "Source rows that a dataset does not contain yet.",
     ["dataset"],
     (set, { freshness }) => freshness.forEach(({ dataset, behind }) => set({ dataset }, behind)),
+  );
+  gauge(
+    "strata_dataset_promised_lag_seconds",
+    "Lag that strata.promise allows a dataset.",
+    ["dataset"],
+    (set, { promises }) => promises.forEach(({ dataset, seconds }) => set({ dataset }, seconds)),
+  );
+  gauge(
+    "strata_quarantine_rows",
+    "Rows of a dataset that were rejected, and neither corrected nor discarded.",
+    ["dataset"],
+    (set, { quarantine }) => quarantine.forEach(({ dataset, rows }) => set({ dataset }, rows)),
+  );
+  gauge("strata_incidents_open", "Incidents that are not over, by kind.", ["kind"], (set, { incidents }) =>
+    incidents.forEach(({ kind, open }) => set({ kind }, open)),
+  );
+  gauge(
+    "strata_outbox_messages",
+    "Messages that wait for a receiver of alerts or lineage, or that it rejected.",
+    ["receiver", "state"],
+    (set, { outbox }) =>
+      outbox.forEach(({ receiver, state, messages }) => set({ receiver, state }, messages)),
+  );
+  gauge(
+    "strata_worker_seen_timestamp_seconds",
+    "When a worker gave a sign of life last; missing if none ever did.",
+    [],
+    (set, { worker }) => worker.forEach(({ seen }) => set({}, seen)),
   );
   gauge("strata_jobs", "Jobs in the queue by state.", ["state"], (set, { jobs }) =>
     jobs.forEach(({ state, jobs: count }) => set({ state }, count)),

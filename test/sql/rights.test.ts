@@ -82,6 +82,7 @@ operator: execute on strata.start_run(text,text,text,jsonb,bigint)
 operator: insert on production.events (event_data, event_id, event_time, event_type, position, user_id)
 operator: insert on production.transactions (amount, status, transaction_date, transaction_id, user_id)
 operator: insert on production.users (country, created_at, email, email_verified, user_id, username)
+operator: select on analytics.pipeline_incidents
 operator: select on analytics.pipeline_runs
 operator: select on analytics.quarantine
 operator: update on production.dim_date (is_holiday)

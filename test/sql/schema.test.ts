@@ -100,7 +100,7 @@ test("every foreign key has an index and says what a delete does", async () => {
     await names(
       `select conname as name from pg_constraint where contype = 'f' and connamespace::regnamespace::text in ${OURS}`,
     ),
-  ).toHaveLength(4);
+  ).toHaveLength(6);
 });
 
 test("PUBLIC may do nothing with what is ours", async () => {
