@@ -27,9 +27,12 @@ const OUTBOX = `
 const WORKER = `
   select extract(epoch from seen_at)::float8 as seen from strata.worker_state where seen_at is not null`;
 const JOBS = `
-  select case when locked_at is not null then 'running' when attempts >= max_attempts then 'given_up'
-              when run_at > now() then 'scheduled' else 'waiting' end as state, count(*)::float8 as jobs
-  from graphile_worker.jobs group by 1`;
+  select s.state, count(j.id)::float8 as jobs
+  from unnest(array['running', 'given_up', 'scheduled', 'waiting']) s (state)
+  left join graphile_worker.jobs j on s.state = case
+    when j.locked_at is not null then 'running' when j.attempts >= j.max_attempts then 'given_up'
+    when j.run_at > now() then 'scheduled' else 'waiting' end
+  group by 1`;
 
 interface Reading {
   runs: { step: string; status: string; runs: number }[];
