@@ -6,6 +6,20 @@
 -- TypeScript's business (src/worker/open-lineage.ts).
 -- ======================================================================================================
 
+-- Reading all parse trees for each event would keep the database busier than small runs do. By names, since oids are
+-- others after a restore.
+create table if not exists strata.kept_edges (
+  singleton boolean constraint kept_edges_pkey primary key default true,
+  catalogue_version bigint not null,
+  edges jsonb not null,
+  constraint one_row check (singleton)
+);
+
+comment on table strata.kept_edges is 'What strata.table_edges found last; at most one row.';
+comment on column strata.kept_edges.singleton is 'Always true.';
+comment on column strata.kept_edges.catalogue_version is 'Version of the catalogue that it belongs to.';
+comment on column strata.kept_edges.edges is 'Its rows.';
+
 -- A run has the same identity however often its events are delivered. Its number alone would be that of another run
 -- after a restore.
 create or replace function strata.run_uuid(r strata.runs)
@@ -48,6 +62,30 @@ end;
 
 comment on function strata.table_edges() is 'Which column of which table each column of a table, metric or materialized view is made of.';
 
+create or replace function strata.known_edges()
+returns table (source regclass, source_column text, target regclass, target_column text, kind text)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  current bigint := (select s.catalogue_version from strata.refresh_state s);
+begin
+  if not exists (select from strata.kept_edges k where k.catalogue_version = current) then
+    insert into strata.kept_edges as k (catalogue_version, edges)
+    select current, coalesce(jsonb_agg(jsonb_build_object(
+             'source', e.source::regclass::text, 'source_column', e.source_column,
+             'target', e.target::regclass::text, 'target_column', e.target_column, 'kind', e.kind)), '[]')
+    from strata.table_edges() e
+    on conflict on constraint kept_edges_pkey do update set catalogue_version = excluded.catalogue_version, edges = excluded.edges;
+  end if;
+  return query
+    select to_regclass(e.source), e.source_column, to_regclass(e.target), e.target_column, e.kind
+    from strata.kept_edges k
+    cross join lateral jsonb_to_recordset(k.edges) e (source text, source_column text, target text, target_column text, kind text)
+    where to_regclass(e.source) is not null and to_regclass(e.target) is not null;
+end
+$$;
+
+comment on function strata.known_edges() is 'The rows of strata.table_edges, read again when strata.reconcile finds another catalogue.';
+
 create or replace function strata.describe_relation(relation oid)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -63,19 +101,19 @@ comment on function strata.describe_relation(oid) is 'Name and columns of a rela
 
 create or replace function strata.run_event(run_id bigint)
 returns jsonb
-language sql stable set search_path = pg_catalog, pg_temp set jit = off
+language sql volatile set search_path = pg_catalog, pg_temp set jit = off
 begin atomic
   with run as materialized (
     select r as self, r.* from strata.runs r where r.run_id = run_event.run_id
   ), edges as materialized (
     select e.source, e.source_column, e.target, e.target_column, c.relname::text as dataset
-    from (select run.step from run where run.step in ('transform', 'refresh')) run cross join lateral strata.table_edges() e join pg_class c on c.oid = e.target
+    from (select run.step from run where run.step in ('transform', 'refresh')) run cross join lateral strata.known_edges() e join pg_class c on c.oid = e.target
     where run.step = case e.kind when 'transform' then 'transform' else 'refresh' end
   ), origins as materialized (
     select e.target, e.target_column, e.source_column, n.nspname || '.' || c.relname as source
     from edges e join pg_class c on c.oid = e.source join pg_namespace n on n.oid = c.relnamespace where e.source_column is not null
   ), targets as materialized (
-    select distinct e.target, e.dataset from edges e
+    select distinct e.target::oid as target, e.dataset from edges e
     union all
     select strata.raw_table(d.dataset)::oid, d.dataset from run join strata.datasets d on d.dataset = run.dataset where run.step in ('ingest', 'retry')
   ), rejected as materialized (
