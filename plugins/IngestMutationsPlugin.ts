@@ -13,6 +13,7 @@ export interface IngestRowsRequest {
   rows: Record<string, unknown>[];
   sourceSystem?: string | null;
   dateFormat?: string | null;
+  maxRejected?: string | null;
   background: boolean;
 }
 
@@ -36,6 +37,7 @@ interface IngestInput {
   rows: Record<string, unknown>[];
   sourceSystem?: string | null;
   dateFormat?: string | null;
+  maxRejected?: string | null;
   background?: boolean | null;
   clientMutationId?: string | null;
 }
@@ -76,6 +78,8 @@ function typeDefsOf({ dataset, mutation, rowType, columns }: Ingest): string {
       sourceSystem: String = "api"
       "How dates that are not ISO 8601 are written, such as DD/MM/YYYY."
       dateFormat: String
+      "How many rows may be rejected, as a number or a share such as 5%. If there are more, the run fails and none of its rows goes on."
+      maxRejected: String
       "Return at once with the running run. The rows are safe only when it has finished."
       background: Boolean = false
       "Any string; it comes back unchanged in the payload."
@@ -109,6 +113,7 @@ function planIngest({ dataset, columns }: Ingest) {
         rows: input.rows.map(asColumns),
         sourceSystem: input.sourceSystem,
         dateFormat: input.dateFormat,
+        maxRejected: input.maxRejected,
         background: input.background ?? false,
       }),
     );

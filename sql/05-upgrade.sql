@@ -134,3 +134,40 @@ begin
   end loop;
 end
 $upgrade$;
+
+-- From version 15 or earlier of this machinery, whose rows did not know their run and line, nor deletions.
+do $upgrade$
+begin
+  if not exists (
+    select from pg_catalog.pg_proc p
+    where p.pronamespace = 'strata'::regnamespace and p.proname = 'merge_window' and p.proargnames @> '{batch_size}' and not p.proargnames @> '{operation}'
+  ) then
+    return;
+  end if;
+  drop function strata.transform_batch(bigint, text, xid8, integer, real);
+  drop function strata.take_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer);
+  drop function strata.merge_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer);
+end
+$upgrade$;
+
+-- Columns of raw tables that came later.
+do $upgrade$
+declare
+  raw record;
+begin
+  if to_regclass('strata.datasets') is null then
+    return;
+  end if;
+  for raw in
+    select d.dataset, c.oid::regclass as name from strata.datasets d join pg_catalog.pg_class c on c.oid = to_regclass(format('staging.%I', 'raw_' || d.dataset))
+    where not exists (select from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attname = 'ingest_operation')
+  loop
+    execute format('alter table %s add column if not exists ingest_run bigint, add column if not exists ingest_line integer, '
+                   'add column if not exists ingest_operation text', raw.name);
+    execute format('comment on column %s.ingest_run is %L', raw.name, 'Run that brought the record.');
+    execute format('comment on column %s.ingest_line is %L', raw.name, 'Line of the file that the record begins at.');
+    execute format('comment on column %s.ingest_operation is %L', raw.name, 'What to do with the row that the record names: empty to write it, or delete.');
+    execute format('create index if not exists %I on %s (ingest_xid, ingest_seq) where ingest_operation is not null', 'idx_raw_' || raw.dataset || '_operation', raw.name);
+  end loop;
+end
+$upgrade$;

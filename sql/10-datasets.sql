@@ -18,6 +18,7 @@ create table if not exists strata.datasets (
 alter table strata.datasets add column if not exists place integer not null default 0;
 alter table strata.datasets add column if not exists extras_column text;
 alter table strata.datasets add column if not exists default_rights boolean not null default false;
+alter table strata.datasets add column if not exists owned_by_source boolean not null default false;
 
 comment on table strata.datasets is 'Tables of production that are fed from staging, and how far each has been read; one row per dataset.';
 comment on column strata.datasets.dataset is 'Name of the table in production; rows arrive in staging.raw_<name>.';
@@ -28,12 +29,13 @@ comment on column strata.datasets.updated_at is 'When the dataset was last broug
 comment on column strata.datasets.place is 'Order of the transform: parents come first.';
 comment on column strata.datasets.extras_column is 'Column (jsonb) that takes the fields of a record without a column of their own.';
 comment on column strata.datasets.default_rights is 'Whether Strata gave the rights, and gives them for new columns too.';
+comment on column strata.datasets.owned_by_source is 'Whether a row belongs to the source system that brought it first: those of others do not replace it.';
 
 -- Columns of a raw table beside the fields of the dataset.
 create or replace function strata.arrival_columns()
 returns text[]
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp
-return '{id,raw_id,ingested_at,source_system,ingest_seq,ingest_xid}'::text[];
+return '{id,raw_id,ingested_at,source_system,ingest_seq,ingest_xid,ingest_run,ingest_line,ingest_operation}'::text[];
 
 comment on function strata.arrival_columns() is 'Columns of raw tables that say how a record arrived.';
 
@@ -195,6 +197,27 @@ begin atomic
 end;
 
 comment on function strata.parents(text) is 'Datasets that a dataset refers to by foreign keys.';
+
+-- What keeps a load from deleting a row, whatever the foreign key says: a load changes nothing but what it names.
+create or replace function strata.referrers(dataset text)
+returns table (reason text, waiting_key text, child regclass, own text[], theirs text[], is_about_key boolean)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select 'referenced_by_' || c.relname, 'referenced_by_' || c.relname || '.' || k.conname, c.oid::regclass, n.own, n.theirs,
+         n.theirs <@ strata.key_columns(k.confrelid)
+  from pg_constraint k join pg_class c on c.oid = k.conrelid
+  cross join lateral (
+    select array(select a.attname::text from unnest(k.conkey) with ordinality x (n, i)
+                 join pg_attribute a on a.attrelid = k.conrelid and a.attnum = x.n order by x.i) as own,
+           array(select a.attname::text from unnest(k.confkey) with ordinality x (n, i)
+                 join pg_attribute a on a.attrelid = k.confrelid and a.attnum = x.n order by x.i) as theirs
+  ) n
+  where k.contype = 'f' and k.confrelid = strata.production_table(dataset) and k.conparentid = 0
+    and coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)
+  order by c.relname, k.conname;
+end;
+
+comment on function strata.referrers(text) is 'Foreign keys, of any table, that keep a load from deleting a row of a dataset while a row refers to it.';
 
 -- Parents first. Datasets that refer to each other in a circle come last, by name: their rows wait for each other.
 create or replace function strata.order_datasets()
@@ -403,7 +426,9 @@ begin
     union all
     values ('ingested_at', 'timestamp', 'When the record arrived.'), ('source_system', 'varchar(50)', 'Where the record came from.'),
            ('ingest_seq', 'bigint', 'Order of arrival; the latest valid record of a key wins.'),
-           ('ingest_xid', 'xid8', 'Transaction that brought the record; decides when the transform may take it.')
+           ('ingest_xid', 'xid8', 'Transaction that brought the record; decides when the transform may take it.'),
+           ('ingest_run', 'bigint', 'Run that brought the record.'), ('ingest_line', 'integer', 'Line of the file that the record begins at.'),
+           ('ingest_operation', 'text', 'What to do with the row that the record names: empty to write it, or delete.')
   loop
     if not exists (select from pg_attribute a where a.attrelid = raw::regclass and a.attname = col.name and not a.attisdropped) then
       execute format('alter table %s add column %I %s', raw, col.name, col.type || case col.name
@@ -426,6 +451,7 @@ begin
     execute format('comment on column %s.%I is %L', raw, col.name, col.description);
   end loop;
   execute format('create index if not exists %I on %s (ingest_xid, ingest_seq)', 'idx_raw_' || dataset || '_arrival', raw);
+  execute format('create index if not exists %I on %s (ingest_xid, ingest_seq) where ingest_operation is not null', 'idx_raw_' || dataset || '_operation', raw);
 end
 $$;
 
@@ -478,7 +504,8 @@ $$;
 
 comment on function strata.check_mapping(text) is 'Raises an error if the mapping view of a dataset cannot serve the transform.';
 
-create or replace function strata.add_dataset(dataset text, extras_column text default null)
+drop function if exists strata.add_dataset(text, text);
+create or replace function strata.add_dataset(dataset text, extras_column text default null, owned_by_source boolean default false)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_variable
@@ -499,8 +526,8 @@ begin
     raise exception 'production.% has no primary key; it tells which row a record is about.', quote_ident(dataset)
       using errcode = 'invalid_table_definition', hint = 'Add one: alter table … add primary key (…).';
   end if;
-  if exists (select from strata.table_columns(production) c where c.name in ('ingest_seq', 'ingest_xid', 'raw_id')) then
-    raise exception 'production.% has a column ingest_seq, ingest_xid or raw_id; these names are the raw table''s.', quote_ident(dataset)
+  if exists (select from strata.table_columns(production) c where c.name in ('ingest_seq', 'ingest_xid', 'ingest_run', 'ingest_line', 'ingest_operation', 'raw_id')) then
+    raise exception 'production.% has a column ingest_seq, ingest_xid, ingest_run, ingest_line, ingest_operation or raw_id; these names are the raw table''s.', quote_ident(dataset)
       using errcode = 'invalid_table_definition';
   end if;
 
@@ -537,16 +564,17 @@ begin
     execute format('grant insert on %s to strata_ingestor', raw);
   end if;
 
-  insert into strata.datasets as d (dataset, extras_column, default_rights)
-  values (add_dataset.dataset, add_dataset.extras_column, gives_rights)
+  insert into strata.datasets as d (dataset, extras_column, default_rights, owned_by_source)
+  values (add_dataset.dataset, add_dataset.extras_column, gives_rights, add_dataset.owned_by_source)
   on conflict on constraint datasets_pkey do update
-    set extras_column = excluded.extras_column, default_rights = excluded.default_rights
-    where (d.extras_column, d.default_rights) is distinct from (excluded.extras_column, excluded.default_rights);
+    set extras_column = excluded.extras_column, default_rights = excluded.default_rights, owned_by_source = excluded.owned_by_source
+    where (d.extras_column, d.default_rights, d.owned_by_source)
+          is distinct from (excluded.extras_column, excluded.default_rights, excluded.owned_by_source);
   perform strata.order_datasets();
 end
 $$;
 
-comment on function strata.add_dataset(text, text) is
+comment on function strata.add_dataset(text, text, boolean) is
   'Makes a table of production a dataset, fed from staging.raw_<name>; may be repeated after every change of the table.';
 
 create or replace function strata.remove_dataset(dataset text)

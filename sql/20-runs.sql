@@ -33,6 +33,8 @@ alter table strata.runs add column if not exists duration_ms integer generated a
 
 alter table strata.runs add column if not exists rows_replaced bigint not null default 0;
 alter table strata.runs add column if not exists rows_replaced_from_other_source bigint not null default 0;
+alter table strata.runs add column if not exists held_from xid8;
+alter table strata.runs add column if not exists first_seq bigint;
 
 do $$
 begin
@@ -53,6 +55,8 @@ create index if not exists idx_runs_step on strata.runs (step, run_id);
 create index if not exists idx_runs_status on strata.runs (status, run_id);
 create index if not exists idx_runs_started_at on strata.runs (started_at);
 create index if not exists idx_runs_actor on strata.runs (actor, run_id);
+create index if not exists idx_runs_sha256 on strata.runs ((arguments ->> 'sha256')) where arguments ? 'sha256';
+create index if not exists idx_runs_held on strata.runs (dataset) where held_from is not null;
 
 comment on table strata.runs is 'What the pipeline did and is doing; one row per run of a step.';
 comment on column strata.runs.run_id is 'Identity of the run.';
@@ -74,6 +78,8 @@ comment on column strata.runs.rows_rejected is 'Rows put into quarantine.';
 comment on column strata.runs.rows_deleted is 'Rows deleted.';
 comment on column strata.runs.rows_replaced is 'Rows that took the place of others with the same key and other values.';
 comment on column strata.runs.rows_replaced_from_other_source is 'Of the rows replaced, those that came from another source system.';
+comment on column strata.runs.held_from is 'Transaction from which on the transform leaves rows of the dataset alone: the load is not decided, or its rows are to be deleted.';
+comment on column strata.runs.first_seq is 'Number in the order of arrival that every row of a full snapshot comes after.';
 comment on column strata.runs.progress is 'Share of the work that is done, 0 to 1.';
 comment on column strata.runs.error is 'Why the run failed.';
 
@@ -213,16 +219,44 @@ begin
       hint = format('Allow it: grant insert on %s to %I.', strata.raw_table(start_ingest_run.dataset), caller);
   end if;
   perform strata.close_dead_runs();
-  insert into strata.runs (step, status, trigger, actor, dataset, arguments, started_at, heartbeat_at)
+  insert into strata.runs (step, status, trigger, actor, dataset, arguments, started_at, heartbeat_at, held_from, first_seq)
   values ('ingest', 'running', start_ingest_run.run_trigger,
           coalesce(nullif(current_setting('strata.sub', true), ''), start_ingest_run.actor, session_user),
-          start_ingest_run.dataset, start_ingest_run.arguments, clock_timestamp(), clock_timestamp())
+          start_ingest_run.dataset, start_ingest_run.arguments, clock_timestamp(), clock_timestamp(),
+          -- All rows of the run have later transactions.
+          case when start_ingest_run.arguments ? 'maxRejected' then pg_current_xact_id() end,
+          case when start_ingest_run.arguments ->> 'operation' = 'replace' then
+            nextval(pg_get_serial_sequence(strata.raw_table(start_ingest_run.dataset)::text, 'ingest_seq')) end)
   returning run_id into started;
   return started;
 end
 $$;
 
 comment on function strata.start_ingest_run(text, text, text, jsonb) is 'Starts a run that brings rows of a dataset into staging, and returns its number.';
+
+-- The name of the file and the limit say nothing about what lands.
+create or replace function strata.find_same_load(dataset text, arguments jsonb)
+returns bigint
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  same strata.runs;
+begin
+  -- Of two that ask at the same time, the second one finds the first.
+  perform pg_advisory_xact_lock(hashtextextended('strata:load:' || (find_same_load.arguments ->> 'sha256'), 0));
+  perform strata.close_dead_runs();
+  select * into same from strata.runs r
+  where r.step = 'ingest' and r.dataset = find_same_load.dataset and r.status in ('running', 'succeeded')
+    and r.arguments ->> 'sha256' = find_same_load.arguments ->> 'sha256'
+    and r.arguments - '{sourceName,maxRejected}'::text[] = find_same_load.arguments - '{sourceName,maxRejected}'::text[]
+  order by r.status desc, r.run_id desc limit 1;
+  if same.status = 'running' then
+    raise exception 'Run % is ingesting the same input.', same.run_id using errcode = 'object_in_use';
+  end if;
+  return same.run_id;
+end
+$$;
+
+comment on function strata.find_same_load(text, jsonb) is 'The run that has ingested the same input (by its digest) into a dataset with the same options, if there is one.';
 
 create or replace function strata.claim_run(run_id bigint)
 returns setof strata.runs
@@ -265,10 +299,17 @@ begin
   update strata.runs r
   set status = case when finish_run.error is null then 'succeeded' else 'failed' end,
       finished_at = clock_timestamp(), heartbeat_at = clock_timestamp(), error = finish_run.error,
-      progress = case when finish_run.error is null then 1 else r.progress end
+      progress = case when finish_run.error is null then 1 else r.progress end,
+      held_from = case when finish_run.error is null then null else r.held_from end
   where r.run_id = finish_run.run_id and r.status in ('running', 'queued')
   returning * into run;
-  if not found then
+  if found and run.status = 'succeeded' and run.first_seq is not null and run.rows_written > 0 and run.rows_rejected = 0 then
+    -- Behind all rows of the run in the order of arrival, and in the transaction that makes the run a success.
+    insert into strata.snapshots (dataset, source_system, first_seq, ingest_seq, run_id)
+    values (run.dataset, run.arguments ->> 'sourceSystem', run.first_seq,
+            nextval(pg_get_serial_sequence(strata.raw_table(run.dataset)::text, 'ingest_seq')), run.run_id);
+  end if;
+  if run.run_id is null then
     select * into run from strata.runs r where r.run_id = finish_run.run_id;
   elsif run.parent_run_id is not null then
     update strata.runs r
@@ -284,6 +325,41 @@ end
 $$;
 
 comment on function strata.finish_run(bigint, text) is 'Ends a run: succeeded, or failed if an error is given.';
+
+-- A failed load whose rows were held back leaves none of them. Its process does so, or the next transform if that died.
+create or replace function strata.drop_failed_load(batch_size integer default 20000)
+returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  run strata.runs;
+  deleted bigint;
+begin
+  select * into run from strata.runs r
+  where r.held_from is not null and r.status = 'failed' order by r.run_id limit 1 for update skip locked;
+  if not found then
+    return 0;
+  end if;
+  if strata.raw_table(run.dataset) is null then
+    update strata.runs r set held_from = null where r.run_id = run.run_id;
+    return 0;
+  end if;
+  -- None of them has been taken, whatever transaction numbers a restored database has.
+  execute format($sql$
+    delete from %1$s where %2$I in (
+      select r.%2$I from %1$s r, strata.datasets d
+      where d.dataset = $1 and (r.ingest_xid, r.ingest_seq) > (d.xid, d.seq) and r.ingest_run = $2 limit $3)
+  $sql$, strata.raw_table(run.dataset), strata.raw_id_column(run.dataset))
+  using run.dataset, run.run_id, batch_size;
+  get diagnostics deleted = row_count;
+  perform strata.count_batch(run.run_id, rows_written => -deleted, dataset => run.dataset);
+  if deleted < batch_size then
+    update strata.runs r set held_from = null where r.run_id = run.run_id;
+  end if;
+  return deleted;
+end
+$$;
+
+comment on function strata.drop_failed_load(integer) is 'Deletes raw rows of a failed load that were held back, and returns how many; zero if there are none.';
 
 create or replace function strata.enter_batch(run_id bigint)
 returns void

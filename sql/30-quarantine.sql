@@ -31,6 +31,8 @@ create table if not exists staging.quarantine (
 alter table staging.quarantine add column if not exists source_format text;
 alter table staging.quarantine add column if not exists waiting_for jsonb;
 alter table staging.quarantine add column if not exists retried_by bigint;
+alter table staging.quarantine add column if not exists row_key text;
+alter table staging.quarantine add column if not exists operation text;
 
 create index if not exists idx_quarantine_reasons on staging.quarantine using gin (reasons);
 create index if not exists idx_quarantine_dataset on staging.quarantine (dataset, quarantine_id);
@@ -61,7 +63,9 @@ comment on column staging.quarantine.last_attempt_at is 'When the record was tri
 comment on column staging.quarantine.retried_at is 'When the record was given back to the transform, which has not decided yet.';
 
 comment on column staging.quarantine.source_format is 'How the raw text is written: csv or ndjson; empty if the fields of the payload have their types already.';
-comment on column staging.quarantine.waiting_for is 'Rows it waits for: by foreign key, the columns and values that the parent row will have.';
+comment on column staging.quarantine.waiting_for is 'Rows it waits for: by foreign key, the columns and values that the parent row will have, or that no row may refer to any more.';
+comment on column staging.quarantine.row_key is 'Key of the row that the record is about, as far as it is known; the values of several columns are separated by a comma.';
+comment on column staging.quarantine.operation is 'What was to be done with that row: empty to write it, or delete.';
 comment on column staging.quarantine.retried_by is 'Run that retried it last on request: an entry that is still here has come back from it.';
 
 -- For payloads whose fields have the right types.
@@ -84,8 +88,8 @@ begin
     return 0;
   end if;
   execute format($sql$
-    insert into %1$s as r (%2$I, source_system, ingest_seq, %3$s)
-    select q.raw_id, q.source_system, coalesce(q.ingest_seq, nextval(%6$L)), %4$s
+    insert into %1$s as r (%2$I, source_system, ingest_seq, ingest_line, ingest_operation, %3$s)
+    select q.raw_id, q.source_system, coalesce(q.ingest_seq, nextval(%6$L)), case when q.source_line <= 2147483647 then q.source_line end, q.operation, %4$s
     from staging.quarantine q, jsonb_populate_record(null::%1$s, q.payload) p
     where q.quarantine_id = any ($1) and q.dataset = $2
     on conflict (%2$I) do update set ingest_xid = pg_current_xact_id(), (%3$s) = row(%5$s)
@@ -164,6 +168,11 @@ begin atomic
     from pg_index i join pg_class c on c.oid = i.indexrelid
     where i.indrelid = strata.production_table(dataset) and i.indisunique and not i.indisprimary
       and not exists (select from pg_constraint k where k.conindid = i.indexrelid and k.conrelid = i.indrelid)
+    union all
+    -- Of deletions.
+    select distinct on (r.reason) r.reason, format('Rows of %s refer to it.', substr(r.reason, length('referenced_by_') + 1)), r.theirs::name[] from strata.referrers(dataset) r
+    union all
+    values ('left_out_by_mapping', 'The mapping view leaves the record out, so the key of the row to delete is not known.', '{}'::name[])
   ) w;
 end;
 
@@ -216,6 +225,16 @@ begin
   into arrived
   from pg_constraint k
   where k.contype = 'f' and k.oid in (select strata.enforced_constraints(strata.production_table(requeue_waiting.dataset)));
+  -- Deletions wait until nobody refers to their rows any more.
+  select concat_ws(' and ', arrived, string_agg(format('(not q.waiting_for ? %L or not exists (select from %s c cross join lateral (select %s) v where %s))',
+           r.waiting_key, r.child,
+           (select string_agg(format('(q.waiting_for #>> array[%L, %L])::%s as %I', r.waiting_key, a.attname, format_type(b.base, b.base_typmod), a.attname), ', ')
+            from pg_attribute a cross join lateral strata.base_type(a.atttypid, a.atttypmod) b
+            where a.attrelid = strata.production_table(requeue_waiting.dataset) and a.attname = any (r.theirs)),
+           strata.columns_equal(r.child, r.own, 'c', 'v', r.theirs)), ' and '))
+  into arrived
+  from strata.referrers(requeue_waiting.dataset) r where r.is_about_key;
+  arrived := nullif(arrived, '');
   if arrived is null then
     return 0;
   end if;

@@ -139,6 +139,9 @@ begin
     using first_unused, mark.xid, mark.seq;
     update strata.datasets d set xid = '3', seq = 9223372036854775807 where d.dataset = mark.dataset;
   end loop;
+  -- After the rows, as their numbers are higher.
+  update strata.snapshots s set ingest_xid = pg_current_xact_id() where s.taken_at is null;
+  update strata.runs r set held_from = '3' where r.held_from is not null;
   return true;
 end
 $$;
@@ -253,6 +256,7 @@ declare
   source_window text;
   source_system text := 'w.source_system::text';
   has_reasons boolean;
+  is_owned boolean := (select d.owned_by_source from strata.datasets d where d.dataset = merge_statements.dataset);
   keys text[];
   key_names text[] := strata.key_columns(production);
   drawn text[] := '{}';       -- key columns that PostgreSQL fills when they are absent
@@ -450,6 +454,15 @@ begin
          from unnest(fk.theirs) with ordinality t (name, i) join unnest(fk.own) with ordinality o (name, i) using (i)));
     end;
   end loop;
+  -- A deletion waits until nobody refers to its row any more.
+  for fk in select r.reason, r.waiting_key, r.theirs from strata.referrers(dataset) r where r.is_about_key loop
+    fk_names := fk_names || fk.reason;
+    waiting := waiting || format('case when %L = any (b.strata_reasons) then jsonb_build_object(%L, jsonb_build_object(%s)) end', fk.reason, fk.waiting_key,
+      (select string_agg(format('%L, b.%I::text', t, t), ', ') from unnest(fk.theirs) t));
+  end loop;
+  if is_owned then
+    statements.judge_self := statements.judge_self || strata.owned_statements(dataset);
+  end if;
 
   -- The fence (offset 0) has each cast computed once, whatever asks for it.
   statements.judge := format($sql$
@@ -465,7 +478,8 @@ begin
   $sql$, array_to_string(reasons, ', '),
     case when has_reasons then '|| case when j.strata_notes is null then ''{}''::text[] else array(select split_part(n, '': '', 1) from unnest(j.strata_notes) n) end' else '' end,
     coalesce(', ' || nullif(array_to_string(generated, ', '), ''), ''),
-    array_to_string(casts || flags || case when has_reasons then '{w.reasons as strata_notes}'::text[] else '{}'::text[] end, ', '), source_window, source_system);
+    array_to_string(casts || flags || case when has_reasons then '{w.reasons as strata_notes}'::text[]
+                                           when is_owned then '{null::text[] as strata_notes}'::text[] else '{}'::text[] end, ', '), source_window, source_system);
 
   -- Rejected rows are looked up one by one (offset 0), not by reading all of staging.
   spelled := array(
@@ -474,24 +488,27 @@ begin
            or (a.atttypid <> 'jsonb'::regtype and exists (select from pg_cast c where c.castsource = a.atttypid and c.casttarget = 'json'::regtype)))
   );
   statements.reject := format($sql$
-    insert into staging.quarantine as q (dataset, stage, reasons, detail, waiting, waiting_for, payload, raw_id, ingest_seq, source_system, run_id)
+    insert into staging.quarantine as q (dataset, stage, reasons, detail, waiting, waiting_for, payload, raw_id, ingest_seq, source_system,
+                                         source_name, source_line, row_key, operation, run_id)
     select %1$L, 'transform', b.strata_reasons, strata.describe(b.strata_reasons, r.payload, $2, %2$s), b.strata_reasons <@ %3$L::text[],
-           case when b.strata_reasons <@ %3$L::text[] then %4$s end, r.payload, r.raw_id, b.ingest_seq, r.source_system, $1
+           case when b.strata_reasons <@ %3$L::text[] then %4$s end, r.payload, r.raw_id, b.ingest_seq, r.source_system,
+           (select u.arguments ->> 'sourceName' from strata.runs u where u.run_id = r.ingest_run), r.ingest_line,
+           nullif(concat_ws(', ', %8$s), ''), r.ingest_operation, $1
     from pg_temp.strata_batch b
     cross join lateral (
-      select %5$s as payload, r.%6$I as raw_id, r.source_system
+      select %5$s as payload, r.%6$I as raw_id, r.source_system, r.ingest_run, r.ingest_line, r.ingest_operation
       from %7$s r where (r.ingest_xid, r.ingest_seq) = (b.ingest_xid, b.ingest_seq) offset 0
     ) r
     where cardinality(b.strata_reasons) > 0 and b.ingest_seq between $3 and $4
     on conflict (raw_id) do update
     set stage = excluded.stage, reasons = excluded.reasons, detail = excluded.detail, waiting = excluded.waiting,
         waiting_for = excluded.waiting_for, payload = excluded.payload, source_format = null, ingest_seq = excluded.ingest_seq,
-        run_id = excluded.run_id, attempts = q.attempts + 1, last_attempt_at = excluded.last_attempt_at, retried_at = null
-  $sql$, dataset, case when has_reasons then 'coalesce(b.strata_notes, ''{}'')' else '''{}''' end, fk_names,
+        row_key = excluded.row_key, run_id = excluded.run_id, attempts = q.attempts + 1, last_attempt_at = excluded.last_attempt_at, retried_at = null
+  $sql$, dataset, case when has_reasons or is_owned then 'coalesce(b.strata_notes, ''{}'')' else '''{}''' end, fk_names,
     coalesce(nullif(array_to_string(array(select format('coalesce(%s, ''{}'')', x) from unnest(waiting) x), ' || '), ''), 'null::jsonb'),
     format('to_jsonb(r) - %L::text[]', array(select a from unnest(strata.arrival_columns()) a where a <> 'id' or raw_id = 'id'))
       || case when spelled <> '{}' then format(' || jsonb_build_object(%s)', array_to_string(spelled, ', ')) else '' end,
-    raw_id, raw);
+    raw_id, raw, (select string_agg(format('b.%I::text', k), ', ' order by i) from unnest(key_names) with ordinality x (k, i)));
 
   -- Unique values. One that several rows of the batch bring, or another row holds, is contested: then the order
   -- of arrival decides, row by row. All others are written at once.
@@ -809,9 +826,9 @@ comment on function strata.merge_range(bigint, text, strata.merge_statements, js
 -- One window: judged, written, rejected.
 create or replace function strata.merge_window(
   run_id bigint, dataset text, statements strata.merge_statements, words jsonb,
-  from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer,
+  from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer, operation text,
   out rows_read bigint, out rows_written bigint, out rows_rejected bigint,
-  out rows_replaced bigint, out rows_replaced_from_other_source bigint
+  out rows_replaced bigint, out rows_replaced_from_other_source bigint, out rows_deleted bigint
 )
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp set random_page_cost = 1.1 set jit = off as $$
@@ -829,6 +846,19 @@ begin
   if rows_read = 2 * batch_size then
     raise exception 'The mapping view staging.% makes more than % rows of one record.', dataset, rows_read using errcode = 'cardinality_violation';
   end if;
+  rows_deleted := 0;
+  if operation = 'delete' then
+    rows_written := 0;
+    rows_replaced := 0;
+    rows_replaced_from_other_source := 0;
+    perform strata.judge_deletions(dataset, from_xid, from_seq, to_xid, to_seq);
+    execute statements.reject using run_id, words, 0::bigint, 9223372036854775807;
+    get diagnostics rows_rejected = row_count;
+    rows_deleted := strata.delete_batch(dataset);
+    drop table pg_temp.strata_batch;
+    return;
+  end if;
+  perform strata.leave_out_outdated(dataset);
   -- A parent that is rejected takes its children along, which may be parents themselves.
   loop
     marked := 0;
@@ -883,8 +913,8 @@ begin
 end
 $$;
 
-comment on function strata.merge_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer) is
-  'Takes over the rows between two places in the order of arrival.';
+comment on function strata.merge_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer, text) is
+  'Takes over the rows between two places in the order of arrival, all of one operation.';
 
 create or replace function strata.window_middle(dataset text, from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, out row_count bigint, out xid xid8, out seq bigint)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -905,9 +935,9 @@ comment on function strata.window_middle(text, xid8, bigint, xid8, bigint) is 'H
 -- A row that cannot even be judged, as when its mapping view divides by zero, is found by halving, too.
 create or replace function strata.take_window(
   run_id bigint, dataset text, statements strata.merge_statements, words jsonb,
-  from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer,
+  from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer, operation text,
   out rows_read bigint, out rows_written bigint, out rows_rejected bigint,
-  out rows_replaced bigint, out rows_replaced_from_other_source bigint
+  out rows_replaced bigint, out rows_replaced_from_other_source bigint, out rows_deleted bigint
 )
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -918,8 +948,8 @@ declare
   part record;
 begin
   begin
-    select * into rows_read, rows_written, rows_rejected, rows_replaced, rows_replaced_from_other_source
-    from strata.merge_window(run_id, dataset, statements, words, from_xid, from_seq, to_xid, to_seq, batch_size);
+    select * into rows_read, rows_written, rows_rejected, rows_replaced, rows_replaced_from_other_source, rows_deleted
+    from strata.merge_window(run_id, dataset, statements, words, from_xid, from_seq, to_xid, to_seq, batch_size, operation);
     return;
   exception when others or assert_failure then
     get stacked diagnostics state = returned_sqlstate, problem = message_text, broken = constraint_name;
@@ -943,6 +973,7 @@ begin
     rows_rejected := 1;
     rows_replaced := 0;
     rows_replaced_from_other_source := 0;
+    rows_deleted := 0;
     return;
   end if;
   rows_read := 0;
@@ -950,23 +981,355 @@ begin
   rows_rejected := 0;
   rows_replaced := 0;
   rows_replaced_from_other_source := 0;
+  rows_deleted := 0;
   for part in values (from_xid, from_seq, middle.xid, middle.seq), (middle.xid, middle.seq, to_xid, to_seq) loop
     select take_window.rows_read + m.rows_read, take_window.rows_written + m.rows_written, take_window.rows_rejected + m.rows_rejected,
-           take_window.rows_replaced + m.rows_replaced, take_window.rows_replaced_from_other_source + m.rows_replaced_from_other_source
-    into rows_read, rows_written, rows_rejected, rows_replaced, rows_replaced_from_other_source
-    from strata.take_window(run_id, dataset, statements, words, part.column1, part.column2, part.column3, part.column4, batch_size) m;
+           take_window.rows_replaced + m.rows_replaced, take_window.rows_replaced_from_other_source + m.rows_replaced_from_other_source,
+           take_window.rows_deleted + m.rows_deleted
+    into rows_read, rows_written, rows_rejected, rows_replaced, rows_replaced_from_other_source, rows_deleted
+    from strata.take_window(run_id, dataset, statements, words, part.column1, part.column2, part.column3, part.column4, batch_size, operation) m;
   end loop;
 end
 $$;
 
-comment on function strata.take_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer) is
+comment on function strata.take_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer, text) is
   'Takes over the rows between two places; one that cannot be judged goes to quarantine, whatever its neighbours.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- Deletions, full snapshots, owners
+--
+-- A record whose ingest_operation is delete names a row by its key. A full snapshot is a load like any other; when all of
+-- it has landed, an entry of strata.snapshots says at which place in the order of arrival it is complete. When the
+-- transform comes to that place, rows of the same source that no record of the snapshot has written are deleted.
+--
+-- The later one decides: a record that is older than a deletion of its row, or than a snapshot of its source, is passed
+-- over, however late it is taken.
+-- ------------------------------------------------------------------------------------------------------
+
+create table if not exists strata.snapshots (
+  dataset text not null,
+  ingest_seq bigint not null,
+  ingest_xid xid8 not null default pg_current_xact_id(),
+  source_system text not null,
+  first_seq bigint not null,
+  run_id bigint,
+  taken_at timestamptz,
+  taken_by bigint,
+  problem text,
+  constraint snapshots_pkey primary key (dataset, ingest_seq)
+);
+
+create index if not exists idx_snapshots_taken_by on strata.snapshots (taken_by) where problem is not null;
+
+comment on table strata.snapshots is 'Full snapshots: which rows of a source are all that it has; one row per load.';
+comment on column strata.snapshots.dataset is 'Dataset of the rows.';
+comment on column strata.snapshots.ingest_seq is 'Place of the end of the snapshot in the order of arrival, behind its rows.';
+comment on column strata.snapshots.ingest_xid is 'Transaction that completed it.';
+comment on column strata.snapshots.source_system is 'Source whose rows it holds.';
+comment on column strata.snapshots.first_seq is 'Number that all of its rows come after: rows of the source that were written by older records are gone.';
+comment on column strata.snapshots.run_id is 'Run that landed it.';
+comment on column strata.snapshots.taken_at is 'When the transform came to it.';
+comment on column strata.snapshots.taken_by is 'Run that took it.';
+comment on column strata.snapshots.problem is 'Why it deleted nothing.';
+
+create table if not exists strata.deletions (
+  deletion_id bigint generated always as identity constraint deletions_pkey primary key,
+  dataset text not null,
+  ingest_seq bigint not null,
+  key jsonb not null,
+  deleted_at timestamptz not null default current_timestamp
+);
+
+create index if not exists idx_deletions_dataset on strata.deletions (dataset, ingest_seq);
+create index if not exists idx_deletions_deleted_at on strata.deletions (deleted_at);
+
+comment on table strata.deletions is 'Keys that a record deleted, against older records that come later; one row per key and record.';
+comment on column strata.deletions.deletion_id is 'Identity of the entry.';
+comment on column strata.deletions.dataset is 'Dataset of the row.';
+comment on column strata.deletions.ingest_seq is 'Place of the deletion in the order of arrival.';
+comment on column strata.deletions.key is 'Key of the row, each value as text.';
+comment on column strata.deletions.deleted_at is 'When the transform deleted it.';
+
+-- Almost always the window as a whole.
+create or replace function strata.window_parts(dataset text, from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, upper_xid xid8)
+returns table (after_xid xid8, after_seq bigint, last_xid xid8, last_seq bigint, operation text)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_variable
+declare
+  is_mixed boolean;
+begin
+  execute format($sql$
+    select exists (select from %s r where r.ingest_operation is not null and (r.ingest_xid, r.ingest_seq) > ($1, $2) and (r.ingest_xid, r.ingest_seq) <= ($3, $4))
+  $sql$, strata.raw_table(dataset))
+  into is_mixed using from_xid, from_seq, to_xid, to_seq;
+  if not is_mixed and not exists (select from strata.snapshots s where s.dataset = window_parts.dataset and s.taken_at is null) then
+    return query select from_xid, from_seq, to_xid, to_seq, null::text where to_xid is not null;
+    return;
+  end if;
+  return query execute format($sql$
+    with events as (
+      select r.ingest_xid as xid, r.ingest_seq as seq, r.ingest_operation as operation
+      from %s r where (r.ingest_xid, r.ingest_seq) > ($1, $2) and (r.ingest_xid, r.ingest_seq) <= ($3, $4)
+      union all
+      select s.ingest_xid, s.ingest_seq, 'replace' from strata.snapshots s
+      where s.dataset = $6 and s.taken_at is null and ((s.ingest_xid, s.ingest_seq) <= ($3, $4) or s.ingest_xid < $5)
+    ), numbered as (
+      select e.*, sum(e.starts) over (order by e.xid, e.seq) as part
+      from (
+        select e.*, (e.operation = 'replace' or e.operation is distinct from lag(e.operation) over (order by e.xid, e.seq)
+                     or lag(e.xid) over (order by e.xid, e.seq) is null)::integer as starts
+        from events e
+      ) e
+    ), parts as (
+      select distinct on (n.part) n.part, n.xid, n.seq, n.operation from numbered n order by n.part, n.xid desc, n.seq desc
+    )
+    select coalesce(lag(p.xid) over (order by p.part), $1), coalesce(lag(p.seq) over (order by p.part), $2), p.xid, p.seq, p.operation
+    from parts p order by p.part
+  $sql$, strata.raw_table(dataset))
+  using from_xid, from_seq, to_xid, to_seq, upper_xid, dataset;
+end
+$$;
+
+comment on function strata.window_parts(text, xid8, bigint, xid8, bigint, xid8) is
+  'Divides a window by what is to be done: write rows, delete rows, or end a snapshot; also snapshots that end after it, if no row is left below a transaction.';
+
+create or replace function strata.owned_statements(dataset text)
+returns text[]
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  production regclass := strata.production_table(dataset);
+  keys text[] := strata.key_columns(production);
+  owned constant text := $sql$
+    update pg_temp.strata_batch b
+    set strata_reasons = b.strata_reasons || 'owned_by_another_source'::text,
+        strata_notes = b.strata_notes || format('owned_by_another_source: The row belongs to the source %%s; the dataset is owned by source. Given: %%s.', p.strata_source, b.strata_source)
+    from %s p
+    where p.strata_source <> b.strata_source and not ('owned_by_another_source' = any (b.strata_reasons)) and %s
+  $sql$;
+begin
+  return array[
+    format(owned, production, strata.columns_equal(production, keys, 'p', 'b')),
+    -- The first one of the batch, if production has none.
+    format(owned, format('(select distinct on (%1$s) f.* from pg_temp.strata_batch f where f.strata_reasons = ''{}'' order by %1$s, f.ingest_seq)',
+                         (select string_agg(format('f.%I', k), ', ' order by i) from unnest(keys) with ordinality x (k, i))),
+           strata.columns_equal(production, keys, 'p', 'b'))];
+end
+$$;
+
+comment on function strata.owned_statements(text) is 'Statements that add the reason of rows that belong to another source.';
+
+-- Rows of a batch that a later record has decided about already.
+create or replace function strata.leave_out_outdated(dataset text)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  production regclass := strata.production_table(dataset);
+  last_deletion bigint := (select max(d.ingest_seq) from strata.deletions d where d.dataset = leave_out_outdated.dataset);
+  last_snapshot bigint := (select max(s.first_seq) from strata.snapshots s
+                           where s.dataset = leave_out_outdated.dataset and s.taken_at is not null and s.problem is null);
+  first_row bigint;
+begin
+  if last_deletion is null and last_snapshot is null then
+    return;
+  end if;
+  select min(b.ingest_seq) into first_row from pg_temp.strata_batch b;
+  if last_deletion > first_row then
+    execute format($sql$
+      delete from pg_temp.strata_batch b using strata.deletions d, jsonb_populate_record(null::%s, d.key) k
+      where d.dataset = $1 and d.ingest_seq > $2 and d.ingest_seq > b.ingest_seq and %s
+    $sql$, production, strata.columns_equal(production, strata.key_columns(production), 'k', 'b'))
+    using dataset, first_row;
+  end if;
+  if last_snapshot > first_row then
+    delete from pg_temp.strata_batch b using strata.snapshots s
+    where s.dataset = leave_out_outdated.dataset and s.taken_at is not null and s.problem is null
+      and s.source_system = b.strata_source and b.ingest_seq < s.first_seq;
+  end if;
+end
+$$;
+
+comment on function strata.leave_out_outdated(text) is 'Takes rows out of the batch that are older than a deletion of their key, or than a snapshot of their source.';
+
+-- A row that is deleted with the same batch refers to nothing.
+create or replace function strata.mark_referenced(dataset text)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  production regclass := strata.production_table(dataset);
+  keys text[] := strata.key_columns(production);
+  referrer record;
+  marked bigint;
+  amount bigint;
+begin
+  -- From here on nobody can refer to them.
+  execute format('select from %s t where exists (select from pg_temp.strata_batch b where b.strata_reasons = ''{}'' and %s) order by %s for update',
+                 production, strata.columns_equal(production, keys, 't', 'b'), (select string_agg(format('t.%I', k), ', ' order by i) from unnest(keys) with ordinality x (k, i)));
+  loop
+    marked := 0;
+    for referrer in select * from strata.referrers(dataset) loop
+      execute format($sql$
+        update pg_temp.strata_batch b set strata_reasons = b.strata_reasons || %1$L::text
+        from %2$s t
+        where not (%1$L = any (b.strata_reasons)) and %3$s and (t.source_seq is null or t.source_seq < b.ingest_seq)
+          and exists (select from %4$s c where %5$s %6$s)
+      $sql$, referrer.reason, production, strata.columns_equal(production, keys, 't', 'b'), referrer.child,
+        strata.columns_equal(referrer.child, referrer.own, 'c', 't', referrer.theirs),
+        case when referrer.child = production then format(
+          'and not exists (select from pg_temp.strata_batch d where d.strata_reasons = ''{}'' and %s and (c.source_seq is null or c.source_seq < d.ingest_seq))',
+          strata.columns_equal(production, keys, 'c', 'd')) else '' end);
+      get diagnostics amount = row_count;
+      marked := marked + amount;
+    end loop;
+    exit when marked = 0;
+  end loop;
+end
+$$;
+
+comment on function strata.mark_referenced(text) is 'Adds the reasons of rows of the batch that cannot be deleted because others refer to them.';
+
+-- Of a record that deletes, only the key counts.
+create or replace function strata.judge_deletions(dataset text, from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint)
+returns void
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  production regclass := strata.production_table(dataset);
+  keys text[] := strata.key_columns(production);
+  of_keys text[] := array(
+    select k || s from unnest(keys) k, unnest('{_missing,_too_long,_out_of_range,_invalid}'::text[]) s
+    union all
+    select n.conname from strata.table_columns(production) c join pg_constraint n on n.contypid = c.type_id where c.is_key
+  );
+  statement text;
+begin
+  execute format($sql$
+    insert into pg_temp.strata_batch (ingest_xid, ingest_seq, strata_source, strata_reasons)
+    select r.ingest_xid, r.ingest_seq, r.source_system, array['left_out_by_mapping']
+    from %s r
+    where (r.ingest_xid, r.ingest_seq) > ($1, $2) and (r.ingest_xid, r.ingest_seq) <= ($3, $4)
+      and not exists (select from pg_temp.strata_batch b where b.ingest_seq = r.ingest_seq)
+  $sql$, strata.raw_table(dataset))
+  using from_xid, from_seq, to_xid, to_seq;
+  execute format($sql$
+    update pg_temp.strata_batch b
+    set strata_reasons = array(select r from unnest(b.strata_reasons) r where r = any ($1)) || array_remove(array[%s], null)
+    where b.strata_reasons <> '{left_out_by_mapping}' and (b.strata_reasons <> '{}' or num_nulls(%s) > 0)
+  $sql$,
+    (select string_agg(format('case when b.%1$I is null and not (b.strata_reasons && array[%2$L, %3$L, %4$L, %5$L]) then %2$L end',
+                              k, k || '_missing', k || '_too_long', k || '_out_of_range', k || '_invalid'), ', ') from unnest(keys) k),
+    (select string_agg(format('b.%I', k), ', ') from unnest(keys) k))
+  using of_keys;
+  if (select d.owned_by_source from strata.datasets d where d.dataset = judge_deletions.dataset) then
+    execute (strata.owned_statements(dataset))[1];
+  end if;
+  perform strata.mark_referenced(dataset);
+end
+$$;
+
+comment on function strata.judge_deletions(text, xid8, bigint, xid8, bigint) is 'Judges the records of a batch as deletions: whether they name a row, and whether it may go.';
+
+create or replace function strata.delete_batch(dataset text)
+returns bigint
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  production regclass := strata.production_table(dataset);
+  keys text[] := strata.key_columns(production);
+  deleted bigint;
+begin
+  execute format($sql$
+    with doomed as (
+      select %1$s, max(b.ingest_seq) as ingest_seq from pg_temp.strata_batch b where b.strata_reasons = '{}' group by %1$s
+    ), noted as (
+      insert into strata.deletions (dataset, ingest_seq, key) select $1, b.ingest_seq, jsonb_build_object(%2$s) from doomed b
+    )
+    delete from %3$s t using doomed b where %4$s and (t.source_seq is null or t.source_seq < b.ingest_seq)
+  $sql$,
+    (select string_agg(format('b.%I', k), ', ') from unnest(keys) k),
+    (select string_agg(format('%L, b.%I::text', k, k), ', ') from unnest(keys) k),
+    production, strata.columns_equal(production, keys, 't', 'b'))
+  using dataset;
+  get diagnostics deleted = row_count;
+  return deleted;
+end
+$$;
+
+comment on function strata.delete_batch(text) is 'Deletes the rows that the batch names, unless a later record has written them, and returns how many.';
+
+-- What the snapshot does not hold, and its source brought, is gone. A row that others refer to waits in quarantine. One
+-- that cannot be deleted for another reason, and a snapshot that is not whole, delete nothing.
+create or replace function strata.take_snapshot(run_id bigint, dataset text, seq bigint, words jsonb, out rows_deleted bigint, out rows_rejected bigint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  production regclass := strata.production_table(dataset);
+  keys text[] := strata.key_columns(production);
+  snapshot strata.snapshots;
+  not_taken bigint;
+  fault text;
+  waiting text;
+begin
+  rows_deleted := 0;
+  rows_rejected := 0;
+  select * into strict snapshot from strata.snapshots s where s.dataset = take_snapshot.dataset and s.ingest_seq = seq for update;
+  select count(*) into not_taken from staging.quarantine q
+  where q.dataset = take_snapshot.dataset and q.source_system = snapshot.source_system
+    and q.ingest_seq > snapshot.first_seq and q.ingest_seq < snapshot.ingest_seq;
+  if not_taken > 0 then
+    fault := format('%s of its rows %s in quarantine', not_taken, case when not_taken = 1 then 'is' else 'are' end);
+  else
+    begin
+      execute format($sql$
+        create temporary table strata_batch on commit drop as
+        select $1 as ingest_seq, t.strata_source, '{}'::text[] as strata_reasons, %s from %s t where t.strata_source = $2 and t.source_seq < $1
+      $sql$, (select string_agg(format('t.%I', k), ', ') from unnest(keys) k), production)
+      using snapshot.first_seq, snapshot.source_system;
+      perform strata.mark_referenced(dataset);
+      -- Those of an earlier snapshot are among these, or their rows are there again.
+      delete from staging.quarantine q
+      where q.dataset = take_snapshot.dataset and q.source_system = snapshot.source_system and q.operation = 'delete' and q.raw_id is null;
+      waiting := (select string_agg(format('case when %L = any (b.strata_reasons) then jsonb_build_object(%L, jsonb_build_object(%s)) else ''{}'' end', r.reason, r.waiting_key,
+                         (select string_agg(format('%L, b.%I::text', t, t), ', ') from unnest(r.theirs) t)), ' || ')
+                  from strata.referrers(dataset) r where r.is_about_key);
+      execute format($sql$
+        insert into staging.quarantine (dataset, stage, reasons, detail, waiting, waiting_for, payload, ingest_seq, source_system, source_name, row_key, operation, run_id)
+        select $1, 'transform', b.strata_reasons, strata.describe(b.strata_reasons, p.payload, $2), b.strata_reasons <@ $3, %s, p.payload,
+               b.ingest_seq, b.strata_source, (select u.arguments ->> 'sourceName' from strata.runs u where u.run_id = $5), concat_ws(', ', %s), 'delete', $4
+        from pg_temp.strata_batch b cross join lateral (select jsonb_build_object(%s) as payload) p
+        where b.strata_reasons <> '{}'
+      $sql$, coalesce(waiting, 'null::jsonb'), (select string_agg(format('b.%I::text', k), ', ' order by i) from unnest(keys) with ordinality x (k, i)),
+        (select string_agg(format('%L, b.%I', k, k), ', ') from unnest(keys) k))
+      using dataset, words, array(select r.reason from strata.referrers(dataset) r where r.is_about_key), run_id, snapshot.run_id;
+      get diagnostics rows_rejected = row_count;
+      rows_deleted := strata.delete_batch(dataset);
+      drop table pg_temp.strata_batch;
+    exception when others or assert_failure then
+      if not strata.is_fault_of_row(sqlstate) then
+        raise;
+      end if;
+      fault := sqlerrm;
+      rows_deleted := 0;
+      rows_rejected := 0;
+    end;
+  end if;
+  update strata.snapshots s set taken_at = clock_timestamp(), taken_by = take_snapshot.run_id, problem = fault
+  where s.dataset = take_snapshot.dataset and s.ingest_seq = seq;
+  -- Only the last one of a source is of use.
+  delete from strata.snapshots s
+  where fault is null and s.dataset = take_snapshot.dataset and s.source_system = snapshot.source_system and s.taken_at is not null
+    and s.problem is null and s.first_seq < snapshot.first_seq;
+end
+$$;
+
+comment on function strata.take_snapshot(bigint, text, bigint, jsonb) is 'Deletes the rows of a source that its full snapshot does not hold, and returns how many; those that others refer to go to quarantine.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- The next rows
+-- ------------------------------------------------------------------------------------------------------
 
 -- The rows and the watermark move in one transaction: after a crash at any point a row has been taken or not.
 create or replace function strata.transform_batch(
   run_id bigint, dataset text, upper_xid xid8, batch_size integer default 20000, progress real default null,
   out rows_read bigint, out rows_written bigint, out rows_rejected bigint,
-  out rows_replaced bigint, out rows_replaced_from_other_source bigint
+  out rows_replaced bigint, out rows_replaced_from_other_source bigint, out rows_deleted bigint
 )
 language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' as $$
 declare
@@ -974,6 +1337,9 @@ declare
   raw regclass := strata.raw_table(dataset);
   to_xid xid8;
   to_seq bigint;
+  statements strata.merge_statements;
+  words jsonb;
+  part record;
 begin
   perform strata.enter_batch(run_id);
   perform strata.check_dataset(dataset);
@@ -982,6 +1348,8 @@ begin
   -- A deferred constraint would fail at the commit, where no row can be told from another.
   set constraints all immediate;
   select * into strict mark from strata.datasets d where d.dataset = transform_batch.dataset for update;
+  -- A load that is not decided holds back what came with it and after it.
+  upper_xid := least(upper_xid, (select min(r.held_from) from strata.runs r where r.dataset = transform_batch.dataset and r.held_from is not null));
   execute format($sql$
     select r.ingest_xid, r.ingest_seq, count(*) over () from (
       select ingest_xid, ingest_seq from %s
@@ -997,12 +1365,25 @@ begin
   rows_rejected := 0;
   rows_replaced := 0;
   rows_replaced_from_other_source := 0;
+  rows_deleted := 0;
+  for part in
+    select * from strata.window_parts(dataset, mark.xid, mark.seq, to_xid, to_seq, case when rows_read < batch_size then upper_xid end)
+  loop
+    if statements is null then
+      statements := strata.merge_statements(dataset);
+      words := strata.reason_words(dataset);
+    end if;
+    if part.operation = 'replace' then
+      select transform_batch.rows_deleted + s.rows_deleted, transform_batch.rows_rejected + s.rows_rejected into rows_deleted, rows_rejected
+      from strata.take_snapshot(run_id, dataset, part.last_seq, words) s;
+    else
+      select transform_batch.rows_written + t.rows_written, transform_batch.rows_rejected + t.rows_rejected, transform_batch.rows_replaced + t.rows_replaced,
+             transform_batch.rows_replaced_from_other_source + t.rows_replaced_from_other_source, transform_batch.rows_deleted + t.rows_deleted
+      into rows_written, rows_rejected, rows_replaced, rows_replaced_from_other_source, rows_deleted
+      from strata.take_window(run_id, dataset, statements, words, part.after_xid, part.after_seq, part.last_xid, part.last_seq, batch_size, part.operation) t;
+    end if;
+  end loop;
   if to_xid is not null then
-    select t.rows_written, t.rows_rejected, t.rows_replaced, t.rows_replaced_from_other_source
-    into rows_written, rows_rejected, rows_replaced, rows_replaced_from_other_source
-    from strata.take_window(run_id, dataset, strata.merge_statements(dataset), strata.reason_words(dataset),
-                            mark.xid, mark.seq, to_xid, to_seq, batch_size) t;
-
     -- A record that came back from quarantine is decided: it is in production, or it has a new entry.
     if exists (select from staging.quarantine q where q.retried_at is not null) then
       execute format($sql$
@@ -1016,7 +1397,7 @@ begin
   update strata.datasets d
   set xid = coalesce(to_xid, d.xid), seq = coalesce(to_seq, d.seq), run_id = transform_batch.run_id, updated_at = clock_timestamp()
   where d.dataset = transform_batch.dataset;
-  perform strata.count_batch(run_id, rows_read, rows_written, rows_rejected, 0, progress, dataset, rows_replaced, rows_replaced_from_other_source);
+  perform strata.count_batch(run_id, rows_read, rows_written, rows_rejected, rows_deleted, progress, dataset, rows_replaced, rows_replaced_from_other_source);
 end
 $$;
 

@@ -52,6 +52,7 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   runs integer;
   entries integer;
+  deletions integer;
 begin
   perform strata.check_days_to_keep(run_days), strata.check_days_to_keep(quarantine_days);
   perform strata.enter_batch(prune_batch.run_id);
@@ -68,9 +69,15 @@ begin
     order by o.quarantine_id limit batch_size
   );
   get diagnostics entries = row_count;
+  -- Records that are older than these deletions are gone from quarantine, too.
+  delete from strata.deletions d where d.deletion_id in (
+    select o.deletion_id from strata.deletions o
+    where o.deleted_at < current_timestamp - make_interval(days => quarantine_days) order by o.deletion_id limit batch_size
+  );
+  get diagnostics deletions = row_count;
   perform strata.count_batch(prune_batch.run_id, runs, 0, 0, runs, null, 'pipeline_runs');
   perform strata.count_batch(prune_batch.run_id, entries, 0, 0, entries, null, 'quarantine');
-  return runs + entries;
+  return runs + entries + deletions;
 end
 $$;
 

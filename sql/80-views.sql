@@ -20,7 +20,8 @@ declare
 begin
   for col in
     select a.attname as name, col_description('strata.runs'::regclass, a.attnum) as description
-    from pg_catalog.pg_attribute a where a.attrelid = 'strata.runs'::regclass and a.attnum > 0 and not a.attisdropped
+    from pg_catalog.pg_attribute a join pg_catalog.pg_attribute s on s.attrelid = 'analytics.pipeline_runs'::regclass and s.attname = a.attname
+    where a.attrelid = 'strata.runs'::regclass and a.attnum > 0 and not a.attisdropped
   loop
     execute format('comment on column analytics.pipeline_runs.%I is %L', col.name, col.description);
   end loop;
@@ -43,7 +44,7 @@ comment on column analytics.run_datasets.rows_replaced_from_other_source is 'Of 
 
 create or replace view analytics.quarantine as
 select quarantine_id, dataset, stage, reasons, detail, waiting, payload, raw_text, source_system, source_name,
-       source_line, run_id, attempts, quarantined_at, last_attempt_at, source_format, waiting_for, retried_by
+       source_line, run_id, attempts, quarantined_at, last_attempt_at, source_format, waiting_for, retried_by, row_key, operation
 from staging.quarantine
 where retried_at is null;
 

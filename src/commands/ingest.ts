@@ -1,9 +1,11 @@
+import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { open } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { basename } from "node:path";
 import type { Readable } from "node:stream";
 import { Option, type Command } from "commander";
+import { badOption } from "../ingest/faults.ts";
 import { ingest as ingestStream } from "../ingest/ingest.ts";
 import type { Format } from "../ingest/read.ts";
 import { collect } from "./options.ts";
@@ -18,11 +20,18 @@ export interface IngestCommandOptions {
   source: string;
   map: string[];
   dateFormat?: string;
+  maxRejected?: string;
+  delete?: boolean;
+  replace?: boolean;
+  once?: boolean;
 }
 
 /** Lands a file, or standard input for "-"; what landed before a failure or Ctrl-C stays. */
 export async function ingest(dataset: string, file: string, options: IngestCommandOptions): Promise<void> {
+  if (options.once && file === "-")
+    throw badOption("--once needs a file: the digest of standard input is known only when it has landed");
   const { input, totalBytes } = await openInput(file);
+  const sha256 = options.once ? await digestOf(file) : undefined;
   try {
     const run = stoppable("ingest", (signal) =>
       withDatabase(({ pool }) =>
@@ -32,6 +41,9 @@ export async function ingest(dataset: string, file: string, options: IngestComma
           sourceName: file === "-" ? undefined : basename(file),
           map: options.map,
           dateFormat: options.dateFormat,
+          maxRejected: options.maxRejected,
+          operation: options.delete ? "delete" : options.replace ? "replace" : undefined,
+          sha256,
           totalBytes,
           trigger: "cli",
           actor: userInfo().username,
@@ -44,6 +56,12 @@ export async function ingest(dataset: string, file: string, options: IngestComma
   } finally {
     input.destroy();
   }
+}
+
+async function digestOf(file: string): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const piece of createReadStream(file)) hash.update(piece as Buffer);
+  return hash.digest("hex");
 }
 
 async function openInput(file: string): Promise<{ input: Readable; totalBytes?: number }> {
@@ -87,4 +105,16 @@ export const ingestCommand = (command: Command): Command =>
       new Option("--format <format>", "how to read it (default: as it looks)").choices(["csv", "ndjson"]),
     )
     .option("--date-format <format>", "how dates that are not ISO 8601 are written, such as DD/MM/YYYY")
+    .option(
+      "--max-rejected <limit>",
+      "fail if more rows are rejected, a number or a share such as 5%; then none of the file's rows goes on",
+    )
+    .option("--delete", "the rows name rows to delete, by their key")
+    .addOption(
+      new Option(
+        "--replace",
+        "the file is all that the source has: its other rows are deleted, if none of the file's is rejected",
+      ).conflicts("delete"),
+    )
+    .option("--once", "do nothing if the same content was ingested before with the same options")
     .action(ingest);

@@ -34,9 +34,12 @@ export async function printRun(running: Promise<Run>, options: { json?: boolean 
     throw error;
   });
   if (options.json) console.log(JSON.stringify({ run }));
-  else console.log(describeRun(run));
+  else console.log("skipped" in run ? describeSkipped(run) : describeRun(run));
   if (run.status === "failed") process.exitCode = 1;
 }
+
+const describeSkipped = ({ id, finishedAt, rowsWritten }: Run): string =>
+  `ingest skipped: run ${id} ingested the same content at ${finishedAt} (rows written ${rowsWritten})`;
 
 function describeRun(run: Run & Partial<IngestRun>): string {
   const foreign = run.rowsReplacedFromOtherSource;

@@ -88,13 +88,14 @@ function stepRunner({ config, database, hurry }: GraphqlOptions, { databaseRole:
 
 /** Rows of a mutation take the same way as those of a file. */
 function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject }: Claims) {
-  return ({ dataset, rows, sourceSystem, dateFormat, background }: IngestRowsRequest) =>
+  return ({ dataset, rows, sourceSystem, dateFormat, maxRejected, background }: IngestRowsRequest) =>
     new Promise<{ id: string }>((resolve, reject) => {
       const lines = Readable.from(rows.map((row) => `${JSON.stringify(row)}\n`));
       ingest(database.pool, dataset as never, lines, {
         format: "ndjson",
         sourceSystem: sourceSystem ?? undefined,
         dateFormat: dateFormat ?? undefined,
+        maxRejected: maxRejected ?? undefined,
         trigger: "api",
         actor: subject,
         role,

@@ -1,8 +1,8 @@
 // POST /ingest/{dataset}: a body of any size, read only as fast as the rows land.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Pool } from "pg";
-import { isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
-import { receive } from "../ingest/ingest.ts";
+import { badOption, isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
+import { receive, type Operation } from "../ingest/ingest.ts";
 import { bodyOf, formatOf, parametersOf, takeStreams } from "./body.ts";
 import type { Nodes, Route } from "../database/nodes.ts";
 import { refusal } from "../graphql/errors.ts";
@@ -15,8 +15,11 @@ interface Query {
   name?: string;
   map?: string | string[];
   dateFormat?: string;
+  maxRejected?: string;
+  operation?: Operation;
 }
-const PARAMETERS = ["source", "name", "map", "dateFormat"];
+const PARAMETERS = ["source", "name", "map", "dateFormat", "maxRejected", "operation"];
+const OPERATIONS: unknown[] = ["delete", "replace"] satisfies Operation[];
 
 /** Whoever sends it with a query sees the run and its rows. */
 async function addWritten(reply: FastifyReply, nodes: Nodes): Promise<void> {
@@ -42,7 +45,12 @@ export function addIngest(
     try {
       const format = formatOf(request);
       const { dataset } = request.params as { dataset: string };
-      const { source, name, map, dateFormat } = parametersOf(request, PARAMETERS, ["map"]) as Query;
+      const query = parametersOf(request, PARAMETERS, ["map"]) as Query;
+      const { source, name, map, dateFormat, maxRejected, operation } = query;
+      if (operation !== undefined && !OPERATIONS.includes(operation))
+        throw badOption(
+          `"${String(operation)}" is not an operation; allowed: ${OPERATIONS.join(", ")}, or none`,
+        );
       const { databaseRole: role, subject } = request.claims;
       const { run, failedBy } = await receive(pool, dataset, bodyOf(request), {
         format,
@@ -50,6 +58,8 @@ export function addIngest(
         sourceName: name,
         map: [map ?? []].flat(),
         dateFormat,
+        maxRejected,
+        operation,
         trigger: "api",
         actor: subject,
         role,

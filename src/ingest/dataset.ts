@@ -8,6 +8,8 @@ export interface Field {
   type: string;
   /** A row without it is rejected. */
   isRequired: boolean;
+  /** Part of the key of production. */
+  isKey: boolean;
 }
 
 export interface Dataset {
@@ -38,7 +40,7 @@ function createDataset(name: string, fields: Field[], extras?: string | null): D
 export async function readDataset(client: pg.Pool | pg.PoolClient, name: string): Promise<Dataset> {
   const { rows } = await client.query<{ fields: Field[]; extras: string | null }>(
     `select d.extras_column as extras,
-            (select json_agg(json_build_object('name', f.field, 'type', f.type, 'isRequired', f.is_required) order by f.place)
+            (select json_agg(json_build_object('name', f.field, 'type', f.type, 'isRequired', f.is_required, 'isKey', f.is_key) order by f.place)
              from strata.fields(d.dataset) f) as fields
      from strata.datasets d where d.dataset = $1`,
     [name],

@@ -7,10 +7,12 @@ import { readDataset, type Dataset } from "./dataset.ts";
 import { parseDateFormat } from "./dates.ts";
 import { badInput, badOption, isBadInput } from "./faults.ts";
 import { createFormatter, parseMap, type FormatOptions, type Formatter, type Row } from "./format.ts";
+import { exceeds, parseLimit, type RejectLimit } from "./limit.ts";
 import { landBatch, type Source } from "./land.ts";
 import { plainBytes, readCsv, readNdjson, textOfLines, type Format } from "./read.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import { inTransaction } from "../database/transaction.ts";
+import { dropFailedLoads } from "../pipeline/failed-loads.ts";
 import { readRun, type Run } from "../pipeline/runs.ts";
 import { patiently } from "../pipeline/batch.ts";
 
@@ -22,6 +24,8 @@ export interface IngestProgress {
   rowsRejected: number;
 }
 
+export type Operation = "delete" | "replace";
+
 export interface IngestOptions {
   /** Default: decided by the first character. */
   format?: Format;
@@ -31,6 +35,12 @@ export interface IngestOptions {
   map?: string[];
   /** How dates that are not ISO 8601 are written: DD/MM/YYYY. */
   dateFormat?: string;
+  /** "delete": the rows name rows to delete. "replace": they are all that the source has, the others of it are deleted. */
+  operation?: Operation;
+  /** Rows that may be rejected, such as "10" or "5%"; a load that exceeds it leaves no row. */
+  maxRejected?: string;
+  /** Digest of the input: if it was ingested with the same options before, nothing is done. */
+  sha256?: string;
   /** Size of the input, if known, for the run's progress. */
   totalBytes?: number;
   trigger: "cli" | "api" | "sample";
@@ -51,7 +61,11 @@ const FLUSH_MS = 2_000;
 /** How many rows each reason rejected; a row may have several. */
 export type Reasons = Record<string, number>;
 
-export type IngestRun = Run & { reasons: Reasons };
+export type IngestRun = Run & {
+  reasons: Reasons;
+  /** The run is an earlier one, which has ingested the same input. */
+  skipped?: true;
+};
 
 export interface Ingested {
   run: IngestRun;
@@ -70,16 +84,17 @@ export async function ingest(
 }
 
 /** Rejects what is wrong whatever the input holds. */
-function checkOptions(
+export function checkOptions(
   dataset: Dataset,
-  { sourceSystem = "api", map = [], dateFormat }: IngestOptions,
-): Omit<FormatOptions, "format"> & { sourceSystem: string } {
+  { sourceSystem = "api", map = [], dateFormat, maxRejected }: IngestOptions,
+): Omit<FormatOptions, "format"> & { sourceSystem: string; limit: RejectLimit | undefined } {
   if (sourceSystem === "" || sourceSystem.length > 50 || sourceSystem.includes("\0"))
     throw badOption(
       `The source system "${sourceSystem}" has ${sourceSystem.length} characters; allowed: 1 to 50`,
     );
   const dates = dateFormat === undefined ? undefined : parseDateFormat(dateFormat);
-  return { dataset, sourceSystem, map: parseMap(map, dataset), dates };
+  const limit = maxRejected === undefined ? undefined : parseLimit(maxRejected);
+  return { dataset, sourceSystem, map: parseMap(map, dataset), dates, limit };
 }
 
 export async function receive(
@@ -91,14 +106,18 @@ export async function receive(
   // A source may break before anybody reads it; unheard, its error would end the process. Reading throws it later.
   input.on("error", () => undefined);
   const dataset = await readDataset(pool, name);
-  const { sourceSystem, ...given } = checkOptions(dataset, options);
-  const runId = await startRun(pool, name, { ...options, sourceSystem });
+  const { sourceSystem, limit, ...given } = checkOptions(dataset, options);
+  const { id: runId, isOld } = await startRun(pool, name, { ...options, sourceSystem });
   options.onStart?.(runId);
-  const source = { runId, dataset, sourceSystem, sourceName: options.sourceName ?? null };
-  const { signal } = options;
+  if (isOld) {
+    input.destroy();
+    return { run: { ...(await readRun(pool, runId)), reasons: {}, skipped: true } };
+  }
+  const { signal, operation, sourceName = null } = options;
+  const source = { runId, dataset, sourceSystem, sourceName, isDelete: operation === "delete" };
   const abort = () => input.destroy(new Error(reasonOf(signal!, "The ingest was cancelled")));
   signal?.addEventListener("abort", abort, { once: true });
-  const landing = startLanding(pool, source, options);
+  const landing = startLanding(pool, source, options, limit);
   let failure: Error | undefined;
   let failedBy: Ingested["failedBy"];
   try {
@@ -114,23 +133,57 @@ export async function receive(
   } catch (error) {
     // Reading stops because of it, so it is the first cause.
     failure = error as Error;
-    failedBy = isPassing(failure) ? "database" : "fault";
+    failedBy = isAboutRows(failure) ? "rows" : isPassing(failure) ? "database" : "fault";
   } finally {
     signal?.removeEventListener("abort", abort);
   }
-  const { rowsRead, rowsWritten } = landing.progress;
-  if (!failure && rowsRead > 0 && rowsWritten === 0) {
-    const all = rowsRead === 1 ? "The only row was" : `All ${rowsRead} rows were`;
-    failure = new Error(`${all} rejected: ${describeReasons(landing.reasons)}`);
-    failedBy = "rows";
+  if (!failure) {
+    failure = findFault(landing, limit, operation);
+    if (failure) failedBy = "rows";
   }
   await patiently(() =>
     pool.query("select from strata.finish_run($1, $2)", [runId, failure?.message ?? null]),
   );
+  if (failure && limit) await dropFailedLoads(pool);
   const run = { ...(await readRun(pool, runId)), reasons: landing.reasons };
   if (isBadInput(failure)) throw Object.assign(failure, { run });
   return { run, failedBy };
 }
+
+/** What is wrong with the rows as a whole, once all of them are known. */
+function findFault(
+  { progress, reasons }: Pick<Landing, "progress" | "reasons">,
+  limit: RejectLimit | undefined,
+  operation: Operation | undefined,
+): Error | undefined {
+  const { rowsRead, rowsWritten, rowsRejected } = progress;
+  if (rowsRead > 0 && rowsWritten === 0) {
+    const all = rowsRead === 1 ? "The only row was" : `All ${rowsRead} rows were`;
+    return new Error(`${all} rejected: ${describeReasons(reasons)}`);
+  }
+  if (limit && exceeds(limit, progress, true)) return tooManyRejected(limit, progress, reasons);
+  if (operation !== "replace") return undefined;
+  if (rowsRead === 0) return new Error("The snapshot is empty: it deletes nothing");
+  if (rowsRejected === 0) return undefined;
+  return new Error(
+    `${rowsRejected} of ${rowsRead} rows were rejected (${describeReasons(reasons)}), so the snapshot deletes nothing; ` +
+      (limit ? "none of its rows goes on" : "the other rows have landed"),
+  );
+}
+
+function tooManyRejected(
+  limit: RejectLimit,
+  { rowsRead, rowsRejected }: IngestProgress,
+  reasons: Reasons,
+): Error {
+  const message =
+    `${rowsRejected} of the first ${rowsRead} rows were rejected (${describeReasons(reasons)}); ` +
+    `allowed: ${limit.text}. None of the load's rows goes on; the rejected ones are in quarantine`;
+  return Object.assign(new Error(message), { code: ABOUT_ROWS });
+}
+
+const ABOUT_ROWS = "TOO_MANY_REJECTED";
+const isAboutRows = (error: Error): boolean => (error as { code?: unknown }).code === ABOUT_ROWS;
 
 /** True when the same rows may land if they are sent again: conflicts, locks, time-outs, a run closed by others. */
 const isPassing = (error: Error): boolean =>
@@ -157,6 +210,7 @@ function startLanding(
   pool: pg.Pool,
   source: Omit<Source, "formatter" | "format">,
   options: IngestOptions,
+  limit: RejectLimit | undefined,
 ): Landing {
   const progress: IngestProgress = { bytesRead: 0, rowsRead: 0, rowsWritten: 0, rowsRejected: 0 };
   const reasons: Reasons = {};
@@ -178,6 +232,7 @@ function startLanding(
       for (const reason of new Set(faults.map((fault) => fault.reason)))
         reasons[reason] = (reasons[reason] ?? 0) + 1;
     options.onProgress?.({ ...progress });
+    if (limit && exceeds(limit, progress, false)) throw tooManyRejected(limit, progress, reasons);
   };
   const flush = (): Promise<void> => {
     const batch = rows;
@@ -259,17 +314,26 @@ async function withFormat(
   return { format: /^\s*[{[]/.test(first) ? "ndjson" : "csv", all };
 }
 
-async function startRun(pool: pg.Pool, dataset: string, options: IngestOptions): Promise<string> {
-  const { sourceSystem, sourceName, map, dateFormat, role, trigger, actor } = options;
+/** The run of the load, or the one that has ingested the same input before. */
+export async function startRun(
+  pool: pg.Pool,
+  dataset: string,
+  options: IngestOptions,
+): Promise<{ id: string; isOld: boolean }> {
+  const { sourceSystem, sourceName, map, dateFormat, operation, maxRejected, sha256 } = options;
+  const { role, trigger, actor } = options;
+  const given = { sourceSystem, sourceName, map, dateFormat, operation, maxRejected, sha256 };
   return inTransaction(pool, async (client) => {
     await client.query("select set_config('role', $1, true), set_config('strata.sub', $2, true)", [
       role ?? "none",
       actor ?? "",
     ]);
-    const { rows } = await client.query<{ id: string }>(
-      "select strata.start_ingest_run($1, $2, $3, $4) as id",
-      [dataset, trigger, actor ?? null, { sourceSystem, sourceName, map, dateFormat }],
+    const { rows } = await client.query<{ id: string; isOld: boolean }>(
+      `select run_id as id, run_id is not distinct from same.run as "isOld"
+       from (select case when $4::jsonb ? 'sha256' then strata.find_same_load($1, $4) end as run) same,
+            coalesce(same.run, strata.start_ingest_run($1, $2, $3, $4)) run_id`,
+      [dataset, trigger, actor ?? null, JSON.stringify(given)],
     );
-    return rows[0]!.id;
+    return rows[0]!;
   });
 }

@@ -15,6 +15,8 @@ export interface Source {
   format: Format;
   sourceSystem: string;
   sourceName: string | null;
+  /** The rows name rows to delete. */
+  isDelete: boolean;
   formatter: Formatter;
 }
 
@@ -67,20 +69,41 @@ async function resolveDoubts(client: pg.PoolClient, dataset: Dataset, rows: Row[
 
 /** Copies the rows and gives back those that the database refused, with the reason. */
 async function copyRows(client: pg.PoolClient, source: Source, rows: Row[]): Promise<Row[]> {
-  const columns = [...fieldNames(source.dataset), "source_system"].map((name) => pg.escapeIdentifier(name));
-  const tail = `\t${encodeCopy([source.sourceSystem])}\n`;
+  const given = [
+    "source_system",
+    "ingest_run",
+    ...(source.isDelete ? ["ingest_operation"] : []),
+    "ingest_line",
+  ];
+  const columns = [...fieldNames(source.dataset), ...given].map((name) => pg.escapeIdentifier(name));
+  const { sourceSystem, runId, isDelete } = source;
+  const same = encodeCopy([sourceSystem, runId, ...(isDelete ? ["delete"] : [])]);
+  const tail = `\t${same}\t`;
   return copyWithout(
     client,
     `copy ${source.dataset.table} (${columns.join(", ")}) from stdin`,
     rows,
-    (row) => row.copy + tail,
+    (row) => `${row.copy}${tail}${row.line <= MAX_LINE ? row.line : "\\N"}\n`,
     (row, problem) =>
       (row.faults = [{ reason: "invalid_value", detail: `The database refused it: ${problem}.` }]),
   );
 }
 
+/** Characters of a key that the quarantine shows; the row as a whole is beside it. */
+const MAX_KEY_LENGTH = 200;
+
+/** A column of four bytes holds it; rows further on have no line. */
+const MAX_LINE = 2 ** 31 - 1;
+
 const QUARANTINE_COLUMNS =
-  "dataset, stage, reasons, detail, payload, raw_text, source_format, ingest_seq, source_system, source_name, source_line, run_id";
+  "dataset, stage, reasons, detail, payload, raw_text, source_format, ingest_seq, source_system, source_name, source_line, run_id, row_key, operation";
+
+/** Only if all of it is there, as words for a person. */
+function keyOf({ fields }: Dataset, payload: Record<string, unknown> | null): string | null {
+  const values = fields.filter(({ isKey }) => isKey).map(({ name }) => payload?.[name]);
+  if (values.some((value) => value == null || typeof value === "object")) return null;
+  return withoutNul(values.join(", ")).slice(0, MAX_KEY_LENGTH) || null;
+}
 
 /** Before the good rows of a batch, so that one retried later never overwrites a newer row. */
 async function quarantine(client: pg.PoolClient, source: Source, rows: Row[]): Promise<void> {
@@ -94,12 +117,13 @@ async function quarantine(client: pg.PoolClient, source: Source, rows: Row[]): P
   const payloadOf = ({ text }: Row) => (text.includes("\0") ? null : source.formatter.payload(text));
   const encode = (row: Row): string => {
     const reasons = [...new Set(row.faults.map(({ reason }) => reason))];
+    const payload = payloadOf(row);
     const cells = [
       source.dataset.name,
       "ingest",
       `{${reasons.join(",")}}`,
       withoutNul(row.faults.map(({ detail }) => detail).join(" ")),
-      withoutPayload.has(row) ? null : encodePayload(payloadOf(row)),
+      withoutPayload.has(row) ? null : encodePayload(payload),
       withoutNul(row.text),
       source.format,
       places.get(row)!,
@@ -107,6 +131,8 @@ async function quarantine(client: pg.PoolClient, source: Source, rows: Row[]): P
       source.sourceName,
       String(row.line),
       source.runId,
+      keyOf(source.dataset, payload),
+      source.isDelete ? "delete" : null,
     ];
     return encodeCopy(cells) + "\n";
   };

@@ -1,5 +1,6 @@
 // staging → production, dataset by dataset: parents first, so that what belongs to them finds them.
 import { patiently } from "./batch.ts";
+import { dropFailedLoads } from "./failed-loads.ts";
 import type { Work } from "./runs.ts";
 
 /** Rows of a batch, which is a transaction: more make fewer round trips, and a longer wait for locks. */
@@ -72,6 +73,7 @@ export async function transform({ pool, runId, afterBatch }: Work): Promise<void
   }
 
   await pool.query("select strata.renumber_restored()");
+  await dropFailedLoads(pool);
   const { datasets, upperXid } = await openWindow();
   total = datasets.reduce((sum, { rows }) => sum + rows, 0);
   // The second pass is for rows that came before their parents, in another batch or in a dataset further on.
@@ -87,8 +89,23 @@ export async function transform({ pool, runId, afterBatch }: Work): Promise<void
       });
     }
   }
+  for (const { dataset, message } of await readSnapshotFaults(pool, runId))
+    failures.set(dataset, [failures.get(dataset), message].filter(Boolean).join("; "));
   if (failures.size > 0)
     throw new Error([...failures].map(([dataset, message]) => `${dataset}: ${message}`).join("; "));
+}
+
+/** Snapshots that deleted nothing; their rows have been taken like any others. */
+async function readSnapshotFaults(
+  pool: Work["pool"],
+  runId: string,
+): Promise<{ dataset: string; message: string }[]> {
+  const { rows } = await pool.query<{ dataset: string; message: string }>(
+    `select dataset, format('The full snapshot of the source %s (run %s) deleted nothing: %s', source_system, run_id, problem) as message
+     from strata.snapshots where taken_by = $1 and problem is not null order by ingest_seq`,
+    [runId],
+  );
+  return rows;
 }
 
 /** Undefined objects, wrong types, missing rights (class 42), features that are not supported (0A). */

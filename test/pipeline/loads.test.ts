@@ -1,0 +1,372 @@
+// What a load as a whole may say: how much may be rejected, that its rows are deletions, that it is all there is.
+import { Readable } from "node:stream";
+import { describe, expect, test } from "vitest";
+import { ingest, type IngestOptions } from "../../src/ingest/ingest.ts";
+import { usePipeline } from "./fixture.ts";
+
+const { pool, sql, run, retry, rawUsers, rawTransactions } = usePipeline();
+const transform = () => run("transform");
+
+const load = (dataset: string, csv: string, options: Partial<IngestOptions> = {}) =>
+  ingest(pool(), dataset, Readable.from([csv]), {
+    format: "csv",
+    sourceSystem: "crm",
+    sourceName: `${dataset}.csv`,
+    trigger: "cli",
+    ...options,
+  });
+
+const user = (id: number, name = `user${id}`) => `${id},${name},${name}@example.org\n`;
+const loadUsers = (ids: number[], options: Partial<IngestOptions> = {}) =>
+  load("users", `user_id,username,email\n${ids.map((id) => user(id)).join("")}`, options);
+const deleteUsers = (ids: number[]) =>
+  load("users", `user_id\n${ids.join("\n")}\n`, { operation: "delete", sourceName: "gone.csv" });
+const userIds = async () =>
+  (await sql<{ id: number }>("select user_id as id from production.users order by 1")).map(({ id }) => id);
+const entries = () =>
+  sql(
+    `select reasons, detail, source_name as file, source_line::int as line, row_key as key, waiting, operation
+       from analytics.quarantine order by quarantine_id`,
+  );
+
+describe("rows that the transform rejects", () => {
+  test("keep file, line and key", async () => {
+    await load("users", 'user_id,username,email\n1,ann,ann@example.org\n\n2,"b\nob",bad\n3,,c@example.org\n');
+    expect(await transform()).toMatchObject({ rowsWritten: 1, rowsRejected: 2 });
+    expect(await entries()).toMatchObject([
+      { reasons: ["valid_email"], file: "users.csv", line: 4, key: "2", operation: null },
+      { reasons: ["username_missing"], file: "users.csv", line: 6, key: "3" },
+    ]);
+  });
+
+  test("and keep them when they are tried again", async () => {
+    await load("transactions", "transaction_id,user_id,amount,transaction_date\n7,1,5,2024-05-01\n");
+    await transform();
+    await retry({ everything: true }, { amount: 6 });
+    await transform();
+    expect(await entries()).toMatchObject([
+      { reasons: ["fk_user"], file: "transactions.csv", line: 2, key: "7", waiting: true },
+    ]);
+  });
+
+  test("as those that the ingest rejects do", async () => {
+    await load("users", "user_id,username,created_at\n1,ann,2024-02-31\n2,bob,2024-02-01\n");
+    expect(await entries()).toMatchObject([
+      { reasons: ["impossible_date"], file: "users.csv", line: 2, key: "1" },
+    ]);
+  });
+});
+
+describe("a limit of rejected rows", () => {
+  const csv = (good: number, bad: number) =>
+    `user_id,username,email\n${Array.from({ length: good }, (_, i) => user(i + 1)).join("")}${"x,y,z\n".repeat(bad)}`;
+  const raw = async () => (await sql("select user_id from staging.raw_users")).length;
+
+  test.each([
+    [8, 2, "2", true],
+    [8, 2, "1", false],
+    [8, 2, "0", false],
+    [8, 2, "20%", true],
+    [8, 2, "19.9%", false],
+    [8, 0, "0", true],
+  ])("%i good rows and %i bad ones with at most %s: %s", async (good, bad, maxRejected, succeeds) => {
+    const done = await load("users", csv(good, bad), { maxRejected });
+    expect(done).toMatchObject({
+      status: succeeds ? "succeeded" : "failed",
+      rowsRejected: bad,
+      rowsWritten: succeeds ? good : 0,
+    });
+    expect(await raw()).toBe(succeeds ? good : 0);
+    expect(await entries()).toHaveLength(bad);
+    if (!succeeds)
+      expect(done.error).toBe(
+        `2 of the first 10 rows were rejected (invalid_integer 2); allowed: ${maxRejected}. ` +
+          "None of the load's rows goes on; the rejected ones are in quarantine",
+      );
+    await transform();
+    expect(await userIds()).toHaveLength(succeeds ? good : 0);
+  });
+
+  test.each(["-1", "1.5", "101%", "", "many", "5 %"])("%j is no limit", async (maxRejected) => {
+    await expect(loadUsers([1], { maxRejected })).rejects.toThrow(
+      /is not a limit for rejected rows; allowed/,
+    );
+  });
+
+  test("a number that is exceeded ends the load at once", async () => {
+    let read = 0;
+    const rows = function* () {
+      yield "user_id,username\n";
+      for (let i = 0; i < 100; i++) {
+        read += 1;
+        yield "x,y\n".repeat(100_000);
+      }
+    };
+    const done = await ingest(pool(), "users", Readable.from(rows()), {
+      format: "csv",
+      trigger: "cli",
+      maxRejected: "10",
+    });
+    expect(done.error).toMatch(/^\d+ of the first \d+ rows were rejected .*allowed: 10\./);
+    expect(read).toBeLessThan(50);
+    await sql("truncate staging.quarantine");
+  });
+
+  test("no row goes to production before the load is decided, nor after it failed", async () => {
+    await rawUsers({ user_id: 99 });
+    let onLanded: () => void = () => undefined;
+    const landed = new Promise<void>((resolve) => (onLanded = resolve));
+    let goOn: () => void = () => undefined;
+    const waiting = new Promise<void>((resolve) => (goOn = resolve));
+    const rows = async function* () {
+      yield `user_id,username,email\n${user(1)}${user(2)}`;
+      await waiting;
+      yield "x,y,z\nx,y,z\n";
+    };
+    const loading = ingest(pool(), "users", Readable.from(rows()), {
+      format: "csv",
+      trigger: "cli",
+      maxRejected: "1",
+      onProgress: () => onLanded(),
+    });
+    await landed;
+    expect(await raw()).toBe(3);
+    // Rows of others that came before go on, those that came after wait for the decision.
+    await rawUsers({ user_id: 100 });
+    await transform();
+    expect(await userIds()).toEqual([99]);
+    goOn();
+    expect((await loading).status).toBe("failed");
+    await transform();
+    expect(await userIds()).toEqual([99, 100]);
+    expect(await raw()).toBe(2);
+  });
+
+  test("rows of a load whose process died are deleted by the next transform", async () => {
+    await loadUsers([1, 2], { maxRejected: "1" });
+    await sql(
+      "update strata.runs set status = 'running', finished_at = null, heartbeat_at = now() - interval '1 minute', held_from = '4'",
+    );
+    await loadUsers([3]);
+    await transform();
+    expect(await userIds()).toEqual([3]);
+    expect(
+      await sql("select status, held_from, rows_written::int from strata.runs order by run_id limit 1"),
+    ).toEqual([{ status: "failed", held_from: null, rows_written: 0 }]);
+  });
+});
+
+describe("deletions", () => {
+  test("delete the rows that they name, and are counted", async () => {
+    await loadUsers([1, 2, 3]);
+    await transform();
+    await deleteUsers([1, 3, 404]);
+    expect(await transform()).toMatchObject({ rowsRead: 3, rowsWritten: 0, rowsDeleted: 2, rowsRejected: 0 });
+    expect(await userIds()).toEqual([2]);
+    expect(await transform()).toMatchObject({ rowsRead: 0, rowsDeleted: 0 });
+  });
+
+  test("keep the order of events, within a window and across", async () => {
+    await loadUsers([1, 2]);
+    await deleteUsers([1, 2]);
+    await load("users", `user_id,username,email\n${user(2, "again")}`);
+    expect(await transform()).toMatchObject({ rowsRead: 5, rowsDeleted: 2 });
+    expect(await sql("select user_id, username from production.users")).toEqual([
+      { user_id: 2, username: "again" },
+    ]);
+  });
+
+  test("an older record that comes later does not bring a row back", async () => {
+    await loadUsers([1]);
+    await load("users", "user_id,username,email\n1,ann,bad\n2,bob,bad\n");
+    await transform();
+    await deleteUsers([1]);
+    await transform();
+    await retry({ everything: true }, { email: "good@example.org" });
+    await transform();
+    expect(await userIds()).toEqual([2]);
+    expect(await entries()).toEqual([]);
+  });
+
+  test("a row that others refer to waits in quarantine until they are gone", async () => {
+    await loadUsers([1, 2]);
+    await rawTransactions({ transaction_id: 5, user_id: 1 });
+    await transform();
+    await deleteUsers([1, 2]);
+    expect(await transform()).toMatchObject({ rowsDeleted: 1, rowsRejected: 1 });
+    expect(await userIds()).toEqual([1]);
+    expect(await entries()).toEqual([
+      {
+        reasons: ["referenced_by_transactions"],
+        detail: "Rows of transactions refer to it. Given: user_id = 1.",
+        file: "gone.csv",
+        line: 2,
+        key: "1",
+        waiting: true,
+        operation: "delete",
+      },
+    ]);
+    await load("transactions", "transaction_id\n5\n", { operation: "delete" });
+    expect(await transform()).toMatchObject({ status: "succeeded", rowsDeleted: 2 });
+    expect(await userIds()).toEqual([]);
+    expect(await entries()).toEqual([]);
+  });
+
+  test("one that waits does not delete a row that was written since", async () => {
+    await loadUsers([1]);
+    await rawTransactions({ transaction_id: 5, user_id: 1 });
+    await transform();
+    await deleteUsers([1]);
+    await transform();
+    await load("users", `user_id,username,email\n${user(1, "newer")}`);
+    await transform();
+    await load("transactions", "transaction_id\n5\n", { operation: "delete" });
+    await transform();
+    expect(await userIds()).toEqual([1]);
+    expect(await entries()).toEqual([]);
+  });
+
+  test("one without a key is rejected when it arrives, and is a deletion still when it is corrected", async () => {
+    await loadUsers([1, 2]);
+    await transform();
+    await load("users", "user_id,username\n1,\nx,\n", { operation: "delete" });
+    expect(await entries()).toMatchObject([{ reasons: ["invalid_integer"], operation: "delete" }]);
+    await retry({ everything: true }, { user_id: 2 });
+    await transform();
+    expect(await userIds()).toEqual([]);
+  });
+
+  test("a trigger that rejects one costs no other", async () => {
+    await loadUsers([1, 2, 3, 4]);
+    await transform();
+    await sql(`
+      create function production.protect() returns trigger language plpgsql as $$
+      begin if old.user_id = 3 then raise exception 'user 3 stays'; end if; return old; end $$;
+      create trigger protect before delete on production.users for each row execute function production.protect()`);
+    try {
+      await deleteUsers([1, 2, 3, 4]);
+      expect(await transform()).toMatchObject({ rowsDeleted: 3, rowsRejected: 1 });
+      expect(await userIds()).toEqual([3]);
+      expect(await entries()).toMatchObject(
+        [{ reasons: ["rejected_by_trigger"], detail: /user 3 stays/ }].map(({ reasons }) => ({
+          reasons,
+          detail: "user 3 stays",
+          operation: "delete",
+        })),
+      );
+    } finally {
+      await sql("drop trigger protect on production.users; drop function production.protect()");
+    }
+  });
+
+  test("metrics notice", async () => {
+    await loadUsers([1]);
+    await rawTransactions(
+      { transaction_id: 5, user_id: 1, amount: 7 },
+      { transaction_id: 6, user_id: 1, amount: 4 },
+    );
+    await run("pipeline");
+    await load("transactions", "transaction_id\n5\n", { operation: "delete" });
+    expect(await run("pipeline")).toMatchObject({ status: "succeeded", rowsDeleted: 1 });
+    expect(
+      await sql("select total_revenue from analytics.daily_user_metrics where date = '2024-05-01'"),
+    ).toEqual([{ total_revenue: "4.00" }]);
+  });
+});
+
+describe("a full snapshot", () => {
+  const snapshot = (ids: number[], options: Partial<IngestOptions> = {}) =>
+    loadUsers(ids, { operation: "replace", ...options });
+
+  test("deletes what it does not hold of its source, and nothing of others", async () => {
+    await loadUsers([1, 2, 3]);
+    await loadUsers([10], { sourceSystem: "shop" });
+    await transform();
+    await snapshot([2, 4]);
+    expect(await transform()).toMatchObject({ status: "succeeded", rowsRead: 2, rowsDeleted: 2 });
+    expect(await userIds()).toEqual([2, 4, 10]);
+  });
+
+  test("with what came before and after it in the same window", async () => {
+    await loadUsers([1, 2]);
+    await snapshot([2, 3]);
+    await loadUsers([5]);
+    expect(await transform()).toMatchObject({ rowsRead: 5, rowsDeleted: 1 });
+    expect(await userIds()).toEqual([2, 3, 5]);
+  });
+
+  test("older rows of its source do not come back", async () => {
+    await load("users", "user_id,username,email\n1,ann,bad\n");
+    await transform();
+    await snapshot([2]);
+    await transform();
+    await retry({ everything: true }, { email: "good@example.org" });
+    await transform();
+    expect(await userIds()).toEqual([2]);
+  });
+
+  test("an empty one, a failed one and one with a rejected row delete nothing", async () => {
+    await loadUsers([1, 2]);
+    await transform();
+    expect(await snapshot([])).toMatchObject({
+      status: "failed",
+      error: "The snapshot is empty: it deletes nothing",
+    });
+    const broken = async function* () {
+      yield `user_id,username,email\n${user(3)}`;
+      await Promise.resolve();
+      throw new Error("the source broke");
+    };
+    const options = { format: "csv", sourceSystem: "crm", trigger: "cli", operation: "replace" } as const;
+    expect(await ingest(pool(), "users", Readable.from(broken()), options)).toMatchObject({
+      status: "failed",
+    });
+    expect(
+      await load("users", `user_id,username,email\n${user(4)}x,y,z\n`, { operation: "replace" }),
+    ).toMatchObject({
+      status: "failed",
+      error:
+        "1 of 2 rows were rejected (invalid_integer 1), so the snapshot deletes nothing; the other rows have landed",
+    });
+    expect(await transform()).toMatchObject({ status: "succeeded", rowsDeleted: 0 });
+    expect(await userIds()).toEqual([1, 2, 3, 4]);
+  });
+
+  test("one of which the transform rejects a row deletes nothing, and the run says so", async () => {
+    await loadUsers([1, 2]);
+    await transform();
+    await load("users", `user_id,username,email\n${user(3)}4,dan,bad\n`, { operation: "replace" });
+    const done = await transform();
+    expect(done).toMatchObject({ status: "failed", rowsDeleted: 0 });
+    expect(done.error).toMatch(
+      /^users: The full snapshot of the source crm \(run \d+\) deleted nothing: 1 of its rows is in quarantine$/,
+    );
+    expect(await userIds()).toEqual([1, 2, 3]);
+    await snapshot([3]);
+    expect(await transform()).toMatchObject({ status: "succeeded", rowsDeleted: 2 });
+    expect(await userIds()).toEqual([3]);
+  });
+
+  test("a row that others refer to waits, once, and goes when they have gone", async () => {
+    await loadUsers([1, 2]);
+    await rawTransactions({ transaction_id: 5, user_id: 1 });
+    await transform();
+    await snapshot([2]);
+    expect(await transform()).toMatchObject({ status: "succeeded", rowsDeleted: 0, rowsRejected: 1 });
+    await snapshot([2]);
+    await transform();
+    expect(await entries()).toMatchObject([
+      {
+        reasons: ["referenced_by_transactions"],
+        key: "1",
+        waiting: true,
+        operation: "delete",
+        file: "users.csv",
+      },
+    ]);
+    await load("transactions", "transaction_id\n5\n", { operation: "delete" });
+    await transform();
+    expect(await userIds()).toEqual([2]);
+    expect(await entries()).toEqual([]);
+  });
+});
