@@ -53,7 +53,17 @@ export const partRank = (name: string): number =>
       : 0;
 
 /** Names that the raw table needs for itself. */
-const TAKEN = new Set(["ingested_at", "source_system", "ingest_seq", "ingest_xid", "ingest_run", "ingest_line", "ingest_operation", "source_seq", "raw_id"]);
+const TAKEN = new Set([
+  "ingested_at",
+  "source_system",
+  "ingest_seq",
+  "ingest_xid",
+  "ingest_run",
+  "ingest_line",
+  "ingest_operation",
+  "source_seq",
+  "raw_id",
+]);
 
 /** A name of its own for each header. */
 export function nameColumns(headers: string[], dataset: string): Map<string, string> {
