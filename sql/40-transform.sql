@@ -1402,3 +1402,109 @@ end
 $$;
 
 comment on function strata.transform_batch(bigint, text, xid8, integer, real) is 'Takes over the next rows of a dataset; no rows read means that there are none left below the given transaction.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- Trying
+-- ------------------------------------------------------------------------------------------------------
+
+-- The transform itself, on the rows of one run, in a transaction that is rolled back. Rows of other runs that have not
+-- been taken yet, such as parents, are not there.
+create or replace function strata.try_load(run_id bigint, sample_size integer default 3)
+returns jsonb
+language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' as $$
+#variable_conflict use_variable
+declare
+  own xid8 := pg_current_xact_id();
+  run strata.runs := strata.finish_run(run_id);
+  production regclass := strata.production_table(run.dataset);
+  raw regclass := strata.raw_table(run.dataset);
+  keys text[] := strata.key_columns(production);
+  key_list text := (select string_agg(format('b.%I', k), ', ' order by i) from unnest(keys) with ordinality x (k, i));
+  key_text text := (select format('concat_ws('', '', %s)', string_agg(format('p.%I::text', k), ', ' order by i)) from unnest(keys) with ordinality x (k, i));
+  hidden text := format('%L::text[]', strata.provenance_columns() || '{updated_at}'::text[]);
+  found_rows text;
+  done record;
+  replaced jsonb;
+  deleted jsonb;
+  rejected jsonb;
+  reasons jsonb;
+begin
+  update strata.runs r set held_from = null where r.dataset = run.dataset and r.held_from is not null;
+  update strata.datasets d set xid = own, seq = 0 where d.dataset = run.dataset;
+  found_rows := format($sql$
+    create temporary table strata_found on commit drop as
+    select distinct on (%1$s) %1$s, b.ingest_seq, t.strata_source as source, to_jsonb(t) - %2$s as before
+    from pg_temp.strata_batch b join %3$s t on %4$s order by %1$s, b.ingest_seq desc
+  $sql$, key_list, hidden, production, strata.columns_equal(production, keys, 't', 'b'));
+  begin
+    execute (strata.merge_statements(run.dataset)).judge using own, 0::bigint, own, 9223372036854775807, 2147483647;
+    execute found_rows;
+    drop table pg_temp.strata_batch;
+  exception when others then
+    -- A row that cannot even be judged: the transform finds it. Without it nothing is known of the others.
+    if not strata.is_fault_of_row(sqlstate) then
+      raise;
+    end if;
+    execute format('create temporary table strata_found on commit drop as select %s, null::bigint as ingest_seq, ''''::text as source, ''{}''::jsonb as before from %s b where false',
+                   key_list, production);
+  end;
+  select * into done from strata.transform_batch(null, run.dataset, (own::text::bigint + 1)::text::xid8, 1000000);
+  execute format($sql$
+    select jsonb_agg(x.sample order by x.ingest_seq) from (
+      select p.ingest_seq, jsonb_build_object('line', (select r.ingest_line from %1$s r where r.ingest_seq = p.ingest_seq and r.ingest_run = $1),
+               'key', %2$s, 'source', p.source,
+               'before', (select jsonb_object_agg(e.key, e.value) from jsonb_each(p.before) e where n.after -> e.key is distinct from e.value),
+               'after', (select jsonb_object_agg(e.key, e.value) from jsonb_each(n.after) e where p.before -> e.key is distinct from e.value)) as sample
+      from pg_temp.strata_found p join %3$s t on %4$s cross join lateral (select to_jsonb(t) - %5$s as after) n
+      where n.after <> p.before order by p.ingest_seq limit $2
+    ) x
+  $sql$, raw, key_text, production, strata.columns_equal(production, keys, 't', 'p'), hidden)
+  into replaced using run_id, sample_size;
+  if run.arguments ->> 'operation' = 'replace' then
+    select jsonb_agg(jsonb_build_object('key', x.key)) into deleted
+    from (
+      select (select string_agg(d.key ->> k, ', ' order by i) from unnest(keys) with ordinality k (k, i)) as key
+      from strata.deletions d where d.dataset = run.dataset and d.deleted_at = current_timestamp order by d.deletion_id limit sample_size
+    ) x;
+  else
+    execute format($sql$
+      select jsonb_agg(x.sample order by x.ingest_seq) from (
+        select p.ingest_seq, jsonb_build_object('line', (select r.ingest_line from %1$s r where r.ingest_seq = p.ingest_seq and r.ingest_run = $1),
+                 'key', %2$s, 'source', p.source) as sample
+        from pg_temp.strata_found p where not exists (select from %3$s t where %4$s) order by p.ingest_seq limit $2
+      ) x
+    $sql$, raw, key_text, production, strata.columns_equal(production, keys, 't', 'p'))
+    into deleted using run_id, sample_size;
+  end if;
+  execute format($sql$
+    with entries as (
+      select q.* from staging.quarantine q join %1$s r on r.%2$I = q.raw_id where r.ingest_run = $1
+      union all
+      select q.* from staging.quarantine q where q.dataset = $2 and q.ingest_seq = $3
+    )
+    select (select jsonb_object_agg(c.reason, c.amount) from (select reason, count(*) as amount from entries e, unnest(e.reasons) reason group by 1) c),
+           (select jsonb_agg(jsonb_build_object('line', s.source_line, 'key', s.row_key, 'reasons', s.reasons, 'detail', s.detail) order by s.quarantine_id)
+            from (select e.*, row_number() over (partition by e.reasons order by e.quarantine_id) as place from entries e) s where s.place <= $4)
+  $sql$, raw, strata.raw_id_column(run.dataset))
+  into reasons, rejected using run_id, run.dataset, run.first_seq, sample_size;
+  drop table pg_temp.strata_found;
+  return jsonb_build_object(
+    'rowsRead', done.rows_read, 'rowsWritten', done.rows_written, 'rowsReplaced', done.rows_replaced,
+    'rowsReplacedFromOtherSource', done.rows_replaced_from_other_source, 'rowsDeleted', done.rows_deleted, 'rowsRejected', done.rows_rejected,
+    'reasons', coalesce(reasons, '{}'), 'replaced', coalesce(replaced, '[]'), 'deleted', coalesce(deleted, '[]'), 'rejected', coalesce(rejected, '[]'),
+    'problem', (select s.problem from strata.snapshots s where s.run_id = run_id and s.dataset = run.dataset),
+    'waiting', (select coalesce(jsonb_object_agg(p, b.row_count), '{}') from unnest(strata.parents(run.dataset)) p cross join lateral strata.rows_behind(p) b
+                where b.row_count > 0));
+end
+$$;
+
+comment on function strata.try_load(bigint, integer) is
+  'What the transform would do with the rows of an ingest that is running in this transaction, which has to be rolled back.';
+
+create or replace function strata.may_try(role_name text, dataset text)
+returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+return role_name is null or (has_table_privilege(role_name, strata.production_table(dataset), 'SELECT')
+  and not (select c.relrowsecurity from pg_class c where c.oid = strata.production_table(dataset)));
+
+comment on function strata.may_try(text, text) is 'Whether a role may see which rows of a dataset a load would replace: if it may read all of them.';

@@ -6,8 +6,10 @@ import { basename } from "node:path";
 import type { Readable } from "node:stream";
 import { Option, type Command } from "commander";
 import { badOption } from "../ingest/faults.ts";
-import { ingest as ingestStream } from "../ingest/ingest.ts";
+import { dryRun } from "../ingest/dry-run.ts";
+import { ingest as ingestStream, type IngestOptions } from "../ingest/ingest.ts";
 import type { Format } from "../ingest/read.ts";
+import { describeDryRun } from "./dry-run.ts";
 import { collect } from "./options.ts";
 import { printRun } from "./pipeline.ts";
 import { clearProgress, createProgress } from "./progress.ts";
@@ -24,6 +26,7 @@ export interface IngestCommandOptions {
   delete?: boolean;
   replace?: boolean;
   once?: boolean;
+  dryRun?: boolean;
 }
 
 /** Lands a file, or standard input for "-"; what landed before a failure or Ctrl-C stays. */
@@ -32,24 +35,30 @@ export async function ingest(dataset: string, file: string, options: IngestComma
     throw badOption("--once needs a file: the digest of standard input is known only when it has landed");
   const { input, totalBytes } = await openInput(file);
   const sha256 = options.once ? await digestOf(file) : undefined;
+  const load: IngestOptions = {
+    format: options.format ?? formatOf(file),
+    sourceSystem: options.source,
+    sourceName: file === "-" ? undefined : basename(file),
+    map: options.map,
+    dateFormat: options.dateFormat,
+    maxRejected: options.maxRejected,
+    operation: options.delete ? "delete" : options.replace ? "replace" : undefined,
+    sha256,
+    totalBytes,
+    trigger: "cli",
+    actor: userInfo().username,
+  };
   try {
+    if (options.dryRun) {
+      const tried = await withDatabase(({ pool }) => dryRun(pool, dataset, input, load));
+      console.log(options.json ? JSON.stringify({ dryRun: tried }) : describeDryRun(dataset, tried));
+      if (tried.error) process.exitCode = 1;
+      return;
+    }
+    const onProgress = createProgress(totalBytes);
     const run = stoppable("ingest", (signal) =>
       withDatabase(({ pool }) =>
-        ingestStream(pool, dataset, input, {
-          format: options.format ?? formatOf(file),
-          sourceSystem: options.source,
-          sourceName: file === "-" ? undefined : basename(file),
-          map: options.map,
-          dateFormat: options.dateFormat,
-          maxRejected: options.maxRejected,
-          operation: options.delete ? "delete" : options.replace ? "replace" : undefined,
-          sha256,
-          totalBytes,
-          trigger: "cli",
-          actor: userInfo().username,
-          onProgress: createProgress(totalBytes),
-          signal,
-        }).finally(clearProgress),
+        ingestStream(pool, dataset, input, { ...load, onProgress, signal }).finally(clearProgress),
       ),
     );
     await printRun(run, options);
@@ -115,6 +124,10 @@ export const ingestCommand = (command: Command): Command =>
         "--replace",
         "the file is all that the source has: its other rows are deleted, if none of the file's is rejected",
       ).conflicts("delete"),
+    )
+    .option(
+      "--dry-run",
+      "say what would land, be replaced and be rejected, and change nothing; the first 20,000 rows go through the transform",
     )
     .option("--once", "do nothing if the same content was ingested before with the same options")
     .action(ingest);

@@ -2,7 +2,8 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Pool } from "pg";
 import { badOption, isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
-import { receive, type Operation } from "../ingest/ingest.ts";
+import { dryRun as tryLoad } from "../ingest/dry-run.ts";
+import { receive, type IngestOptions, type Operation } from "../ingest/ingest.ts";
 import { bodyOf, formatOf, parametersOf, takeStreams } from "./body.ts";
 import type { Nodes, Route } from "../database/nodes.ts";
 import { refusal } from "../graphql/errors.ts";
@@ -17,8 +18,9 @@ interface Query {
   dateFormat?: string;
   maxRejected?: string;
   operation?: Operation;
+  dryRun?: string;
 }
-const PARAMETERS = ["source", "name", "map", "dateFormat", "maxRejected", "operation"];
+const PARAMETERS = ["source", "name", "map", "dateFormat", "maxRejected", "operation", "dryRun"];
 const OPERATIONS: unknown[] = ["delete", "replace"] satisfies Operation[];
 
 /** Whoever sends it with a query sees the run and its rows. */
@@ -46,13 +48,14 @@ export function addIngest(
       const format = formatOf(request);
       const { dataset } = request.params as { dataset: string };
       const query = parametersOf(request, PARAMETERS, ["map"]) as Query;
-      const { source, name, map, dateFormat, maxRejected, operation } = query;
+      const { source, name, map, dateFormat, maxRejected, operation, dryRun = "false" } = query;
+      if (!/^(true|false)$/.test(dryRun)) throw badOption(`dryRun is "${dryRun}"; allowed: true, false`);
       if (operation !== undefined && !OPERATIONS.includes(operation))
         throw badOption(
           `"${String(operation)}" is not an operation; allowed: ${OPERATIONS.join(", ")}, or none`,
         );
       const { databaseRole: role, subject } = request.claims;
-      const { run, failedBy } = await receive(pool, dataset, bodyOf(request), {
+      const load: IngestOptions = {
         format,
         sourceSystem: source,
         sourceName: name,
@@ -64,7 +67,12 @@ export function addIngest(
         actor: subject,
         role,
         signal: stopping,
-      });
+      };
+      if (dryRun === "true") {
+        const tried = await tryLoad(pool, dataset, bodyOf(request), load);
+        return await reply.status(tried.error === null ? 200 : 422).send({ dryRun: tried });
+      }
+      const { run, failedBy } = await receive(pool, dataset, bodyOf(request), load);
       if (nodes) await addWritten(reply, nodes);
       if (run.status === "succeeded") return { run };
       reply.header("connection", "close");

@@ -53,8 +53,8 @@ export interface IngestOptions {
 }
 
 /** The database waits for a moment between batches: few large ones. */
-const BATCH_ROWS = 50_000;
-const BATCH_CHARACTERS = 4 * 1024 * 1024;
+export const BATCH_ROWS = 50_000;
+export const BATCH_CHARACTERS = 4 * 1024 * 1024;
 /** Rows of a slow source land after this time. */
 const FLUSH_MS = 2_000;
 
@@ -107,7 +107,9 @@ export async function receive(
   input.on("error", () => undefined);
   const dataset = await readDataset(pool, name);
   const { sourceSystem, limit, ...given } = checkOptions(dataset, options);
-  const { id: runId, isOld } = await startRun(pool, name, { ...options, sourceSystem });
+  const { id: runId, isOld } = await inTransaction(pool, (client) =>
+    startRun(client, name, { ...options, sourceSystem }),
+  );
   options.onStart?.(runId);
   if (isOld) {
     input.destroy();
@@ -151,7 +153,7 @@ export async function receive(
 }
 
 /** What is wrong with the rows as a whole, once all of them are known. */
-function findFault(
+export function findFault(
   { progress, reasons }: Pick<Landing, "progress" | "reasons">,
   limit: RejectLimit | undefined,
   operation: Operation | undefined,
@@ -196,7 +198,8 @@ export const describeReasons = (reasons: Reasons): string =>
     .map(([reason, count]) => `${reason} ${count}`)
     .join(", ");
 
-interface Landing {
+/** Takes the rows that are read. */
+export interface Landing {
   readonly progress: IngestProgress;
   readonly reasons: Reasons;
   start(formatter: Formatter, format: Format): void;
@@ -277,7 +280,7 @@ function startLanding(
   };
 }
 
-async function readRows(
+export async function readRows(
   input: Readable,
   options: Omit<FormatOptions, "format">,
   given: Format | undefined,
@@ -316,24 +319,23 @@ async function withFormat(
 
 /** The run of the load, or the one that has ingested the same input before. */
 export async function startRun(
-  pool: pg.Pool,
+  client: pg.PoolClient,
   dataset: string,
   options: IngestOptions,
 ): Promise<{ id: string; isOld: boolean }> {
   const { sourceSystem, sourceName, map, dateFormat, operation, maxRejected, sha256 } = options;
   const { role, trigger, actor } = options;
   const given = { sourceSystem, sourceName, map, dateFormat, operation, maxRejected, sha256 };
-  return inTransaction(pool, async (client) => {
-    await client.query("select set_config('role', $1, true), set_config('strata.sub', $2, true)", [
-      role ?? "none",
-      actor ?? "",
-    ]);
-    const { rows } = await client.query<{ id: string; isOld: boolean }>(
-      `select run_id as id, run_id is not distinct from same.run as "isOld"
-       from (select case when $4::jsonb ? 'sha256' then strata.find_same_load($1, $4) end as run) same,
-            coalesce(same.run, strata.start_ingest_run($1, $2, $3, $4)) run_id`,
-      [dataset, trigger, actor ?? null, JSON.stringify(given)],
-    );
-    return rows[0]!;
-  });
+  await client.query("select set_config('role', $1, true), set_config('strata.sub', $2, true)", [
+    role ?? "none",
+    actor ?? "",
+  ]);
+  const { rows } = await client.query<{ id: string; isOld: boolean }>(
+    `select run_id as id, run_id is not distinct from same.run as "isOld"
+     from (select case when $4::jsonb ? 'sha256' then strata.find_same_load($1, $4) end as run) same,
+          coalesce(same.run, strata.start_ingest_run($1, $2, $3, $4)) run_id`,
+    [dataset, trigger, actor ?? null, JSON.stringify(given)],
+  );
+  await client.query("select set_config('role', 'none', true)");
+  return rows[0]!;
 }

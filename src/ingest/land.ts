@@ -36,25 +36,36 @@ export async function landBatch(
   return inTransaction(pool, async (client) => {
     await client.query("select strata.enter_batch($1)", [source.runId]);
     await resolveDoubts(client, source.dataset, rows);
-    const rejected = rows.filter((row) => row.faults.length > 0);
-    const accepted = rows.filter((row) => row.faults.length === 0);
-    await quarantine(client, source, rejected);
-    onCopying();
-    const refused = await copyRows(client, source, accepted);
-    await quarantine(client, source, refused);
-    const landed = { written: accepted.length - refused.length, rejected: [...rejected, ...refused] };
-    await client.query("select strata.count_batch($1, $2, $3, $4, progress => $5)", [
-      source.runId,
-      rows.length,
-      landed.written,
-      landed.rejected.length,
-      progress,
-    ]);
-    return landed;
+    return landRows(client, source, rows, progress, onCopying);
   });
 }
 
-async function resolveDoubts(client: pg.PoolClient, dataset: Dataset, rows: Row[]): Promise<void> {
+/** Rows without doubts. */
+export async function landRows(
+  client: pg.PoolClient,
+  source: Source,
+  rows: Row[],
+  progress: number | null = null,
+  onCopying: () => void = () => undefined,
+): Promise<Landed> {
+  const rejected = rows.filter((row) => row.faults.length > 0);
+  const accepted = rows.filter((row) => row.faults.length === 0);
+  await quarantine(client, source, rejected);
+  onCopying();
+  const refused = await copyRows(client, source, accepted);
+  await quarantine(client, source, refused);
+  const landed = { written: accepted.length - refused.length, rejected: [...rejected, ...refused] };
+  await client.query("select strata.count_batch($1, $2, $3, $4, progress => $5)", [
+    source.runId,
+    rows.length,
+    landed.written,
+    landed.rejected.length,
+    progress,
+  ]);
+  return landed;
+}
+
+export async function resolveDoubts(client: pg.PoolClient, dataset: Dataset, rows: Row[]): Promise<void> {
   const doubtful = rows.filter((row) => row.doubts);
   const faults = await doubtsOf(
     client,

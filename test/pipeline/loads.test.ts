@@ -1,6 +1,7 @@
 // What a load as a whole may say: how much may be rejected, that its rows are deletions, that it is all there is.
 import { Readable } from "node:stream";
 import { describe, expect, test } from "vitest";
+import { dryRun } from "../../src/ingest/dry-run.ts";
 import { ingest, type IngestOptions } from "../../src/ingest/ingest.ts";
 import { usePipeline } from "./fixture.ts";
 
@@ -368,5 +369,208 @@ describe("a full snapshot", () => {
     await transform();
     expect(await userIds()).toEqual([2]);
     expect(await entries()).toEqual([]);
+  });
+});
+
+describe("a dry run", () => {
+  const tryLoad = (csv: string, options: Partial<IngestOptions> = {}) =>
+    dryRun(pool(), "users", Readable.from([csv]), {
+      format: "csv",
+      sourceSystem: "shop",
+      trigger: "cli",
+      ...options,
+    });
+  /** Everything that a load may change. */
+  const everything = async () =>
+    JSON.stringify(
+      await Promise.all(
+        [
+          "staging.raw_users",
+          "staging.quarantine",
+          "production.users",
+          "strata.runs",
+          "strata.datasets",
+          "strata.snapshots",
+          "strata.deletions",
+          "strata.changes",
+        ].map((table) => sql(`select t::text from ${table} t order by 1`)),
+      ),
+    );
+  const csv = `user_id,username,email\n${user(1)}${user(2, "other")}3,,c@example.org\nx,y,z\ny,y,z\n${user(9)}`;
+
+  test("says what would land, be replaced and be rejected, and changes nothing", async () => {
+    await loadUsers([1, 2]);
+    await transform();
+    const before = await everything();
+    const tried = await tryLoad(csv);
+    expect(await everything()).toBe(before);
+    expect(tried).toMatchObject({
+      rowsRead: 6,
+      rowsLanding: 4,
+      rowsRejected: 2,
+      reasons: { invalid_integer: 2 },
+      error: null,
+      rejected: [
+        { line: 5, reasons: ["invalid_integer"], text: "x,y,z" },
+        { line: 6, reasons: ["invalid_integer"], text: "y,y,z" },
+      ],
+      transform: {
+        rowsRead: 4,
+        rowsWritten: 2,
+        rowsReplaced: 1,
+        rowsReplacedFromOtherSource: 1,
+        rowsDeleted: 0,
+        rowsRejected: 1,
+        reasons: { username_missing: 1 },
+        replaced: [
+          {
+            line: 3,
+            key: "2",
+            source: "crm",
+            before: { username: "user2", email: "user2@example.org" },
+            after: { username: "other", email: "other@example.org" },
+          },
+        ],
+        deleted: [],
+        rejected: [{ line: 4, key: "3", reasons: ["username_missing"], detail: "The username is missing." }],
+      },
+    });
+    expect(tried.landing[0]).toEqual({
+      line: 2,
+      row: { user_id: "1", username: "user1", email: "user1@example.org" },
+    });
+    // It said the truth.
+    const done = await load("users", csv, { sourceSystem: "shop" });
+    expect(done).toMatchObject({ rowsWritten: tried.rowsLanding, reasons: tried.reasons });
+    const { rowsWritten, rowsReplaced, rowsReplacedFromOtherSource, rowsRejected } = tried.transform!;
+    expect(await transform()).toMatchObject({
+      rowsWritten,
+      rowsReplaced,
+      rowsReplacedFromOtherSource,
+      rowsRejected,
+    });
+  });
+
+  test("says what would be deleted, and which loads would fail", async () => {
+    await loadUsers([1, 2, 3]);
+    await transform();
+    const before = await everything();
+    expect(await tryLoad("user_id\n1\n404\n", { operation: "delete" })).toMatchObject({
+      transform: { rowsDeleted: 1, deleted: [{ line: 2, key: "1", source: "crm" }] },
+    });
+    const options = { operation: "replace", sourceSystem: "crm" } as const;
+    const head = "user_id,username,email\n";
+    expect(await tryLoad(head + user(3), options)).toMatchObject({
+      error: null,
+      transform: { rowsDeleted: 2, deleted: [{ key: "1" }, { key: "2" }], problem: null },
+    });
+    expect(await tryLoad(`${head}${user(3)}4,dan,bad\n`, options)).toMatchObject({
+      transform: { rowsDeleted: 0, problem: "1 of its rows is in quarantine" },
+    });
+    expect(await tryLoad(`${head}${user(3)}x,y,z\n`, options)).toMatchObject({
+      error: expect.stringMatching(/^1 of 2 rows were rejected .* the snapshot deletes nothing/) as string,
+      transform: { rowsDeleted: 0 },
+    });
+    expect(await tryLoad(`${head}${user(3)}x,y,z\n`, { maxRejected: "0" })).toMatchObject({
+      error: expect.stringMatching(/allowed: 0\./) as string,
+      transform: { rowsRead: 1 },
+    });
+    expect(await tryLoad(`${head}x,y,z\n`)).toMatchObject({
+      error: "The only row was rejected: invalid_integer 1",
+      transform: null,
+    });
+    expect(await everything()).toBe(before);
+  });
+
+  test("counts only its own rows, and names parents that wait", async () => {
+    await rawUsers({ user_id: 1 });
+    const before = await everything();
+    const tried = await dryRun(
+      pool(),
+      "transactions",
+      Readable.from(["transaction_id,user_id,amount,transaction_date\n7,1,5,2024-05-01\n"]),
+      { format: "csv", trigger: "cli" },
+    );
+    expect(tried.transform).toMatchObject({
+      rowsRead: 1,
+      rowsRejected: 1,
+      reasons: { fk_user: 1 },
+      waiting: { users: 1 },
+    });
+    expect(await everything()).toBe(before);
+  });
+});
+
+describe("the same content again", () => {
+  const sha256 = "a".repeat(64);
+
+  test("is skipped if it was ingested with the same options", async () => {
+    const first = await loadUsers([1], { sha256, sourceName: "a.csv" });
+    expect(await loadUsers([1], { sha256, sourceName: "b.csv", maxRejected: "1" })).toMatchObject({
+      id: first.id,
+      status: "succeeded",
+      skipped: true,
+    });
+    expect(await sql("select user_id from staging.raw_users")).toHaveLength(1);
+    const others: Partial<IngestOptions>[] = [
+      { sha256: "b".repeat(64) },
+      { sha256, sourceSystem: "shop" },
+      { sha256, operation: "replace" },
+      { sha256, dateFormat: "DD/MM/YYYY" },
+      {},
+    ];
+    for (const options of others) expect((await loadUsers([1], options)).skipped).toBeUndefined();
+    expect(await sql("select user_id from staging.raw_users")).toHaveLength(6);
+  });
+
+  test("is ingested if it failed before, and refused while it is ingested", async () => {
+    await load("users", "user_id\nx\n", { sha256 });
+    expect((await loadUsers([1], { sha256 })).skipped).toBeUndefined();
+    await sql("update strata.runs set status = 'running', finished_at = null, heartbeat_at = now()");
+    await expect(loadUsers([1], { sha256 })).rejects.toThrow(/Run \d+ is ingesting the same input/);
+  });
+});
+
+describe("a dataset that is owned by source", () => {
+  test("keeps the rows of the source that brought them first", async () => {
+    await sql(`
+      create table production.parts (part text primary key, price numeric not null);
+      select strata.add_dataset('parts', owned_by_source => true)`);
+    try {
+      await load("parts", "part,price\na,1\nb,1\n", { sourceSystem: "crm" });
+      await load("parts", "part,price\nb,2\nc,2\n", { sourceSystem: "shop" });
+      expect(await transform()).toMatchObject({ rowsWritten: 3, rowsRejected: 1 });
+      await load("parts", "part,price\na,3\n", { sourceSystem: "crm" });
+      await load("parts", "part,price\na,4\n", { sourceSystem: "shop" });
+      await load("parts", "part\nc\n", { sourceSystem: "crm", operation: "delete" });
+      expect(await transform()).toMatchObject({
+        rowsWritten: 1,
+        rowsReplaced: 1,
+        rowsRejected: 2,
+        rowsDeleted: 0,
+      });
+      expect(
+        await sql("select part, price, strata_source as source from production.parts order by 1"),
+      ).toEqual([
+        { part: "a", price: "3", source: "crm" },
+        { part: "b", price: "1", source: "crm" },
+        { part: "c", price: "2", source: "shop" },
+      ]);
+      expect((await entries()).map(({ reasons, key, detail }) => [...reasons, key, detail])).toEqual([
+        ["owned_by_another_source", "b", expect.stringMatching(/belongs to the source crm;/) as string],
+        [
+          "owned_by_another_source",
+          "a",
+          expect.stringMatching(/belongs to the source crm;.*Given: shop/) as string,
+        ],
+        ["owned_by_another_source", "c", expect.stringMatching(/belongs to the source shop;/) as string],
+      ]);
+      // Its owner may delete it, and then another one may bring it.
+      await load("parts", "part\nc\n", { sourceSystem: "shop", operation: "delete" });
+      await load("parts", "part,price\nc,5\n", { sourceSystem: "crm" });
+      expect(await transform()).toMatchObject({ rowsWritten: 1, rowsDeleted: 1, rowsRejected: 0 });
+    } finally {
+      await sql("select strata.remove_dataset('parts'); drop table production.parts, staging.raw_parts");
+    }
   });
 });

@@ -1,0 +1,204 @@
+// What a load would do, without doing it. Every row is judged as by an ingest; the first ones then land and go through
+// the transform in a transaction that is rolled back.
+import type { Readable } from "node:stream";
+import type pg from "pg";
+import { readDataset } from "./dataset.ts";
+import { isBadInput } from "./faults.ts";
+import type { Formatter, Row } from "./format.ts";
+import {
+  BATCH_CHARACTERS,
+  BATCH_ROWS,
+  checkOptions,
+  findFault,
+  readRows,
+  startRun,
+  type IngestOptions,
+  type Landing,
+  type Reasons,
+} from "./ingest.ts";
+import { landRows, resolveDoubts, type Source } from "./land.ts";
+
+/** Rows that go through the transform. It holds locks on the rows that they would replace, until they are rolled back. */
+export const TRIED_ROWS = 20_000;
+
+/** Rows shown of each kind. */
+const SAMPLES = 3;
+
+interface Sample {
+  line?: number | null;
+  key?: string | null;
+}
+
+export interface DryRun {
+  rowsRead: number;
+  /** Rows that would land in staging. */
+  rowsLanding: number;
+  rowsRejected: number;
+  reasons: Reasons;
+  /** The first rows that would land. */
+  landing: { line: number; row: Record<string, unknown> | null }[];
+  /** The first rows of each reason. */
+  rejected: { line: number; reasons: string[]; detail: string; text: string }[];
+  /** Of the first rows that would land; null for a role that may not read the dataset, and if none would land. */
+  transform: {
+    rowsRead: number;
+    rowsWritten: number;
+    rowsReplaced: number;
+    rowsReplacedFromOtherSource: number;
+    /** Null for a full snapshot that is longer than what is tried. */
+    rowsDeleted: number | null;
+    rowsRejected: number;
+    reasons: Reasons;
+    replaced: (Sample & { source: string | null; before: object; after: object })[];
+    deleted: Sample[];
+    rejected: (Sample & { reasons: string[]; detail: string })[];
+    /** Why a full snapshot would delete nothing. */
+    problem: string | null;
+    /** Rows of parents that wait for the transform, by dataset: rows that need them count as rejected. */
+    waiting: Record<string, number>;
+  } | null;
+  /** Why the load would fail. */
+  error: string | null;
+}
+
+export async function dryRun(
+  pool: pg.Pool,
+  name: string,
+  input: Readable,
+  options: IngestOptions,
+): Promise<DryRun> {
+  input.on("error", () => undefined);
+  const dataset = await readDataset(pool, name);
+  const { sourceSystem, limit, ...given } = checkOptions(dataset, options);
+  // Only the digest of what has landed counts.
+  const load = { ...options, sourceSystem, sha256: undefined };
+  // Who may not ingest learns nothing of the dataset.
+  await undone(pool, (client) => startRun(client, name, load));
+  const judging = startJudging(pool, dataset);
+  let error: Error | undefined;
+  try {
+    await readRows(input, given, options.format, judging);
+    await judging.finish();
+  } catch (failure) {
+    input.destroy();
+    if (isBadInput(failure)) throw failure;
+    error = failure as Error;
+  }
+  const { progress, reasons, accepted, rejected, made } = judging;
+  error ??= findFault(judging, limit, options.operation);
+  const source = { dataset, sourceSystem, sourceName: options.sourceName ?? null, ...made! };
+  const transform =
+    accepted.length === 0
+      ? null
+      : await undone(pool, async (client) => {
+          const { rows } = await client.query<{ may: boolean }>("select strata.may_try($1, $2) as may", [
+            options.role ?? null,
+            name,
+          ]);
+          if (!rows[0]!.may) return null;
+          const isReplace = options.operation === "replace";
+          const isWhole = accepted.length === progress.rowsWritten;
+          // Rows that are not tried must not count as missing, nor does a snapshot that fails delete any.
+          const operation = isReplace && (error || !isWhole) ? undefined : options.operation;
+          const { id: runId } = await startRun(client, name, { ...load, operation });
+          const tried = await tryRows(
+            client,
+            { ...source, runId, isDelete: operation === "delete" },
+            accepted,
+          );
+          return isReplace && !error && !isWhole ? { ...tried, rowsDeleted: null } : tried;
+        });
+  return {
+    rowsRead: progress.rowsRead,
+    rowsLanding: progress.rowsWritten,
+    rowsRejected: progress.rowsRejected,
+    reasons,
+    landing: accepted
+      .slice(0, SAMPLES)
+      .map(({ line, text }) => ({ line, row: made!.formatter.payload(text) })),
+    rejected: rejected.map(({ line, text, faults }) => ({
+      line,
+      reasons: [...new Set(faults.map(({ reason }) => reason))],
+      detail: faults.map(({ detail }) => detail).join(" "),
+      text,
+    })),
+    transform,
+    error: error?.message ?? null,
+  };
+}
+
+async function tryRows(
+  client: pg.PoolClient,
+  source: Source,
+  rows: Row[],
+): Promise<NonNullable<DryRun["transform"]>> {
+  await landRows(client, source, rows);
+  const { rows: tried } = await client.query<{ transform: NonNullable<DryRun["transform"]> }>(
+    "select strata.try_load($1, $2) as transform",
+    [source.runId, SAMPLES],
+  );
+  return tried[0]!.transform;
+}
+
+async function undone<T>(pool: pg.Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+  const client = await pool.connect();
+  let broken: Error | undefined;
+  try {
+    await client.query("begin");
+    return await work(client);
+  } finally {
+    await client.query("rollback").catch((lost: Error) => (broken = lost));
+    client.release(broken);
+  }
+}
+
+interface Judging extends Landing {
+  /** The first rows without a fault. */
+  accepted: Row[];
+  /** The first rows of each reason. */
+  rejected: Row[];
+  made: Pick<Source, "formatter" | "format"> | undefined;
+}
+
+function startJudging(pool: pg.Pool, dataset: Source["dataset"]): Judging {
+  let rows: Row[] = [];
+  let characters = 0;
+  const judging: Judging = {
+    progress: { bytesRead: 0, rowsRead: 0, rowsWritten: 0, rowsRejected: 0 },
+    reasons: {},
+    accepted: [],
+    rejected: [],
+    made: undefined,
+    start: (formatter: Formatter, format) => void (judging.made = { formatter, format }),
+    onBytes: (count) => void (judging.progress.bytesRead += count),
+    add(row) {
+      rows.push(row);
+      characters += row.text.length;
+      return rows.length >= BATCH_ROWS || characters >= BATCH_CHARACTERS ? judging.finish() : undefined;
+    },
+    async finish() {
+      const batch = rows;
+      rows = [];
+      characters = 0;
+      if (batch.length === 0) return;
+      await undone(pool, (client) => resolveDoubts(client, dataset, batch));
+      const { progress, reasons, accepted, rejected } = judging;
+      for (const row of batch) {
+        progress.rowsRead += 1;
+        if (row.faults.length === 0) {
+          progress.rowsWritten += 1;
+          if (accepted.length < TRIED_ROWS) accepted.push(row);
+          continue;
+        }
+        progress.rowsRejected += 1;
+        let isFirst = false;
+        for (const reason of new Set(row.faults.map((fault) => fault.reason))) {
+          reasons[reason] = (reasons[reason] ?? 0) + 1;
+          if (reasons[reason] <= SAMPLES) isFirst = true;
+        }
+        if (isFirst) rejected.push(row);
+      }
+    },
+  };
+  return judging;
+}
