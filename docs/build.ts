@@ -112,6 +112,10 @@ export const REASONS: Record<string, string> = {
   out_of_range: "A number that the type cannot hold.",
   too_long: "A text, number or record that is longer than its limit.",
   invalid_value: "PostgreSQL does not take the value as the column's type; the detail has its words.",
+  left_out_by_mapping:
+    "A record that deletes is left out by the mapping view, so the key of its row is not known.",
+  owned_by_another_source:
+    "The row belongs to the source that brought it first, and the dataset is owned by source; the detail names it.",
   rejected_by_trigger: "A trigger of your own raised an exception.",
   rejected_by_database: "PostgreSQL rejected the row when it was written; the detail has its words.",
 };
@@ -129,6 +133,10 @@ async function reasonsPage(pool: Pool): Promise<string> {
       ["reason", "meaning"],
       [
         ...Object.entries(REASONS).map(([reason, meaning]) => [code(reason), meaning]),
+        [
+          "`referenced_by_<table>`",
+          "The row cannot be deleted: rows of the table refer to it. The record waits until none does.",
+        ],
         ["`<column>_missing`", "The column is NOT NULL and has no value."],
         [
           "`<column>_too_long`, `<column>_out_of_range`, `<column>_invalid`",

@@ -171,8 +171,6 @@ begin atomic
     union all
     -- Of deletions.
     select distinct on (r.reason) r.reason, format('Rows of %s refer to it.', substr(r.reason, length('referenced_by_') + 1)), r.theirs::name[] from strata.referrers(dataset) r
-    union all
-    values ('left_out_by_mapping', 'The mapping view leaves the record out, so the key of the row to delete is not known.', '{}'::name[])
   ) w;
 end;
 

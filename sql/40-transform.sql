@@ -852,7 +852,8 @@ begin
     rows_replaced := 0;
     rows_replaced_from_other_source := 0;
     perform strata.judge_deletions(dataset, from_xid, from_seq, to_xid, to_seq);
-    execute statements.reject using run_id, words, 0::bigint, 9223372036854775807;
+    execute statements.reject using run_id, words || jsonb_build_object('left_out_by_mapping', jsonb_build_object('columns', '[]'::jsonb,
+      'words', 'The mapping view leaves the record out, so the key of the row to delete is not known.')), 0::bigint, 9223372036854775807;
     get diagnostics rows_rejected = row_count;
     rows_deleted := strata.delete_batch(dataset);
     drop table pg_temp.strata_batch;

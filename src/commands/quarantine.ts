@@ -32,7 +32,7 @@ async function listQuarantine({ json, limit, reason, dataset }: QuarantineOption
     rows: (
       await pool.query(
         `select quarantine_id as id, dataset, reasons, detail, waiting, source_system as source, source_name as file,
-                source_line as line, payload, raw_text as "rawText", to_json(quarantined_at) #>> '{}' as "quarantinedAt"
+                source_line as line, row_key as key, operation, payload, raw_text as "rawText", to_json(quarantined_at) #>> '{}' as "quarantinedAt"
            from analytics.quarantine where ($1::text is null or $1 = any (reasons)) and ($2::text is null or dataset = $2)
           order by quarantine_id desc limit $3`,
         [reason ?? null, dataset ?? null, limit],
@@ -47,14 +47,15 @@ async function listQuarantine({ json, limit, reason, dataset }: QuarantineOption
   console.log(styleText("bold", `Latest ${rows.length} rows`));
   // The values stay in --json: a table of them would not fit a terminal.
   console.table(
-    rows.map(({ id, dataset, detail, source, file, line }) => ({
+    rows.map(({ id, dataset, key, operation, detail, source, file, line }) => ({
       id: Number(id),
       dataset,
+      key: operation === "delete" ? `delete ${key}` : key,
       detail,
       source,
       ...(file && { file, line: Number(line) }),
     })),
-    ["id", "dataset", "detail", "source", "file", "line"],
+    ["id", "dataset", "key", "detail", "source", "file", "line"],
   );
 }
 

@@ -108,6 +108,78 @@ describe("strata ingest", () => {
     });
   });
 
+  it("fails if more rows are rejected than may be, and leaves none", async () => {
+    const path = file("limit.csv", "user_id,username\n801,ann\nx,bob\n802,cyd\n");
+    const { code, stdout } = await run(["ingest", "users", path, "--max-rejected", "10%"]);
+    expect(code).toBe(1);
+    expect(stdout).toMatch(
+      /ingest failed .*: 1 of the first 3 rows were rejected \(invalid_integer 1\); allowed: 10%/,
+    );
+    expect(
+      (await database.pool.query("select from staging.raw_users where user_id in (801, 802)")).rowCount,
+    ).toBe(0);
+    const wrong = await run(["ingest", "users", path, "--max-rejected", "few"]);
+    expect([wrong.code, wrong.stdout]).toEqual([2, ""]);
+    expect(wrong.stderr).toMatch(/"few" is not a limit for rejected rows; allowed: a whole number/);
+  });
+
+  it("deletes, replaces, and says in the summary of a run what that did", async () => {
+    const rows = (...ids: number[]) =>
+      `user_id,username,email\n${ids.map((id) => `${id},u${id},u${id}@example.org\n`).join("")}`;
+    await run(["ingest", "users", file("a.csv", rows(901, 902, 903)), "--source", "erp"]);
+    await run(["transform"]);
+    await run(["ingest", "users", file("b.csv", "user_id\n901\n"), "--delete"]);
+    await run([
+      "ingest",
+      "users",
+      file("c.csv", rows(903).replace("u903,", "other,")),
+      "--source",
+      "erp",
+      "--replace",
+    ]);
+    const { code, stdout } = await run(["transform"]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/rows read 2, written 1, replaced 1, deleted 2 \(run \d+\)/);
+    await run(["ingest", "users", file("d.csv", rows(903)), "--source", "shop"]);
+    expect((await run(["run"])).stdout).toMatch(/replaced 1 \(1 from another source\)/);
+    const both = await run(["ingest", "users", "-", "--delete", "--replace"]);
+    expect(both.code).toBe(2);
+    expect(both.stderr).toMatch(/'--replace' cannot be used with option '--delete'/);
+  });
+
+  it("tries a file without a trace", async () => {
+    const path = file("try.csv", "user_id,username,email\n951,ann,ann951@example.org\nx,bob,\n");
+    const before = await database.pool.query("select count(*) from strata.runs");
+    const { code, stdout } = await run(["ingest", "users", path, "--dry-run"]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/^Dry run: nothing was changed. Of 2 rows:\n {2}1 would land in users\n/);
+    expect(stdout).toMatch(/1 would be rejected \(invalid_integer 1\)\n {4}line 3: .*x,bob,\n/);
+    expect(stdout).toMatch(/would write 1\n/);
+    const json = await run(["ingest", "users", path, "--dry-run", "--json", "--max-rejected", "0"]);
+    expect(json.code).toBe(1);
+    expect(JSON.parse(json.stdout)).toMatchObject({
+      dryRun: { rowsRead: 2, rowsLanding: 1, rowsRejected: 1 },
+    });
+    expect((await database.pool.query("select count(*) from strata.runs")).rows).toEqual(before.rows);
+  });
+
+  it("skips a file that it has ingested once", async () => {
+    const path = file("once.csv", "user_id,username\n961,ann\n");
+    const first = JSON.parse((await run(["ingest", "users", path, "--once", "--json"])).stdout) as any;
+    const again = await run(["ingest", "users", path, "--once"]);
+    expect(again.code).toBe(0);
+    expect(again.stdout).toMatch(
+      new RegExp(
+        `^ingest skipped: run ${first.run.id} ingested the same content at .*\\(rows written 1\\)\n$`,
+      ),
+    );
+    const changed = file("once.csv", "user_id,username\n961,bob\n");
+    expect((await run(["ingest", "users", changed, "--once"])).stdout).toMatch(/^ingest succeeded/);
+    const stream = await run(["ingest", "users", "-", "--once"]);
+    expect([stream.code, stream.stdout]).toEqual([2, ""]);
+    expect(stream.stderr).toMatch(/--once needs a file/);
+  });
+
   it("says what is wrong with the columns", async () => {
     const { code, stderr } = await run(["ingest", "users", file("bad.csv", "user_id,colour\n1,red\n")]);
     expect(code).toBe(1);

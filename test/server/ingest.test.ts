@@ -55,6 +55,51 @@ async function push(
 }
 
 describe("POST /ingest", () => {
+  it("fails above the limit of rejected rows, and leaves none", async () => {
+    const { status, body } = await push("/ingest/users?maxRejected=0", "user_id,username\n1,ann\nx,bob\n");
+    expect(status).toBe(422);
+    expect(body.run).toMatchObject({ status: "failed", rowsWritten: 0, rowsRejected: 1 });
+    expect(await landed()).toEqual([]);
+    expect((await push("/ingest/users?maxRejected=50%25", "user_id,username\n1,ann\nx,bob\n")).status).toBe(
+      200,
+    );
+    const wrong = await push("/ingest/users?maxRejected=all", "user_id\n1\n");
+    expect([wrong.status, wrong.body.errors[0].message]).toEqual([
+      400,
+      expect.stringMatching(/"all" is not a limit/),
+    ]);
+  });
+
+  it("takes deletions and snapshots", async () => {
+    const operations = async () =>
+      (await database.pool.query("select user_id, ingest_operation from staging.raw_users order by 1")).rows;
+    expect((await push("/ingest/users?operation=delete", "user_id\n5\n")).status).toBe(200);
+    expect(await operations()).toEqual([{ user_id: 5, ingest_operation: "delete" }]);
+    const empty = await push("/ingest/users?operation=replace", "user_id,username\n");
+    expect([empty.status, empty.body.run.error]).toEqual([422, "The snapshot is empty: it deletes nothing"]);
+    const wrong = await push("/ingest/users?operation=drop", "user_id\n5\n");
+    expect([wrong.status, wrong.body.errors[0].message]).toEqual([
+      400,
+      '"drop" is not an operation; allowed: delete, replace, or none',
+    ]);
+  });
+
+  it("tries a body, and shows production only to those who may read it", async () => {
+    const path = "/ingest/users?dryRun=true";
+    const body = "user_id,username,email\n77,ann,ann77@example.org\nx,bob,\n";
+    const ingestor = await push(path, body);
+    expect([ingestor.status, ingestor.body.dryRun]).toMatchObject([
+      200,
+      { rowsLanding: 1, rowsRejected: 1, transform: null },
+    ]);
+    const operator = await push(path, body, { role: "strata_operator" });
+    expect(operator.body.dryRun).toMatchObject({ rowsLanding: 1, transform: { rowsWritten: 1 } });
+    expect((await push(path, body, { role: "strata_reader" })).status).toBe(403);
+    expect((await push(`${path}&maxRejected=0`, body)).status).toBe(422);
+    expect((await push("/ingest/users?dryRun=yes", body)).status).toBe(400);
+    expect(await landed()).toEqual([]);
+  });
+
   it("lands a CSV body and answers with the run", async () => {
     const { status, body } = await push(
       "/ingest/users?source=crm&name=may.csv&map=id=user_id",

@@ -21,6 +21,8 @@ interface Row {
   sourceSystem: string | null;
   sourceName: string | null;
   sourceLine: string | null;
+  rowKey: string | null;
+  operation: string | null;
   attempts: number;
   quarantinedAt: string;
   lastAttemptAt: string;
@@ -28,7 +30,7 @@ interface Row {
   runId: string | null;
 }
 const ROW = `quarantineId dataset stage reasons detail payload rawText sourceSystem sourceName sourceLine
-  attempts quarantinedAt lastAttemptAt waiting runId`;
+  rowKey operation attempts quarantinedAt lastAttemptAt waiting runId`;
 const PAGE_SIZE = 25;
 
 interface Group {
@@ -384,6 +386,11 @@ const List = () => {
                           <td>
                             <span class="ellipsis">{row.sourceName ?? row.sourceSystem ?? "–"}</span>
                             {row.sourceLine && <small>line {count(row.sourceLine)}</small>}
+                            {row.rowKey !== null && (
+                              <small class="ellipsis">
+                                {row.operation === "delete" && "delete "}key {row.rowKey}
+                              </small>
+                            )}
                           </td>
                           <td>
                             <When at={row.lastAttemptAt} />
@@ -485,6 +492,18 @@ const Detail = ({ id }: { id: string }) => {
                 {[row.sourceName, row.sourceSystem].filter(Boolean).join(" · ") || "–"}
                 {row.sourceLine && `, line ${count(row.sourceLine)}`}
               </dd>
+              {row.rowKey !== null && (
+                <>
+                  <dt>Key</dt>
+                  <dd>{row.rowKey}</dd>
+                </>
+              )}
+              {row.operation === "delete" && (
+                <>
+                  <dt>Asked for</dt>
+                  <dd>to delete the row</dd>
+                </>
+              )}
               <dt>Rejected</dt>
               <dd>
                 {utc(row.quarantinedAt)} UTC{row.runId && ", "}
