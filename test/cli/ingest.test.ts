@@ -165,7 +165,7 @@ describe("strata ingest", () => {
 
   it("skips a file that it has ingested once", async () => {
     const path = file("once.csv", "user_id,username\n961,ann\n");
-    const first = JSON.parse((await run(["ingest", "users", path, "--once", "--json"])).stdout) as any;
+    const first = JSON.parse((await run(["ingest", "users", path, "--once", "--json"])).stdout);
     const again = await run(["ingest", "users", path, "--once"]);
     expect(again.code).toBe(0);
     expect(again.stdout).toMatch(
