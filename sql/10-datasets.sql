@@ -587,6 +587,8 @@ begin
       coalesce((select string_agg(d.dataset, ', ' order by d.place, d.dataset) from strata.datasets d), 'none')
       using errcode = 'undefined_object';
   end if;
+  delete from strata.deletions d where d.dataset = remove_dataset.dataset;
+  delete from strata.snapshots s where s.dataset = remove_dataset.dataset;
   perform strata.order_datasets();
 end
 $$;

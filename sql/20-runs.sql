@@ -192,6 +192,9 @@ begin
   on conflict (step) where status = 'queued' and step not in ('ingest', 'retry')
   do update set
     arguments = r.arguments || excluded.arguments || jsonb_strip_nulls(jsonb_build_object(
+      'from', least(r.arguments ->> 'from', excluded.arguments ->> 'from'),
+      'to', greatest(r.arguments ->> 'to', excluded.arguments ->> 'to'),
+      'replays', nullif(coalesce(r.arguments -> 'replays', '[]') || coalesce(excluded.arguments -> 'replays', '[]'), '[]'),
       'full', nullif(coalesce((r.arguments ->> 'full')::boolean, false) or coalesce((excluded.arguments ->> 'full')::boolean, false), false),
       'daysToKeep', case when r.step = 'cleanup' then
         least(coalesce((r.arguments ->> 'daysToKeep')::integer, 30), coalesce((excluded.arguments ->> 'daysToKeep')::integer, 30)) end
@@ -237,7 +240,7 @@ comment on function strata.start_ingest_run(text, text, text, jsonb) is 'Starts 
 -- The name of the file and the limit say nothing about what lands.
 create or replace function strata.find_same_load(dataset text, arguments jsonb)
 returns bigint
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   same strata.runs;
 begin

@@ -244,7 +244,8 @@ $$;
 
 comment on type strata.merge_statements is 'Statements that take rows of one dataset from staging into production.';
 
-create or replace function strata.merge_statements(dataset text)
+drop function if exists strata.merge_statements(text);
+create or replace function strata.merge_statements(dataset text, is_replay boolean default false)
 returns strata.merge_statements
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -286,6 +287,7 @@ declare
   compared text;              -- the rows of a range beside those of production
   assigned text;
   in_range text;
+  differs text;
 begin
   has_reasons := source <> raw
     and exists (select from pg_attribute a where a.attrelid = source and a.attname = 'reasons' and not a.attisdropped)
@@ -561,7 +563,8 @@ begin
     statements.taken := format($sql$
       select case when exists (select from %s p join pg_temp.strata_batch b on %s where b.ingest_seq = $1 and p.source_seq >= $1) then '{}'
                   else array_remove(array[%s]::text[], null) end
-    $sql$, production, strata.columns_equal(production, key_names, 'p', 'b'), array_to_string(taken, ', '));
+    $sql$, production, strata.columns_equal(production, key_names, 'p', 'b') || case when is_replay then ' and p.source_seq <> b.ingest_seq' else '' end,
+      array_to_string(taken, ', '));
     -- With a row, every row of the same key: one that gives a value up, too.
     statements.contested := format($sql$
       with contested (strata_seq, %1$s) as materialized (%2$s)
@@ -576,6 +579,8 @@ begin
     || case when drawn <> '{}' then format(', case when num_nulls(%s) > 0 then b.ingest_seq end', array_to_string(array(select 'b.' || d from unnest(drawn) d), ', ')) else '' end;
   in_range := 'b.strata_reasons = ''{}'' and b.ingest_seq between $1 and $2 and b.ingest_seq <> all ($3)';
 
+  differs := case when compared_new = '{}' then 'false'
+    else format('(%s) is distinct from (%s)', array_to_string(compared_old, ', '), array_to_string(compared_new, ', ')) end;
   -- The row of production is looked up by its key, whatever the size of the table (offset 0).
   compared := format($sql$
     with latest as (
@@ -587,12 +592,10 @@ begin
       select l.*, t.strata_found is null as strata_is_new, %3$s as strata_changed, t.strata_source <> l.strata_source as strata_is_foreign
       from latest l
       left join lateral (select true as strata_found, p.* from %4$s p where %5$s offset 0) t on true
-      where t.strata_found is null or t.source_seq is null or t.source_seq < l.ingest_seq
+      where t.strata_found is null or t.source_seq is null or t.source_seq < l.ingest_seq %6$s
     )$sql$,
-    one_row, in_range,
-    case when compared_new = '{}' then 'false' else format('(%s) is distinct from (%s)', array_to_string(compared_old, ', '), array_to_string(compared_new, ', ')) end,
-    production,
-    strata.columns_equal(production, key_names, 'p', 'l'));
+    one_row, in_range, differs, production, strata.columns_equal(production, key_names, 'p', 'l'),
+    case when is_replay then format('or (t.source_seq = l.ingest_seq and %s)', differs) else '' end);
   assigned := coalesce(nullif(array_to_string(updated, ', '), '') || ',', '');
   statements.merge := format($sql$
     %1$s, inserted as (
@@ -602,7 +605,7 @@ begin
     ), updated as (
       update %3$s t set %6$s source_seq = c.ingest_seq, strata_source = c.strata_source
       from compared c
-      where not c.strata_is_new and %7$s and (t.source_seq is null or t.source_seq < c.ingest_seq)
+      where not c.strata_is_new and %7$s and (t.source_seq is null or t.source_seq %8$s c.ingest_seq)
       returning c.strata_changed, c.strata_is_foreign
     )
     select i.amount + u.changed, u.changed, u.foreigners, (select count(*) from pg_temp.strata_batch b where %2$s) - i.amount - u.amount
@@ -611,7 +614,7 @@ begin
                  count(*) filter (where strata_changed and strata_is_foreign) as foreigners from updated) u
   $sql$,
     compared, in_range, production, array_to_string(written, ', '), array_to_string(inserted, ', '), assigned,
-    strata.columns_equal(production, key_names, 't', 'c'));
+    strata.columns_equal(production, key_names, 't', 'c'), case when is_replay then '<=' else '<' end);
   statements.probes := array[
     format($sql$
       %1$s
@@ -623,8 +626,8 @@ begin
       %1$s
       update %2$s t set %3$s source_seq = setval('pg_temp.strata_probed', c.ingest_seq), strata_source = c.strata_source
       from (select * from compared c where not c.strata_is_new order by c.ingest_seq offset 0) c
-      where %4$s and (t.source_seq is null or t.source_seq < c.ingest_seq)
-    $sql$, compared, production, assigned, strata.columns_equal(production, key_names, 't', 'c'))
+      where %4$s and (t.source_seq is null or t.source_seq %5$s c.ingest_seq)
+    $sql$, compared, production, assigned, strata.columns_equal(production, key_names, 't', 'c'), case when is_replay then '<=' else '<' end)
   ];
   -- The last record of a key was compared with the row in production, each other one is with the next.
   statements.superseded := format($sql$
@@ -653,7 +656,7 @@ begin
 end
 $$;
 
-comment on function strata.merge_statements(text) is 'Makes the statements of a dataset from its columns, constraints, indexes and mapping view.';
+comment on function strata.merge_statements(text, boolean) is 'Makes the statements of a dataset from its columns, constraints, indexes and mapping view; in a replay, a record replaces what it has made before.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- The batches
@@ -1403,6 +1406,81 @@ end
 $$;
 
 comment on function strata.transform_batch(bigint, text, xid8, integer, real) is 'Takes over the next rows of a dataset; no rows read means that there are none left below the given transaction.';
+
+-- ------------------------------------------------------------------------------------------------------
+-- Replays
+-- ------------------------------------------------------------------------------------------------------
+
+-- Raw rows that have been taken are taken again, by the mapping and the rules of today. A record replaces what it has
+-- made itself, and what older ones have; the watermark stays.
+create or replace function strata.replay_batch(
+  run_id bigint, dataset text, since timestamp, until timestamp, inout after_xid xid8, inout after_seq bigint,
+  batch_size integer default 20000, out rows_read bigint
+)
+language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' as $$
+declare
+  mark strata.datasets;
+  raw regclass := strata.raw_table(dataset);
+  statements strata.merge_statements;
+  words jsonb;
+  first_xid xid8;
+  first_seq bigint;
+  last_xid xid8;
+  last_seq bigint;
+  part record;
+  done record;
+begin
+  perform strata.enter_batch(run_id);
+  perform strata.check_dataset(dataset);
+  execute 'discard plans';
+  set constraints all immediate;
+  select * into strict mark from strata.datasets d where d.dataset = replay_batch.dataset for update;
+  -- The next rows of the time, up to the first one of another time.
+  execute format($sql$
+    with first as (
+      select r.ingest_xid, r.ingest_seq from %1$s r
+      where (r.ingest_xid, r.ingest_seq) > ($1, $2) and (r.ingest_xid, r.ingest_seq) <= ($3, $4)
+        and r.ingested_at >= coalesce($5, r.ingested_at) and r.ingested_at < coalesce($6, 'infinity')
+      order by r.ingest_xid, r.ingest_seq limit 1
+    ), next as (
+      select r.ingest_xid, r.ingest_seq, r.ingested_at >= coalesce($5, r.ingested_at) and r.ingested_at < coalesce($6, 'infinity') as is_asked
+      from %1$s r, first f
+      where (r.ingest_xid, r.ingest_seq) >= (f.ingest_xid, f.ingest_seq) and (r.ingest_xid, r.ingest_seq) <= ($3, $4)
+      order by r.ingest_xid, r.ingest_seq limit $7
+    ), asked as (
+      select n.*, bool_and(n.is_asked) over (order by n.ingest_xid, n.ingest_seq) as is_in, row_number() over (order by n.ingest_xid, n.ingest_seq) as place
+      from next n
+    )
+    select f.ingest_xid, f.ingest_seq - 1, a.ingest_xid, a.ingest_seq, a.place
+    from first f, asked a where a.is_in order by a.place desc limit 1
+  $sql$, raw)
+  into first_xid, first_seq, last_xid, last_seq, rows_read using after_xid, after_seq, mark.xid, mark.seq, since, until, batch_size;
+  rows_read := coalesce(rows_read, 0);
+  if rows_read = 0 then
+    return;
+  end if;
+  statements := strata.merge_statements(dataset, true);
+  words := strata.reason_words(dataset);
+  for part in select * from strata.window_parts(dataset, first_xid, first_seq, last_xid, last_seq, null) where operation is distinct from 'replace' loop
+    select * into done
+    from strata.take_window(run_id, dataset, statements, words, part.after_xid, part.after_seq, part.last_xid, part.last_seq, batch_size, part.operation);
+    perform strata.count_batch(run_id, done.rows_read, done.rows_written, done.rows_rejected, done.rows_deleted, null, dataset,
+                               done.rows_replaced, done.rows_replaced_from_other_source);
+  end loop;
+  -- What was in quarantine and is taken now. Entries that are given back to the transform are its to decide.
+  execute format($sql$
+    delete from staging.quarantine q using %s r
+    where q.dataset = $1 and q.stage = 'transform' and q.retried_at is null and q.raw_id = r.%I and q.run_id is distinct from $6
+      and (r.ingest_xid, r.ingest_seq) > ($2, $3) and (r.ingest_xid, r.ingest_seq) <= ($4, $5)
+  $sql$, raw, strata.raw_id_column(dataset))
+  using dataset, first_xid, first_seq, last_xid, last_seq, run_id;
+  after_xid := last_xid;
+  after_seq := last_seq;
+end
+$$;
+
+comment on function strata.replay_batch(bigint, text, timestamp, timestamp, xid8, bigint, integer) is
+  'Takes the next raw rows of a time again, after a place in the order of arrival; no rows read means that there are none left.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- Trying

@@ -77,7 +77,10 @@ comment on function strata.can_refresh_concurrently(regclass) is 'Whether a mate
 --
 -- REFRESH … CONCURRENTLY compares all rows, however few have changed. What can be spared is sorting them on disk, and
 -- sampling them for statistics that do not change how they are compared.
-create or replace function strata.refresh("full" boolean default false, run_id bigint default null)
+drop function if exists strata.refresh(boolean, bigint);
+create or replace function strata.refresh(
+  "full" boolean default false, run_id bigint default null, from_date date default null, to_date date default null
+)
 returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp set timezone = 'UTC' set plan_cache_mode = force_custom_plan set jit = off set default_statistics_target = 1 as $$
@@ -93,6 +96,10 @@ declare
   memory text := current_setting('work_mem');
 begin
   perform strata.enter_batch(refresh.run_id);
+  if num_nulls(from_date, to_date) = 1 or from_date > to_date or to_date - from_date > 36600 then
+    raise exception 'A range of days has a first and a last one, and a hundred years at most; given: % to %.', coalesce(from_date::text, 'nothing'), coalesce(to_date::text, 'nothing')
+      using errcode = 'invalid_parameter_value';
+  end if;
   -- One refresh at a time; whoever reads is not kept waiting.
   perform pg_advisory_xact_lock(hashtextextended('strata:refresh', 0));
   perform set_config('strata.refreshing', 'yes', true);
@@ -112,6 +119,13 @@ begin
       end if;
       select * into strict m from strata.metrics x where x.metric = step.metric;
       stale := case when "full" then null else strata.stale_partitions(m.metric, true) end;
+      -- Days that were asked for, whether anything of them changed or not.
+      if from_date is not null and exists (select from pg_attribute a where a.attrelid = strata.metric_table(m)::regclass and m.mode = 'partition'
+                                           and a.attname = m.partition_column and a.atttypid = 'date'::regtype) then
+        select array_agg(distinct x.day) into stale
+        from (select unnest(stale) as day union all select to_char(d, 'YYYY-MM-DD') from generate_series(from_date, to_date, interval '1 day') d) x
+        where stale is not null;
+      end if;
       rows_of_metric := 0;
       if stale is null or stale <> '{}' then
         rows_of_metric := strata.compute_metric(m.metric, stale);
@@ -154,4 +168,5 @@ begin
 end
 $$;
 
-comment on function strata.refresh(boolean, bigint) is 'Brings metrics and materialized views up to date and returns how many rows were computed; full computes all of them.';
+comment on function strata.refresh(boolean, bigint, date, date) is
+  'Brings metrics and materialized views up to date and returns how many rows were computed; full computes all of them, two dates the days between them of metrics by day.';

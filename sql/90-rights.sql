@@ -117,4 +117,4 @@ grant execute on function strata.stale_partitions(text, boolean), strata.stale_r
 
 grant execute on function strata.start_run(text, text, text, jsonb, bigint) to strata_operator;
 grant execute on function analytics.discard_quarantined(bigint[], text, boolean, text) to strata_operator;
-grant execute on function strata.start_ingest_run(text, text, text, jsonb), strata.find_same_load(text, jsonb) to strata_ingestor, strata_operator;
+grant execute on function strata.start_ingest_run(text, text, text, jsonb) to strata_ingestor, strata_operator;

@@ -29,6 +29,24 @@ export function parseObject(value: string): string {
   throw new InvalidArgumentError('Allowed: a JSON object, such as \'{"email": "ann@example.com"}\'.');
 }
 
+export function parseDate(value: string): string {
+  const date = /^\d{4}-\d{2}-\d{2}$/.test(value) ? new Date(`${value}T00:00Z`) : undefined;
+  if (date && !Number.isNaN(date.getTime()) && date.toISOString().startsWith(value)) return value;
+  throw new InvalidArgumentError("Allowed: a day as in ISO 8601, such as 2026-01-31.");
+}
+
+/** ISO 8601; without a zone it is UTC. */
+export function parseTime(value: string): string {
+  const [, date, time = "00:00", zone = "Z"] =
+    /^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6})?)?)(Z|[+-]\d{2}:\d{2})?)?$/.exec(value) ??
+    [];
+  const text = `${date}T${time}${zone}`;
+  if (date !== undefined && !Number.isNaN(Date.parse(text))) return text;
+  throw new InvalidArgumentError(
+    "Allowed: a date or time as in ISO 8601, such as 2026-01-31 or 2026-01-31T08:00Z.",
+  );
+}
+
 export function parseDays(value: string): number {
   const days = Number(value);
   if (/^\d+$/.test(value) && days <= 36_500) return days;

@@ -8,7 +8,9 @@ import { stoppable } from "./stop-signal.ts";
 import { withDatabase } from "./with-database.ts";
 
 export async function printStep(
-  request: Pick<RunRequest, "step" | "full"> & { daysToKeep?: number | undefined },
+  request: Pick<RunRequest, "step" | "full" | "from" | "to" | "replays"> & {
+    daysToKeep?: number | undefined;
+  },
   options: { json?: boolean },
 ): Promise<void> {
   const run = stoppable("run", (signal) =>
@@ -16,6 +18,9 @@ export async function printStep(
       runStep(pool, {
         step: request.step,
         full: request.full,
+        from: request.from,
+        to: request.to,
+        replays: request.replays,
         retention: request.step === "cleanup" ? retentionOf(config, request.daysToKeep) : undefined,
         trigger: "cli",
         actor: userInfo().username,

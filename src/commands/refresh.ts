@@ -1,9 +1,29 @@
 import type { Command } from "commander";
+import { badOption } from "../ingest/faults.ts";
+import { parseDate } from "./options.ts";
 import { printStep } from "./pipeline.ts";
+
+interface RefreshOptions {
+  json?: boolean;
+  full?: boolean;
+  from?: string;
+  to?: string;
+}
+
+async function refresh(options: RefreshOptions): Promise<void> {
+  const { full = false, from, to } = options;
+  if ((from === undefined) !== (to === undefined) || (from ?? "") > (to ?? ""))
+    throw badOption(`A range has --from and --to, the first and the last day; given: ${from} to ${to}`);
+  await printStep({ step: "refresh", full, from, to }, options);
+}
 
 export const refreshCommand = (command: Command): Command =>
   command
     .option("--full", "rebuild everything, not only what changed")
-    .action((options: { json?: boolean; full?: boolean }) =>
-      printStep({ step: "refresh", full: options.full ?? false }, options),
-    );
+    .option(
+      "--from <day>",
+      "compute the days of a range again in metrics by day, besides what changed",
+      parseDate,
+    )
+    .option("--to <day>", "last day of the range", parseDate)
+    .action(refresh);

@@ -1,5 +1,32 @@
 import type { Command } from "commander";
+import { badOption } from "../ingest/faults.ts";
+import { parseTime } from "./options.ts";
 import { printStep } from "./pipeline.ts";
 
+interface TransformOptions {
+  json?: boolean;
+  replay?: boolean;
+  since?: string;
+  until?: string;
+}
+
+async function transform(dataset: string | undefined, options: TransformOptions): Promise<void> {
+  const { replay, since, until } = options;
+  if (!replay && (dataset ?? since ?? until) !== undefined)
+    throw badOption("A dataset, --since and --until are for --replay; without it all new rows are taken");
+  if (replay && dataset === undefined)
+    throw badOption("Say which dataset to replay: transform <dataset> --replay");
+  const replays = replay ? [{ dataset: dataset!, since, until }] : undefined;
+  await printStep({ step: "transform", replays }, options);
+}
+
 export const transformCommand = (command: Command): Command =>
-  command.action((options: { json?: boolean }) => printStep({ step: "transform" }, options));
+  command
+    .argument("[dataset]", "dataset to replay, such as users")
+    .option(
+      "--replay",
+      "take rows of the dataset that are in staging still again, by the mapping and the rules of today, then the new rows",
+    )
+    .option("--since <time>", "replay rows that arrived at or after this time, such as 2026-01-31", parseTime)
+    .option("--until <time>", "replay rows that arrived before this time", parseTime)
+    .action(transform);

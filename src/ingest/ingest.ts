@@ -326,16 +326,21 @@ export async function startRun(
   const { sourceSystem, sourceName, map, dateFormat, operation, maxRejected, sha256 } = options;
   const { role, trigger, actor } = options;
   const given = { sourceSystem, sourceName, map, dateFormat, operation, maxRejected, sha256 };
+  if (sha256 !== undefined) {
+    const { rows } = await client.query<{ id: string | null }>("select strata.find_same_load($1, $2) as id", [
+      dataset,
+      JSON.stringify(given),
+    ]);
+    if (rows[0]!.id !== null) return { id: rows[0]!.id, isOld: true };
+  }
   await client.query("select set_config('role', $1, true), set_config('strata.sub', $2, true)", [
     role ?? "none",
     actor ?? "",
   ]);
-  const { rows } = await client.query<{ id: string; isOld: boolean }>(
-    `select run_id as id, run_id is not distinct from same.run as "isOld"
-     from (select case when $4::jsonb ? 'sha256' then strata.find_same_load($1, $4) end as run) same,
-          coalesce(same.run, strata.start_ingest_run($1, $2, $3, $4)) run_id`,
+  const { rows } = await client.query<{ id: string }>(
+    "select strata.start_ingest_run($1, $2, $3, $4) as id",
     [dataset, trigger, actor ?? null, JSON.stringify(given)],
   );
   await client.query("select set_config('role', 'none', true)");
-  return rows[0]!;
+  return { id: rows[0]!.id, isOld: false };
 }

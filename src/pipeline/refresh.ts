@@ -2,8 +2,15 @@
 import { patiently } from "./batch.ts";
 import type { Work } from "./runs.ts";
 
-export async function refresh({ pool, runId, arguments: { full }, afterBatch }: Work): Promise<void> {
-  await patiently(() => pool.query("select strata.refresh($1, $2)", [full ?? false, runId]));
+export async function refresh({
+  pool,
+  runId,
+  arguments: { full, from, to },
+  afterBatch,
+}: Work): Promise<void> {
+  await patiently(() =>
+    pool.query("select strata.refresh($1, $2, $3, $4)", [full ?? false, runId, from ?? null, to ?? null]),
+  );
   await afterBatch();
   const { rows } = await pool.query<{ message: string }>(
     `select format('The metric %s could not be computed: %s', metric, error) as message from strata.metrics where error is not null

@@ -31,6 +31,13 @@ export interface Run {
   error: string | null;
 }
 
+/** Rows that arrived from a time on and before another, in ISO 8601. */
+export interface Replay {
+  dataset: string;
+  since?: string | undefined;
+  until?: string | undefined;
+}
+
 export interface RunRequest {
   step: Step;
   trigger: "cli" | "api" | "schedule" | "sample";
@@ -38,9 +45,14 @@ export interface RunRequest {
   /** Role under which strata.start_run is called: the database refuses those who may not. */
   role?: string;
   full?: boolean;
+  /** First and last day that a refresh computes again, whether anything of them changed or not. */
+  from?: string | undefined;
+  to?: string | undefined;
   /** Days that rows, runs and rejected rows are kept: arguments of a cleanup. */
   retention?: Partial<Retention> | undefined;
   retry?: RetryArguments;
+  /** Raw rows that a transform takes again before the new ones. */
+  replays?: Replay[] | undefined;
   /** Corrections of a retry, as JSON. They may be personal: a run shows its arguments to readers, but not these. */
   patch?: string;
   onProgress?: (run: Run) => void;
@@ -57,7 +69,8 @@ export interface RunOptions {
 export interface Work {
   pool: Pool;
   runId: string;
-  arguments: { full?: boolean } & Partial<Retention> & RetryArguments;
+  arguments: { full?: boolean; from?: string; to?: string; replays?: Replay[] } & Partial<Retention> &
+    RetryArguments;
   patch?: string;
   /** Between batches: throws if the run was stopped, and reports progress. */
   afterBatch: () => Promise<void>;
@@ -192,14 +205,14 @@ async function pipeline({ pool, runId }: Work, options: RunOptions): Promise<voi
 }
 
 async function startRun(client: PoolClient, request: RunRequest): Promise<{ id: string; status: string }> {
-  const { step, trigger, actor, full, retention, role, retry: selection } = request;
+  const { step, trigger, actor, full, from, to, replays, retention, role, retry: selection } = request;
   await client.query("select set_config('role', $1, true), set_config('strata.sub', $2, true)", [
     role ?? "none",
     actor ?? "",
   ]);
   const { rows } = await client.query<{ id: string; status: string }>(
     "select run_id as id, status from strata.start_run($1, $2, $3, $4)",
-    [step, trigger, actor ?? null, JSON.stringify({ full, ...retention, ...selection })],
+    [step, trigger, actor ?? null, JSON.stringify({ full, from, to, replays, ...retention, ...selection })],
   );
   await client.query("select set_config('role', 'none', true)");
   return rows[0]!;

@@ -14,7 +14,27 @@ interface Window {
   datasets: { dataset: string; rows: number }[];
 }
 
-export async function transform({ pool, runId, afterBatch }: Work): Promise<void> {
+/** Takes raw rows again that have been taken, by the mapping and the rules of today. */
+async function replay({ pool, runId, arguments: { replays = [] }, afterBatch }: Work): Promise<void> {
+  for (const { dataset, since, until } of replays) {
+    let read = "";
+    for (let after = { xid: "0", seq: "0" }; read !== "0";) {
+      const { rows } = await patiently(() =>
+        pool.query<{ xid: string; seq: string; read: string }>(
+          `select after_xid as xid, after_seq as seq, rows_read as read
+           from strata.replay_batch($1, $2, $3::timestamptz at time zone 'UTC', $4::timestamptz at time zone 'UTC', $5, $6, $7)`,
+          [runId, dataset, since ?? null, until ?? null, after.xid, after.seq, BATCH_ROWS],
+        ),
+      );
+      ({ read } = rows[0]!);
+      after = rows[0]!;
+      await afterBatch();
+    }
+  }
+}
+
+export async function transform(work: Work): Promise<void> {
+  const { pool, runId, afterBatch } = work;
   const failures = new Map<string, string>();
   let done = 0;
   let total = 0;
@@ -74,6 +94,7 @@ export async function transform({ pool, runId, afterBatch }: Work): Promise<void
 
   await pool.query("select strata.renumber_restored()");
   await dropFailedLoads(pool);
+  await replay(work);
   const { datasets, upperXid } = await openWindow();
   total = datasets.reduce((sum, { rows }) => sum + rows, 0);
   // The second pass is for rows that came before their parents, in another batch or in a dataset further on.

@@ -54,7 +54,13 @@ test("every reason that the code gives is in the table, and no other", () => {
     read("sql/40-transform.sql").split("function strata.error_reason")[1]!.slice(0, 700),
     /'(rejected_\w+)'/g,
   );
-  expect([...new Set([...typescript, ...sql, ...written])].sort()).toEqual(Object.keys(REASONS).sort());
+  const ofLoads = found(
+    read("sql/40-transform.sql"),
+    /(?:array\['|strata_reasons \|\| ')([a-z_]+)'(?:\]|::text)/g,
+  );
+  expect([...new Set([...typescript, ...sql, ...written, ...ofLoads])].sort()).toEqual(
+    Object.keys(REASONS).sort(),
+  );
 });
 
 test("docs/reference/http.md names every path of the server", () => {
