@@ -4,7 +4,7 @@ import tseslint from "typescript-eslint";
 const layers = [
   ["database", "embedded", "processes"],
   ["ingest", "pipeline", "sample", "add"],
-  ["graphql", "guard", "http", "worker", "doctor"],
+  ["graphql", "guard", "export", "http", "worker", "doctor"],
   ["commands"],
 ];
 const direction = layers.flatMap((folders, place) => {

@@ -60,6 +60,10 @@ const COMMANDS: Record<string, [description: string, load: () => Promise<Define>
     "show how fresh each dataset is, and the last runs",
     async () => (await import("./commands/status.ts")).statusCommand,
   ],
+  export: [
+    "write a table or metric as CSV, NDJSON or Parquet",
+    async () => (await import("./commands/export.ts")).exportCommand,
+  ],
   quarantine: [
     "list, retry or discard the rows that broke a rule",
     async () => (await import("./commands/quarantine.ts")).quarantineCommand,

@@ -158,6 +158,9 @@ const schema = z.object({
   // A JavaScript string holds 512 MB.
   MAX_RESPONSE_MB: integer(1, 256, 32),
   STATEMENT_TIMEOUT_MS: perCaller(forRoles(10_000), 86_400_000),
+  // Each holds a connection for as long as its client takes to read it.
+  MAX_EXPORTS: integer(0, 1000, 2),
+  EXPORT_TIMEOUT_MS: perCaller(forRoles(600_000), 86_400_000),
   TRANSFORM_CRON: cron("0 * * * *"),
   REFRESH_CRON: cron("15 2 * * *"),
   CLEANUP_CRON: cron("45 3 * * *"),

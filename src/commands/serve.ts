@@ -133,6 +133,7 @@ function shareOf(config: Config, processes: number): Config {
   return {
     ...config,
     MAX_CONCURRENT_OPERATIONS: share(config.MAX_CONCURRENT_OPERATIONS),
+    MAX_EXPORTS: share(config.MAX_EXPORTS),
     RESPONSE_CACHE_MB: share(config.RESPONSE_CACHE_MB),
     OPERATION_CACHE_MB: share(config.OPERATION_CACHE_MB),
   };

@@ -16,7 +16,10 @@ export const CONNECTIONS = {
   watch: 1,
 } as const;
 
-/** Connections of one `strata serve` to the primary, at most. */
-export const connectionsOf = ({ READ_DATABASE_URLS }: Pick<Config, "READ_DATABASE_URLS">): number =>
-  Object.values(CONNECTIONS).reduce((sum, count) => sum + count, 0) -
+/** Connections of one `strata serve` to the primary, at most; exports have MAX_EXPORTS of their own. */
+export const connectionsOf = ({
+  READ_DATABASE_URLS,
+  MAX_EXPORTS,
+}: Pick<Config, "READ_DATABASE_URLS" | "MAX_EXPORTS">): number =>
+  Object.values(CONNECTIONS).reduce((sum, count) => sum + count, MAX_EXPORTS) -
   (READ_DATABASE_URLS.length > 0 ? 0 : CONNECTIONS.watch);

@@ -24,7 +24,7 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
   },
   NOT_FOUND: {
     status: 404,
-    meaning: "There is no such path, dataset or row, or it is not visible to the role.",
+    meaning: "There is no such path, dataset, table or row, or it is not visible to the role.",
   },
   METHOD_NOT_ALLOWED: {
     status: 405,
@@ -93,7 +93,7 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
   TIMEOUT: {
     status: 400,
     meaning:
-      "A statement took longer than `STATEMENT_TIMEOUT_MS` and was cancelled; nothing of it was saved.",
+      "A statement took longer than `STATEMENT_TIMEOUT_MS`, or an export than `EXPORT_TIMEOUT_MS`, and was cancelled; nothing of it was saved.",
   },
   CANCELLED: { status: 400, meaning: "The client went away. Only logs and metrics see this code." },
   CONFLICT: { status: 400, meaning: "Another transaction changed or holds the same rows. Retry." },

@@ -32,6 +32,7 @@ import { refusal } from "./errors.ts";
 import { createGraphiqlPlugin, GRAPHIQL_PATH } from "./graphiql.ts";
 import { createHttpHandler } from "./http.ts";
 import { abortControllerOf, createGuardPlugin, requestOf } from "../guard/guard.ts";
+import { createRateLimit } from "../guard/rate-limit.ts";
 import { MAX_BODY_BYTES } from "../guard/document.ts";
 import { createObservationPlugin, type ObserveOptions } from "../http/observe.ts";
 import { createOperationCache } from "./operation-cache.ts";
@@ -62,7 +63,7 @@ export interface GraphqlOptions {
 }
 
 /** Settings of the transaction that every statement of a request runs in. */
-const settings = (config: Config, { role, databaseRole, json, subject }: Claims): Record<string, string> => ({
+export const settings = (config: Config, { role, databaseRole, json, subject }: Claims): Record<string, string> => ({
   role: databaseRole ?? "none",
   "strata.sub": subject,
   "request.jwt.claims": json,
@@ -149,6 +150,7 @@ export function createGraphql(options: GraphqlOptions) {
     maxCost: config.MAX_QUERY_COST,
   });
   const operationCache = createOperationCache(config.OPERATION_CACHE_MB * BYTES_PER_MB);
+  const spend = createRateLimit(config.RATE_LIMIT_COST, options.siblings);
   const persisted = createPersisted(config, requestOf);
   // The same object for the same claims: what a statement needs of it is made once.
   const settingsByClaims = new WeakMap<Claims, Record<string, string>>();
@@ -177,7 +179,7 @@ export function createGraphql(options: GraphqlOptions) {
       ...(options.observation ? [createObservationPlugin(options.observation)] : []),
       createTransactionsPlugin(operations),
       createPlansPlugin(operationCache),
-      createGuardPlugin(config, queue.enterTurn, operationCache, options.siblings),
+      createGuardPlugin(config, queue.enterTurn, operationCache, spend),
       createAnswersPlugin(),
       createReadsPlugin({
         config,
@@ -227,6 +229,8 @@ export function createGraphql(options: GraphqlOptions) {
     follow: (log: FastifyBaseLogger | undefined) => instance.follow((schema) => serv.setSchema(schema), log),
     pool: operations.pool,
     nodes,
+    /** The callers' budgets, for what is no operation of GraphQL. */
+    spend,
     isListening: () => notifications.isListening(),
     /** Replaces grafserv's handlers by ours; to be called before the WebSocket plugin, which wraps them. */
     addHandlersTo(app: FastifyInstance): void {

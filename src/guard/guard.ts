@@ -21,8 +21,7 @@ import {
   type CheckedDocument,
 } from "./document.ts";
 import type { EnterTurn } from "./queue.ts";
-import type { Siblings } from "../processes/siblings.ts";
-import { createRateLimit, identityOf } from "./rate-limit.ts";
+import { identityOf, type Spend } from "./rate-limit.ts";
 import { endAfter } from "../graphql/transactions.ts";
 
 declare global {
@@ -76,14 +75,13 @@ export function createGuardPlugin(
   config: Config,
   enterTurn: EnterTurn,
   operationCache: OperationCache,
-  siblings?: Siblings,
+  spend: Spend,
 ): GraphileConfig.Plugin {
   const limits = {
     maxDepth: config.MAX_QUERY_DEPTH,
     defaultPageSize: config.DEFAULT_PAGE_SIZE,
     maxPageSize: config.MAX_PAGE_SIZE,
   };
-  const spend = createRateLimit(config.RATE_LIMIT_COST, siblings);
   const checks = new WeakMap<GraphQLSchema, ReturnType<typeof createDocumentCheck>>();
 
   function checkDocument(schema: GraphQLSchema, query: string, request: FastifyRequest): CheckedDocument {

@@ -10,8 +10,9 @@ import { createFindRole } from "./database-roles.ts";
 import { addDrain } from "./drain.ts";
 import { handleError, refusal } from "../graphql/errors.ts";
 import { addPageRules, isPage } from "../graphql/graphiql.ts";
-import { createGraphql } from "../graphql/graphql.ts";
+import { createGraphql, settings } from "../graphql/graphql.ts";
 import { mayIntrospect } from "../guard/guard.ts";
+import { addExport } from "./export-route.ts";
 import { addHeaders } from "./headers.ts";
 import { addHealth, type Check } from "./health.ts";
 import { addIngest } from "./ingest-route.ts";
@@ -158,6 +159,14 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
       pool: database.pool,
       folder: config.DATASETS_DIR,
       maxBytes: options.maxProposedBytes,
+      stopping: lifecycle?.hurry,
+    });
+    await scope.register(addExport, {
+      config,
+      database,
+      getSchema: () => graphql.instance.getSchema(),
+      settingsOf: (claims: Claims) => settings(config, claims),
+      spend: graphql.spend,
       stopping: lifecycle?.hurry,
     });
     await scope.register((operations) => graphql.addTo(operations));
