@@ -28,7 +28,10 @@ interface ExportCommandOptions {
   json?: boolean;
 }
 
-async function claimsOf({ pool }: Database, { role: given, sub = userInfo().username }: ExportCommandOptions): Promise<Claims> {
+async function claimsOf(
+  { pool }: Database,
+  { role: given, sub = userInfo().username }: ExportCommandOptions,
+): Promise<Claims> {
   const known = toRole(given);
   const role = isRole(known) ? known : await createFindRole(pool)(given);
   if (role === undefined)
