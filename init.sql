@@ -32,6 +32,7 @@ select pg_advisory_xact_lock(hashtextextended('strata:schema', 0));
 \ir sql/80-views.sql
 \ir sql/82-run-events.sql
 \ir sql/85-files.sql
+\ir sql/88-logins.sql
 \ir sql/90-rights.sql
 \ir schema.sql
 commit;

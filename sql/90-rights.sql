@@ -76,6 +76,7 @@ begin
       perform strata.copy_comments(m);
     end if;
   end loop;
+  perform strata.follow_login_views();
   digest := strata.catalogue_digest();
   update strata.refresh_state s set catalogue_version = s.catalogue_version + 1, catalogue_digest = digest
   where s.catalogue_digest is distinct from digest returning s.catalogue_version into version;

@@ -76,6 +76,10 @@ const COMMANDS: Record<string, [description: string, load: () => Promise<Define>
     "print a bearer token for HTTP requests",
     async () => (await import("./commands/token.ts")).tokenCommand,
   ],
+  login: [
+    "make, list or drop logins for BI tools and psql",
+    async () => (await import("./commands/login.ts")).loginCommand,
+  ],
   doctor: [
     "check the database and the configuration, and say what to do",
     async () => (await import("./commands/doctor.ts")).doctorCommand,

@@ -119,6 +119,8 @@ const schema = z.object({
     .union([z.literal("auto"), integer(1, 64, 1)], { error: "expected a number from 1 to 64, or auto" })
     .default(1),
   DATA_DIR: z.string().default(".data"),
+  // On 127.0.0.1; for logins that `strata login create` has made.
+  EMBEDDED_PORT: z.coerce.number().int().min(1).max(65535).optional(),
   DATASETS_DIR: z.string().default("datasets"),
   HOST: z.string().default("127.0.0.1"),
   PORT: integer(0, 65535, 4000),
@@ -240,6 +242,10 @@ const CONTRADICTIONS: [applies: (config: z.output<typeof schema>) => boolean, me
   [
     ({ PROCESSES, DATABASE_URL }) => PROCESSES !== "auto" && PROCESSES > 1 && DATABASE_URL === undefined,
     "PROCESSES needs DATABASE_URL: the embedded database is served by one process",
+  ],
+  [
+    ({ EMBEDDED_PORT, DATABASE_URL }) => EMBEDDED_PORT !== undefined && DATABASE_URL !== undefined,
+    "EMBEDDED_PORT is a port of the embedded database; with DATABASE_URL, clients log in to that server",
   ],
   [
     (config) => config.PERSISTED_OPERATIONS_ONLY && config.PERSISTED_OPERATIONS_DIR === undefined,

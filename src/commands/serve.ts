@@ -145,7 +145,8 @@ async function open(
   { tellPeople, watched }: { tellPeople: Say; watched: string | undefined },
 ): Promise<Serving> {
   if (!config.DATABASE_URL) tellPeople(`Opening the embedded database in ${config.DATA_DIR} …`);
-  const database = await openDatabase(config);
+  const { EMBEDDED_PORT: databasePort } = config;
+  const database = await openDatabase(config, databasePort === undefined ? {} : { port: databasePort });
   try {
     if (database.shared)
       throw new Error(
@@ -156,6 +157,10 @@ async function open(
     if (database.embedded) {
       await migrateWorker(database.pool);
       await ensureSampleData(database.pool, tellPeople);
+      if (databasePort !== undefined)
+        tellPeople(
+          `The embedded database takes logins at 127.0.0.1:${databasePort} (npx strata-graphql login create)`,
+        );
     }
     const app = await createApp({ config, database, ...surroundings });
     return { app, database };

@@ -69,9 +69,10 @@ export function createOperationPool(
   return { pool, prepare: !pooled, maxBytes: MAX_RESPONSE_MB * BYTES_PER_MB };
 }
 
-export async function openDatabase(config: Config): Promise<Database> {
+/** Only a process that serves opens the embedded database's port for others. */
+export async function openDatabase(config: Config, { port }: { port?: number } = {}): Promise<Database> {
   if (!config.DATABASE_URL) {
-    const engine = await openEmbedded(config.DATA_DIR);
+    const engine = await openEmbedded(config.DATA_DIR, port);
     const pool = createPool(engine.connection, { connectionTimeoutMillis: ANSWER_MS });
     return {
       embedded: true,

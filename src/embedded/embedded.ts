@@ -79,7 +79,7 @@ function startEngine(options: EngineOptions): Promise<{ worker: Worker; message:
 }
 
 /** Opens the engine of `dataDir`, or connects to the one that a running process has already opened. */
-export async function openEmbedded(dataDir: string): Promise<Embedded> {
+export async function openEmbedded(dataDir: string, port?: number): Promise<Embedded> {
   let folder: string;
   try {
     mkdirSync(dataDir, { recursive: true, mode: 0o700 });
@@ -108,7 +108,7 @@ export async function openEmbedded(dataDir: string): Promise<Embedded> {
         close: () => Promise.resolve(release()),
         failed: new Promise(() => undefined),
       };
-    const { worker, message } = await startEngine({ dataDir: folder, socketPath });
+    const { worker, message } = await startEngine({ dataDir: folder, socketPath, port });
     if (message.state === "ready") {
       let closing = false;
       const exited = new Promise<unknown>((done) => worker.once("exit", done));

@@ -12,6 +12,8 @@ import { serveProtocol } from "./protocol.ts";
 export interface EngineOptions {
   dataDir: string;
   socketPath: string;
+  /** Where guests find it; nowhere if not set. */
+  port?: number | undefined;
 }
 export type EngineMessage =
   { state: "ready" } | { state: "locked" } | { state: "held" } | { state: "failed"; message: string };
@@ -20,7 +22,7 @@ export type EngineRequest = "close" | "close at once";
 
 const HELD_POLL_MS = 100;
 
-const { dataDir, socketPath } = workerData as EngineOptions;
+const { dataDir, socketPath, port } = workerData as EngineOptions;
 const tell = (message: EngineMessage): void => parentPort!.postMessage(message);
 
 /**
@@ -47,7 +49,7 @@ async function main(): Promise<void> {
   await db.exec("set timezone = 'UTC'");
   mkdirSync(dirname(socketPath), { recursive: true, mode: 0o700 });
   rmSync(socketPath, { force: true });
-  const server = await serveProtocol(db, socketPath);
+  const server = await serveProtocol(db, socketPath, port);
   // Whoever reaches the socket is a superuser of the engine.
   chmodSync(socketPath, 0o600);
   let timer: NodeJS.Timeout | undefined;

@@ -3,8 +3,19 @@
 // a transaction keeps the engine until it ends; each connection has prepared-statement names of its own;
 // COPY FROM STDIN is handed over whole (the engine cannot wait for input); notifications reach everyone.
 // A connection that starts no session holds the engine: that is how other processes say that they work on it.
-import { createServer, type Socket } from "node:net";
+// Guests come by a port and with a password (guests.ts).
+import { createServer, type Server, type Socket } from "node:net";
 import type { PGlite } from "@electric-sql/pglite";
+import {
+  admit,
+  entering,
+  harmless,
+  leaving,
+  parametersOf,
+  SETTINGS,
+  settingsOf,
+  type Guest,
+} from "./guests.ts";
 
 interface Connection {
   id: number;
@@ -15,12 +26,19 @@ interface Connection {
   statements: Set<string>;
   copying: boolean;
   closed: boolean;
+  /** Came by the port, and is no guest before it has said who it is. */
+  isForeign: boolean;
+  guest?: Guest;
+  /** What its client has said of itself; set while its password is awaited. */
+  parameters?: Map<string, string>;
 }
 
 interface Job {
   connection: Connection;
   message: Buffer;
   stripCopyResponse: boolean;
+  /** Takes the answer in the client's place. */
+  done?: (output: Buffer) => void;
 }
 
 export interface ProtocolServer {
@@ -36,6 +54,14 @@ const GSS_REQUEST = 80877104;
 const CANCEL_REQUEST = 80877102;
 const MAX_COPY_BYTES = 256 * 1024 * 1024;
 const IDLE_IN_TRANSACTION_MS = 120_000;
+/** Milliseconds in which a guest's open transaction may keep everybody waiting without a statement. */
+const GUEST_IDLE_IN_TRANSACTION_MS = 15_000;
+/** Milliseconds in which a guest must have said its password. */
+const GREETING_MS = 10_000;
+/** Milliseconds before a wrong password is answered; more slow down guessing, and those who mistype. */
+const WRONG_PASSWORD_MS = 1_000;
+const MAX_GREETING_BYTES = 10_000;
+const GUESTS_ADDRESS = "127.0.0.1";
 
 const frame = (type: string, body: Buffer = Buffer.alloc(0)): Buffer => {
   const head = Buffer.alloc(5);
@@ -45,11 +71,37 @@ const frame = (type: string, body: Buffer = Buffer.alloc(0)): Buffer => {
 };
 const text = (...values: string[]): Buffer => Buffer.from(values.map((value) => `${value}\0`).join(""));
 const READY = frame("Z", Buffer.from("I"));
+const CLEARTEXT_PASSWORD = frame("R", Buffer.from([0, 0, 0, 3]));
 const COPY_IN = frame("G", Buffer.from([0, 0, 0]));
 const isCopyIn = (sql: string): boolean => /^\s*copy\b[^;]*\bfrom\s+stdin\b/i.test(sql);
 
-/** Serves `db` on a Unix socket; resolves once it listens. */
-export async function serveProtocol(db: PGlite, path: string): Promise<ProtocolServer> {
+function hasFailed(output: Buffer): boolean {
+  for (let at = 0; at + 5 <= output.length; at += 1 + output.readInt32BE(at + 1))
+    if (output[at] === 0x45) return true;
+  return false;
+}
+
+/** Values of the rows in an answer of the simple protocol. */
+function rowsOf(output: Buffer): (string | null)[][] {
+  const rows: (string | null)[][] = [];
+  for (let at = 0; at + 5 <= output.length;) {
+    const end = at + 1 + output.readInt32BE(at + 1);
+    if (output[at] === 0x44) {
+      const row: (string | null)[] = [];
+      for (let cell = at + 7; cell < end;) {
+        const length = output.readInt32BE(cell);
+        row.push(length < 0 ? null : output.toString("utf8", cell + 4, cell + 4 + length));
+        cell += 4 + Math.max(length, 0);
+      }
+      rows.push(row);
+    }
+    at = end;
+  }
+  return rows;
+}
+
+/** Serves `db` on a Unix socket, and to guests on a port; resolves once it listens. */
+export async function serveProtocol(db: PGlite, path: string, port?: number): Promise<ProtocolServer> {
   const serverVersion = (await db.query<{ server_version: string }>("show server_version")).rows[0]!
     .server_version;
   const connections = new Set<Connection>();
@@ -59,7 +111,31 @@ export async function serveProtocol(db: PGlite, path: string): Promise<ProtocolS
   let running = false;
   let nextId = 1;
 
+  /** The session's settings without guests. */
+  const sessionSettings = settingsOf((await db.query<string[]>(SETTINGS, [], { rowMode: "array" })).rows);
+
+  /** In the turn of the connection, like its own messages. */
+  const ask = (connection: Connection, sql: string): Promise<(string | null)[][]> =>
+    new Promise((done) => {
+      const message = frame("Q", text(sql));
+      queue.push({ connection, message, stripCopyResponse: false, done: (output) => done(rowsOf(output)) });
+      void run();
+    });
+
+  async function letIn(connection: Connection, password: string): Promise<void> {
+    const parameters = connection.parameters!;
+    const connectedAs = (login: string): number =>
+      [...connections].filter(({ guest }) => guest?.login === login).length;
+    const found = await admit((sql) => ask(connection, sql), parameters, password, connectedAs);
+    if ("code" in found)
+      return void setTimeout(() => refuse(connection, found.code, found.message), WRONG_PASSWORD_MS).unref();
+    connection.guest = found;
+    connection.socket.setTimeout(0);
+    greet(connection);
+  }
+
   function greet(connection: Connection): void {
+    const { guest } = connection;
     const parameters = {
       server_version: serverVersion,
       server_encoding: "UTF8",
@@ -69,8 +145,8 @@ export async function serveProtocol(db: PGlite, path: string): Promise<ProtocolS
       TimeZone: "UTC",
       integer_datetimes: "on",
       standard_conforming_strings: "on",
-      is_superuser: "on",
-      session_authorization: "postgres",
+      is_superuser: guest ? "off" : "on",
+      session_authorization: guest?.login ?? "postgres",
     };
     connection.started = true;
     connection.socket.write(
@@ -111,7 +187,17 @@ export async function serveProtocol(db: PGlite, path: string): Promise<ProtocolS
     connection.socket.destroySoon();
   }
 
-  function take(connection: Connection, type: string, message: Buffer): void {
+  /** A guest's statement, or what is said in its place. */
+  function ofGuest(type: string, message: Buffer): Buffer {
+    const start = type === "P" ? message.indexOf(0, 5) + 1 : 5;
+    const end = message.indexOf(0, start);
+    const instead = harmless(message.toString("utf8", start, end));
+    if (instead === undefined) return message;
+    return frame(type, Buffer.concat([message.subarray(5, start), text(instead), message.subarray(end + 1)]));
+  }
+
+  function take(connection: Connection, type: string, given: Buffer): void {
+    const message = connection.guest && "QP".includes(type) ? ofGuest(type, given) : given;
     if (connection.copying) {
       if (type === "S" || type === "H") return;
       connection.unit.push(message);
@@ -143,18 +229,29 @@ export async function serveProtocol(db: PGlite, path: string): Promise<ProtocolS
     connection.input = connection.input.length === 0 ? data : Buffer.concat([connection.input, data]);
     for (;;) {
       const { input } = connection;
-      if (input.length < (connection.started ? 5 : 8)) return;
-      const length = connection.started ? 1 + input.readInt32BE(1) : input.readInt32BE(0);
-      if (length < 4 || length > MAX_COPY_BYTES) return void connection.socket.destroy();
+      const isTyped = connection.started || connection.parameters !== undefined;
+      if (input.length < (isTyped ? 5 : 8)) return;
+      const length = isTyped ? 1 + input.readInt32BE(1) : input.readInt32BE(0);
+      const isGreeting = connection.isForeign && !connection.guest;
+      if (length < 4 || length > (isGreeting ? MAX_GREETING_BYTES : MAX_COPY_BYTES))
+        return void connection.socket.destroy();
       if (input.length < length) return;
       const message = input.subarray(0, length);
       connection.input = input.subarray(length);
       if (connection.started) take(connection, String.fromCharCode(message[0]!), message);
-      else {
+      else if (connection.parameters) {
+        const body = message.subarray(5);
+        const end = body.indexOf(0);
+        if (message[0] !== 0x70 || end < 0) return void connection.socket.destroy();
+        letIn(connection, body.toString("utf8", 0, end)).catch(() => connection.socket.destroy());
+      } else {
         const code = message.readInt32BE(4);
         if (code === SSL_REQUEST || code === GSS_REQUEST) connection.socket.write("N");
         else if (code === CANCEL_REQUEST) return void connection.socket.end();
-        else greet(connection);
+        else if (connection.isForeign) {
+          connection.parameters = parametersOf(message.subarray(8));
+          connection.socket.write(CLEARTEXT_PASSWORD);
+        } else greet(connection);
       }
     }
   }
@@ -169,8 +266,9 @@ export async function serveProtocol(db: PGlite, path: string): Promise<ProtocolS
       const type = String.fromCharCode(output[at]!);
       const message = output.subarray(at, end);
       at = end;
-      if (type === "A") for (const other of connections) other.socket.write(message);
-      else if (type === "G" && strip) strip = false;
+      if (type === "A") {
+        for (const other of connections) if (!other.isForeign) other.socket.write(message);
+      } else if (type === "G" && strip) strip = false;
       else {
         if (type === "Z") {
           // After an error the engine says twice that it is ready: for a pipelining client, an answer too many.
@@ -201,7 +299,7 @@ export async function serveProtocol(db: PGlite, path: string): Promise<ProtocolS
       connection &&
       setTimeout(
         () => refuse(connection, "25P03", "terminating connection due to idle-in-transaction timeout"),
-        IDLE_IN_TRANSACTION_MS,
+        connection.isForeign ? GUEST_IDLE_IN_TRANSACTION_MS : IDLE_IN_TRANSACTION_MS,
       ).unref();
   }
 
@@ -213,7 +311,24 @@ export async function serveProtocol(db: PGlite, path: string): Promise<ProtocolS
     ];
     connection.statements.clear();
     await execute(Buffer.concat(message));
+    if (connection.guest && owner === connection) await leave(connection.guest);
     if (owner === connection) own(undefined);
+  }
+
+  async function leave(guest: Guest): Promise<void> {
+    guest.settings = settingsOf(rowsOf(await execute(frame("Q", text(leaving(sessionSettings))))));
+  }
+
+  /** A unit of a connection; a guest's transaction stands between its settings and those of the session. */
+  async function perform({ connection, message, done }: Job): Promise<Buffer> {
+    const { guest } = connection;
+    if (!guest || done) return execute(message);
+    if (owner !== connection) {
+      const entered = await execute(frame("Q", text(entering(guest))));
+      // Its login has been dropped, say. Without its role the unit would run with all rights.
+      if (hasFailed(entered)) return entered;
+    }
+    return execute(message);
   }
 
   async function run(): Promise<void> {
@@ -228,7 +343,13 @@ export async function serveProtocol(db: PGlite, path: string): Promise<ProtocolS
           await release(job.connection);
           continue;
         }
-        const status = answer(job, await execute(job.message));
+        const output = await perform(job);
+        if (job.done) {
+          job.done(output);
+          continue;
+        }
+        const status = answer(job, output);
+        if (status === "I" && job.connection.guest) await leave(job.connection.guest);
         own(status === "I" ? undefined : job.connection);
         if (job.connection.closed) await release(job.connection);
         // Queries finish in microtasks: without this pause sockets and timers of this thread would starve.
@@ -239,8 +360,9 @@ export async function serveProtocol(db: PGlite, path: string): Promise<ProtocolS
     }
   }
 
-  const server = createServer((socket) => {
+  const accept = (socket: Socket, isForeign: boolean): void => {
     const connection: Connection = {
+      isForeign,
       id: nextId++,
       socket,
       started: false,
@@ -261,15 +383,31 @@ export async function serveProtocol(db: PGlite, path: string): Promise<ProtocolS
       queue.unshift({ connection, message: Buffer.alloc(0), stripCopyResponse: false });
       void run();
     });
+  };
+  const server = createServer((socket) => accept(socket, false));
+  const guests = createServer((socket) => {
+    socket.setTimeout(GREETING_MS, () => socket.destroy());
+    accept(socket, true);
   });
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
-    server.listen(path, resolve);
-  });
+  const listen = (on: Server, address: string | { port: number; host: string }): Promise<void> =>
+    new Promise((resolve, reject) => {
+      on.once("error", reject);
+      on.listen(address, resolve);
+    });
+  await listen(server, path);
+  if (port !== undefined)
+    await listen(guests, { port, host: GUESTS_ADDRESS }).catch((error: NodeJS.ErrnoException) => {
+      throw new Error(
+        error.code === "EADDRINUSE"
+          ? `port ${port} on ${GUESTS_ADDRESS} is in use; set EMBEDDED_PORT to a free one`
+          : `cannot listen on ${GUESTS_ADDRESS}:${port} (EMBEDDED_PORT): ${error.message}`,
+      );
+    });
   return {
-    isHeld: () => [...connections].some(({ started }) => !started),
+    isHeld: () => [...connections].some(({ started, isForeign }) => !started && !isForeign),
     close() {
       server.close();
+      guests.close();
       for (const connection of connections) refuse(connection, "57P01", CLOSED);
     },
   };
