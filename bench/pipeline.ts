@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import pg from "pg";
+import { compareExport } from "./export.ts";
 import { plot } from "./plot.ts";
 import { median, spread, table } from "./statistics.ts";
 
@@ -46,6 +47,7 @@ export async function comparePipeline(
     const parts: Record<string, () => Promise<string>> = {
       ingest: () => compareIngest(client, strata, folder, url.href, size, rounds),
       transform: () => compareTransform(client, strata, size, rounds),
+      export: () => compareExport(client, folder, url.href, size, rounds),
       triggers: () => compareTriggers(client, size, rounds),
       refresh: () => compareRefresh(client, size, rounds),
       metric: () => compareMetric(client, size, rounds),

@@ -1,5 +1,5 @@
 // npm run bench -- [--transactions 2000000] [--rounds 7] [--seconds 5] [--only nested,flat]
-// [--pipeline ingest,transform,triggers,refresh,metric] [--server URL]
+// [--pipeline ingest,transform,export,triggers,refresh,metric] [--server URL]
 import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { availableParallelism, cpus, totalmem } from "node:os";

@@ -30,6 +30,8 @@ export interface ExportRequest {
   /** Names of fields; all that the role may read if not given. */
   columns?: string[] | undefined;
   limit?: number | undefined;
+  /** Errors list the names that there are; not for whoever may not read the schema. */
+  mayList?: boolean | undefined;
 }
 
 /** A column as PostgreSQL has it. */
@@ -70,7 +72,7 @@ function tablesOf(schema: GraphQLSchema): Table[] {
   });
 }
 
-function findTable(schema: GraphQLSchema, name: string): Table {
+function findTable(schema: GraphQLSchema, { name, mayList = true }: ExportRequest): Table {
   const tables = tablesOf(schema);
   const found = tables.find(({ field }) => field.name === name);
   if (found) return found;
@@ -80,7 +82,7 @@ function findTable(schema: GraphQLSchema, name: string): Table {
   if (table) throw refusal("BAD_REQUEST", `"${name}" is several tables; allowed: ${names([table, other!])}`);
   throw refusal(
     "NOT_FOUND",
-    `There is no table or metric "${name.slice(0, 100)}"; allowed: ${names(tables)}, or the names of their tables`,
+    `There is no table or metric "${name.slice(0, 100)}"${mayList ? `; allowed: ${names(tables)}, or the names of their tables` : ""}`,
   );
 }
 
@@ -155,14 +157,16 @@ export async function selectionFor(
   request: ExportRequest,
   role: string,
 ): Promise<Selection> {
-  const table = findTable(schema, request.name);
+  const table = findTable(schema, request);
   const { field, resource } = table;
   const fields = fieldsOf(table);
+  const listed = (names: string[]): string =>
+    request.mayList === false ? "" : `; allowed: ${names.join(", ")}`;
   const unknown = request.columns?.find((name) => !fields.has(name));
   if (unknown !== undefined)
     throw refusal(
       "BAD_USER_INPUT",
-      `\`${field.name}\` has no column \`${unknown.slice(0, 100)}\`; allowed: ${[...fields.keys()].join(", ")}`,
+      `\`${field.name}\` has no column \`${unknown.slice(0, 100)}\`${listed([...fields.keys()])}`,
     );
   const { rows } = await pool.query<ColumnRow>(COLUMNS, [role, table.schema, table.relation]);
   const known = new Map(rows.map((row) => [row.name, row]));
@@ -177,8 +181,7 @@ export async function selectionFor(
   if (readable.length === 0)
     throw refusal("FORBIDDEN", `Your role (${role}) may not read \`${field.name}\``, { role });
   const names = request.columns ?? readable;
-  if (names.length === 0)
-    throw refusal("BAD_USER_INPUT", `No column is named; allowed: ${readable.join(", ")}`);
+  if (names.length === 0) throw refusal("BAD_USER_INPUT", `No column is named${listed(readable)}`);
   const twice = names.find((name, i) => names.indexOf(name) !== i);
   if (twice !== undefined) throw refusal("BAD_USER_INPUT", `The column \`${twice}\` is named twice`);
   for (const name of [...names, ...namesIn(request.filter)])

@@ -9,6 +9,7 @@ import { cancelled, type Settings } from "../database/adaptor.ts";
 import { EXPORT_FORMATS, isExportFormat, openExport, type ExportFormat } from "../export/export.ts";
 import type { ExportRequest } from "../export/select.ts";
 import { refusal } from "../graphql/errors.ts";
+import { mayIntrospect } from "../guard/guard.ts";
 import { identityOf, type Spend } from "../guard/rate-limit.ts";
 import type { Claims } from "./auth.ts";
 import { parametersOf } from "./body.ts";
@@ -138,7 +139,7 @@ export function addExport(
       const opened = await openExport({
         pool,
         schema: await getSchema(),
-        request: wanted,
+        request: { ...wanted, mayList: mayIntrospect(config, request) },
         format,
         settings: { ...settingsOf(claims), statement_timeout: String(maxMs) },
         signal,

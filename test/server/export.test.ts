@@ -415,6 +415,24 @@ test.runIf(isServer)("an error after the first byte ends without an end", async 
   await server.database.pool.query("drop view production.broken; select strata.reconcile()");
 });
 
+test("without the right to read the schema no error lists names", async () => {
+  const closed = await createTestApp({ INTROSPECTION_ROLES: "operator" });
+  try {
+    for (const path of [
+      "nothing.csv",
+      "users.csv?columns=nope",
+      "users.csv?columns=",
+      'users.csv?filter={"usernam":1}',
+    ]) {
+      const { body, statusCode } = await closed.inject({ url: `/export/${path}`, headers: closed.as.reader });
+      expect(statusCode).toBeGreaterThanOrEqual(400);
+      expect(body).not.toMatch(/transactions|country|username/);
+    }
+  } finally {
+    await closed.close();
+  }
+});
+
 test.runIf(isServer)("rows count against the caller's budget", async () => {
   const poor = await createTestApp({ RATE_LIMIT_COST: "reader=30000", MAX_QUERY_COST: "25000" }, {}, OWN);
   try {
