@@ -91,11 +91,13 @@ export async function compareExport(
         watch,
       );
     const copy = `\\copy (select ${COLUMNS} from production.transactions) to '${join(folder, "out.copy")}' csv header`;
-    const times = new Map(["copy", ...FORMATS].map((name) => [name, [] as number[]]));
+    const json = `\\copy (select row_to_json(r) from (select ${COLUMNS} from production.transactions) r) to '${join(folder, "out.json")}'`;
+    const times = new Map(["copy", "json", ...FORMATS].map((name) => [name, [] as number[]]));
     const peaks = new Map(FORMATS.map((name) => [name, [] as number[]]));
     for (const format of FORMATS) await get(format, () => undefined, "&limit=20000");
     for (let round = 0; round < rounds; round++) {
       times.get("copy")!.push(await timed("psql", ["-q", url, "-c", copy]));
+      times.get("json")!.push(await timed("psql", ["-q", url, "-c", json]));
       for (const format of FORMATS) {
         const before = megabytesOf(server.pid!);
         let peak = before;
@@ -104,16 +106,17 @@ export async function compareExport(
         peaks.get(format)!.push(peak - before);
       }
     }
+    const relative = (format: string, to: string): string =>
+      spread(times.get(format)!.map((time, i) => times.get(to)![i]! / time));
     const rows = FORMATS.map((format) => [
       format,
       `${(size / (median(times.get(format)!) / 1000)).toFixed(0)} rows/s`,
-      spread(times.get(format)!.map((time, i) => times.get("copy")![i]! / time)),
+      relative(format, "copy"),
+      format === "ndjson" ? relative(format, "json") : "",
       `${spread(peaks.get(format)!, 0)} MB`,
     ]);
-    return table(
-      ["export", "speed", "relative to `\\copy … to` (CSV)", "memory of the server grew by"],
-      rows,
-    );
+    const head = ["export", "speed", "relative to `\\copy … to` as CSV", "as JSON (`row_to_json`)"];
+    return table([...head, "memory of the server grew by"], rows);
   } finally {
     server.kill("SIGTERM");
     await new Promise((done) => server.once("exit", done));
