@@ -58,7 +58,7 @@ export interface Features {
   queries: Map<string, Field>;
   mutations: Map<string, Field>;
   /** Fields of the pipeline's own types; absent ones have none. */
-  fields: Record<"run" | "freshness" | "quarantined" | "dataset" | "lineage" | "runDataset", Set<string>>;
+  fields: Record<keyof typeof PIPELINE_TYPES, Set<string>>;
   /** Fields of the input types of the quarantine's mutations. */
   retryInput: Set<string>;
   discardInput: Set<string>;
@@ -71,6 +71,7 @@ const PIPELINE_TYPES = {
   dataset: "Dataset",
   lineage: "Lineage",
   runDataset: "RunDataset",
+  incident: "PipelineIncident",
 } as const;
 const PIPELINE_NAMES = new Set<string>(Object.values(PIPELINE_TYPES));
 
@@ -99,6 +100,7 @@ const CLOSED: Features = {
     dataset: new Set(),
     lineage: new Set(),
     runDataset: new Set(),
+    incident: new Set(),
   },
   retryInput: new Set(),
   discardInput: new Set(),
@@ -182,6 +184,7 @@ async function readFeatures(): Promise<Features> {
       dataset: names("dataset"),
       lineage: names("lineage"),
       runDataset: names("runDataset"),
+      incident: names("incident"),
     },
     retryInput: names("retryInput"),
     discardInput: names("discardInput"),

@@ -58,6 +58,21 @@ describeInBrowser("an operator", () => {
     expect(run!.arguments).toMatchObject({ daysToKeep: 7 });
   });
 
+  test("sees on the overview what is wrong, until it is over", async () => {
+    await studio.sql("select strata.open_incident('freshness', 'users', 'users lacks source rows.')");
+    const page = await studio.open("operator");
+    const incidents = page.getByRole("list", { name: "Open incidents" });
+    await incidents.getByText("users lacks source rows.").waitFor(LONG);
+    expect(await findingsOf(page)).toEqual([]);
+    const reader = await studio.open("reader");
+    await reader.getByRole("table", { name: "Last runs" }).waitFor(LONG);
+    expect(await reader.getByText("users lacks source rows.").count()).toBe(0);
+    await studio.sql("select strata.resolve_incident('freshness', 'users')");
+    const later = await studio.open("operator");
+    await later.getByRole("table", { name: "Last runs" }).waitFor(LONG);
+    await later.getByText("users lacks source rows.").waitFor({ state: "detached" });
+  });
+
   test("mends a row and retries it: it goes on", async () => {
     const [bad] = await studio.sql<{ id: string; payload: Record<string, string> }>(
       `select quarantine_id as id, payload from analytics.quarantine

@@ -182,6 +182,42 @@ const CleanUp = ({
   );
 };
 
+interface Incident {
+  incidentId: string;
+  detail: string;
+  openedAt: string;
+  runId: string | null;
+}
+
+/** What is not over yet; operators alone may read it. */
+const Incidents = () => {
+  const list = rights.value?.quarantine ? listOf("PipelineIncident") : undefined;
+  const { data } = useQuery<{ incidents: { nodes: Incident[] } | null }>(
+    list
+      ? `query StudioIncidents {
+          incidents: ${list.field}(first: 20, filter: { resolvedAt: { isNull: true } }, orderBy: [INCIDENT_ID_DESC]) {
+            nodes { ${pick("incident", "incidentId detail openedAt runId")} }
+          }
+        }`
+      : undefined,
+    {},
+    ["runs", "data"],
+  );
+  const open = data?.incidents?.nodes ?? [];
+  if (open.length === 0) return null;
+  return (
+    <Notice kind="error">
+      <ul aria-label="Open incidents">
+        {open.map(({ incidentId, detail, openedAt, runId }) => (
+          <li key={incidentId}>
+            {runId == null ? detail : <a href={`#/runs/${runId}`}>{detail}</a>} <When at={openedAt} />
+          </li>
+        ))}
+      </ul>
+    </Notice>
+  );
+};
+
 export const Overview = () => {
   const { state, lineage, quarantine } = useFlow();
   const runs = state.data?.pipelineRuns?.nodes ?? [];
@@ -281,6 +317,7 @@ export const Overview = () => {
         <h1>Overview</h1>
         {isOperator() && <Buttons />}
       </div>
+      <Incidents />
       {state.error && <Fault error={state.error} subject="the pipeline" />}
       {!state.data && state.isLoading && <Skeleton lines={8} label="Loading the overview" />}
       {state.data && (
