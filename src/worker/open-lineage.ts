@@ -16,7 +16,7 @@ interface SourceColumn {
   field: string;
 }
 /** What strata.run_event returns. */
-export interface RunFacts {
+interface RunFacts {
   runId: string;
   database: string;
   step: string;
@@ -82,7 +82,7 @@ const facet = (name: string, version: string, content: object) => ({
   ...content,
 });
 
-export function lineageEvent(
+function lineageEvent(
   facts: RunFacts,
   { event, createdAt }: Pick<Message, "event" | "createdAt">,
   config: Config,

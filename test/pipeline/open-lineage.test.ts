@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Events of runs for OpenLineage: valid, complete, in order, and none is lost while their receiver is away.
 import type { Runner } from "graphile-worker";
 import { afterEach, beforeEach, expect, test } from "vitest";

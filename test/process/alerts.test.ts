@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Alerts as their users have them: settings of processes, commands, the API, and a worker that is gone.
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { loadConfig } from "../../src/config.ts";
@@ -93,7 +94,7 @@ test("a run that fails on the command line is told by the next worker; alerts an
   expect(over.incidents).toMatchObject([{ kind: "run_failed", resolvedAt: expect.any(String) }]);
 });
 
-test.skipIf(!isServer || !process.env.TEST_LONG)(
+test.runIf(isServer)(
   "a server without a worker notices that none works, and tells it",
   { timeout: 180_000 },
   async () => {

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // The files in ops/ against /metrics of a server at work: every metric and label that they ask for is there.
 import { readFileSync } from "node:fs";
 import { parser } from "@prometheus-io/lezer-promql";
