@@ -2,7 +2,7 @@
 import { userInfo } from "node:os";
 import { describeReasons, type IngestRun } from "../ingest/ingest.ts";
 import { retentionOf } from "../pipeline/cleanup.ts";
-import { runStep, type Run, type RunRequest } from "../pipeline/runs.ts";
+import { readReasons, runStep, type Run, type RunRequest } from "../pipeline/runs.ts";
 import { clearProgress } from "./progress.ts";
 import { stoppable } from "./stop-signal.ts";
 import { withDatabase } from "./with-database.ts";
@@ -14,8 +14,8 @@ export async function printStep(
   options: { json?: boolean },
 ): Promise<void> {
   const run = stoppable("run", (signal) =>
-    withDatabase(({ pool }, config) =>
-      runStep(pool, {
+    withDatabase(async ({ pool }, config) => {
+      const done = await runStep(pool, {
         step: request.step,
         full: request.full,
         from: request.from,
@@ -26,8 +26,9 @@ export async function printStep(
         actor: userInfo().username,
         onProgress: showProgress,
         signal,
-      }).finally(clearProgress),
-    ),
+      }).finally(clearProgress);
+      return { ...done, reasons: done.rowsRejected > 0 ? await readReasons(pool, done.id) : {} };
+    }),
   );
   await printRun(run, options);
 }
@@ -48,11 +49,13 @@ const describeSkipped = ({ id, finishedAt, rowsWritten }: Run): string =>
 
 function describeRun(run: Run & Partial<IngestRun>): string {
   const foreign = run.rowsReplacedFromOtherSource;
+  // An error of rejected rows names them itself.
+  const reasons = run.reasons && !(run.error && run.step === "ingest") ? describeReasons(run.reasons) : "";
   const counts = [
     ["read", run.rowsRead],
     ["written", run.rowsWritten],
     ["replaced", run.rowsReplaced, foreign > 0 ? ` (${foreign} from another source)` : ""],
-    ["rejected", run.rowsRejected],
+    ["rejected", run.rowsRejected, reasons && ` (${reasons})`],
     ["deleted", run.rowsDeleted],
   ].filter(([, count]) => count !== 0);
   const rows =
@@ -60,9 +63,13 @@ function describeRun(run: Run & Partial<IngestRun>): string {
       ? "nothing to do"
       : `rows ${counts.map(([verb, count, note = ""]) => `${verb} ${count}${note}`).join(", ")}`;
   const seconds = ((run.durationMs ?? 0) / 1000).toFixed(1);
-  const reasons = run.reasons && !run.error ? describeReasons(run.reasons) : "";
-  const because = reasons && ` (${reasons})`;
-  return `${run.step} ${run.status} in ${seconds} s: ${run.error ?? rows}${because} (run ${run.id})`;
+  // A failed run may have done something, which stays.
+  const result = !run.error
+    ? rows
+    : run.rowsWritten + run.rowsDeleted > 0
+      ? `${run.error}; ${rows}`
+      : run.error;
+  return `${run.step} ${run.status} in ${seconds} s: ${result} (run ${run.id})`;
 }
 
 export function showProgress(run: Run): void {

@@ -99,6 +99,18 @@ export async function readRun(pool: Pool, runId: string): Promise<Run> {
   return rows[0];
 }
 
+/** How many rows in quarantine each reason has that a run, or a part of it, rejected; a row may have several. */
+export async function readReasons(pool: Pool, runId: string): Promise<Record<string, number>> {
+  const { rows } = await pool.query<{ reasons: Record<string, number> | null }>(
+    `select json_object_agg(c.reason, c.amount) as reasons from (
+       select reason, count(*) as amount from staging.quarantine q, unnest(q.reasons) reason
+       where q.run_id in (select r.run_id from strata.runs r where r.run_id = $1 or r.parent_run_id = $1) group by 1
+     ) c`,
+    [runId],
+  );
+  return rows[0]!.reasons ?? {};
+}
+
 /** The latest first. */
 export async function readRuns(pool: Pool, limit: number): Promise<(Run & { actor: string | null })[]> {
   const { rows } = await pool.query<Run & { actor: string | null }>(

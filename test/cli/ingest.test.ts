@@ -142,6 +142,27 @@ describe("strata ingest", () => {
     expect(stdout).toMatch(/rows read 2, written 1, replaced 1, deleted 2 \(run \d+\)/);
     await run(["ingest", "users", file("d.csv", rows(903)), "--source", "shop"]);
     expect((await run(["run"])).stdout).toMatch(/replaced 1 \(1 from another source\)/);
+    await run([
+      "ingest",
+      "users",
+      file("e.csv", "user_id,username,email\n904,dan,bad\n"),
+      "--source",
+      "erp",
+      "--replace",
+    ]);
+    const partly = await run(["transform"]);
+    expect(partly.code).toBe(1);
+    expect(partly.stdout).toMatch(
+      /transform failed .*: users: The full snapshot of the source erp \(run \d+\) deleted nothing: 1 of its rows is in quarantine \(run \d+\)/,
+    );
+    await run([
+      "ingest",
+      "users",
+      file("f.csv", "user_id,username,email\n905,eve,bad\n906,,bad\n907,fay,f@x.org\n"),
+    ]);
+    expect((await run(["run"])).stdout).toMatch(
+      /written \d+, rejected 2 \(valid_email 2, username_missing 1\)/,
+    );
     const both = await run(["ingest", "users", "-", "--delete", "--replace"]);
     expect(both.code).toBe(2);
     expect(both.stderr).toMatch(/'--replace' cannot be used with option '--delete'/);

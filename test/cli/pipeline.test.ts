@@ -34,7 +34,7 @@ describe("the pipeline's commands", () => {
     expect(Object.keys(done)).toEqual([
       ...["id", "step", "status", "trigger", "startedAt", "finishedAt", "durationMs"],
       ...["rowsRead", "rowsWritten", "rowsReplaced", "rowsReplacedFromOtherSource"],
-      ...["rowsRejected", "rowsDeleted", "error"],
+      ...["rowsRejected", "rowsDeleted", "error", "reasons"],
     ]);
     expect(done).toMatchObject({
       step: "pipeline",

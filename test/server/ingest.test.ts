@@ -418,6 +418,23 @@ describe("ingest mutations", () => {
     expect(response.json().data?.ingestUsers.run).toMatchObject({ actor: "anonymous" });
   });
 
+  it("by mutation fails above the limit of rejected rows", async () => {
+    const query = `mutation ($limit: String) {
+      ingestUsers(input: { rows: [{ userId: 1 }, { userId: "x" }], maxRejected: $limit }) { rowsIngested rowsRejected run { status } }
+    }`;
+    expect((await mutate(query, { limit: "0" })).data.ingestUsers).toEqual({
+      rowsIngested: 0,
+      rowsRejected: 1,
+      run: { status: "failed" },
+    });
+    expect(await landed()).toEqual([]);
+    expect((await mutate(query, { limit: "50%" })).data.ingestUsers).toMatchObject({
+      rowsIngested: 1,
+      run: { status: "succeeded" },
+    });
+    expect((await mutate(query, { limit: "x" })).errors[0].extensions.code).toBe("BAD_USER_INPUT");
+  });
+
   it("says what is wrong with the source system", async () => {
     const query = `mutation ($name: String) { ingestUsers(input: { rows: [], sourceSystem: $name }) { rowsIngested } }`;
     const { errors } = await mutate(query, { name: "s".repeat(51) });
