@@ -100,17 +100,21 @@ export const REASONS: Record<string, string> = {
   wrong_field_count: "The row of CSV has more or fewer fields than the header.",
   missing_key: "A column of the key is empty.",
   unknown_field: "The row has a field that the dataset has not.",
-  invalid_encoding: "The text is not UTF-8, or holds a NUL character or half of a surrogate pair.",
+  invalid_encoding:
+    "Bytes that are not of the input's encoding, UTF-8 unless said; a NUL character, half of a surrogate pair.",
   invalid_json: "The value of a JSON field is not JSON, or the line is not.",
   invalid_integer: "Not a whole number.",
   invalid_number: "Not a number.",
   invalid_text: "An object or array where text is expected.",
   invalid_timestamp: "Not a date or time.",
   ambiguous_date:
-    "A date with more than one reading, such as 06/10/2011; `--date-format` or `?dateFormat=` says which.",
-  impossible_date: "A date that does not exist, or one outside the range that a mapping view allows.",
+    "A date with more than one reading, such as 06/10/2011; `--date-format` or `?dateFormat=` says which. Also a time that clocks showed twice.",
+  impossible_date:
+    "A date or time that does not exist, also for want of an hour when clocks were set forward; or one outside the range that a mapping view allows.",
   out_of_range: "A number that the type cannot hold.",
   too_long: "A text, number or record that is longer than its limit.",
+  invalid_expression:
+    "An expression of `--set` cannot be evaluated for the row: a text that is no number, a division by zero.",
   invalid_value: "PostgreSQL does not take the value as the column's type; the detail has its words.",
   left_out_by_mapping:
     "A record that deletes is left out by the mapping view, so the key of its row is not known.",

@@ -14,6 +14,10 @@ export interface IngestRowsRequest {
   sourceSystem?: string | null;
   dateFormat?: string | null;
   maxRejected?: string | null;
+  decimal?: string | null;
+  timezone?: string | null;
+  null?: string[] | null;
+  set?: string[] | null;
   background: boolean;
 }
 
@@ -38,6 +42,10 @@ interface IngestInput {
   sourceSystem?: string | null;
   dateFormat?: string | null;
   maxRejected?: string | null;
+  decimal?: string | null;
+  timezone?: string | null;
+  null?: string[] | null;
+  set?: string[] | null;
   background?: boolean | null;
   clientMutationId?: string | null;
 }
@@ -80,6 +88,14 @@ function typeDefsOf({ dataset, mutation, rowType, columns }: Ingest): string {
       dateFormat: String
       "How many rows may be rejected, as a number or a share such as 5%. If there are more, the run fails and none of its rows goes on."
       maxRejected: String
+      "Decimal separator of numbers that are sent as text: a point or a comma. The other may part thousands."
+      decimal: String
+      "Time zone of times without an offset, such as Europe/Berlin; UTC if there is none."
+      timezone: String
+      "Texts that mean no value, such as NA."
+      null: [String!]
+      "Fields to make by expressions in SQL, such as amount=round(amount, 2); fields by their names in the database."
+      set: [String!]
       "Return at once with the running run. The rows are safe only when it has finished."
       background: Boolean = false
       "Any string; it comes back unchanged in the payload."
@@ -114,6 +130,10 @@ function planIngest({ dataset, columns }: Ingest) {
         sourceSystem: input.sourceSystem,
         dateFormat: input.dateFormat,
         maxRejected: input.maxRejected,
+        decimal: input.decimal,
+        timezone: input.timezone,
+        null: input.null,
+        set: input.set,
         background: input.background ?? false,
       }),
     );

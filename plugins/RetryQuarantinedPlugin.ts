@@ -13,6 +13,9 @@ export interface RetryQuarantinedRequest {
   dataset?: string;
   everything?: boolean;
   dateFormat?: string;
+  decimal?: string;
+  timezone?: string;
+  null?: string[];
   patch?: unknown;
   background: boolean;
 }
@@ -75,9 +78,22 @@ const typeDefs = (dataset: string) =>
     """
     patch: JSON
     """
-    How dates that are not ISO 8601 are written, such as DD/MM/YYYY.
+    How dates that are not ISO 8601 are written, such as DD/MM/YYYY. Unless given, as the ingest was told; so are the
+    next three.
     """
     dateFormat: String
+    """
+    Decimal separator of numbers that were sent as text: a point or a comma. The other may part thousands.
+    """
+    decimal: String
+    """
+    Time zone of times without an offset, such as Europe/Berlin.
+    """
+    timezone: String
+    """
+    Texts that mean no value, such as NA.
+    """
+    null: [String!]
     """
     Return at once with the queued run instead of waiting until it has finished.
     """
@@ -119,6 +135,9 @@ function planRetry(_$root: Step, args: FieldArgs) {
       dataset: input.dataset ?? undefined,
       everything: input.everything ?? undefined,
       dateFormat: input.dateFormat ?? undefined,
+      decimal: input.decimal ?? undefined,
+      timezone: input.timezone ?? undefined,
+      null: input.null ?? undefined,
       patch: input.patch ?? undefined,
       background: input.background ?? false,
     }),

@@ -33,6 +33,7 @@ alter table staging.quarantine add column if not exists waiting_for jsonb;
 alter table staging.quarantine add column if not exists retried_by bigint;
 alter table staging.quarantine add column if not exists row_key text;
 alter table staging.quarantine add column if not exists operation text;
+alter table staging.quarantine add column if not exists read_options jsonb;
 
 create index if not exists idx_quarantine_reasons on staging.quarantine using gin (reasons);
 create index if not exists idx_quarantine_dataset on staging.quarantine (dataset, quarantine_id);
@@ -63,6 +64,7 @@ comment on column staging.quarantine.last_attempt_at is 'When the record was tri
 comment on column staging.quarantine.retried_at is 'When the record was given back to the transform, which has not decided yet.';
 
 comment on column staging.quarantine.source_format is 'How the raw text is written: csv or ndjson; empty if the fields of the payload have their types already.';
+comment on column staging.quarantine.read_options is 'How its values are written, as the ingest was told: decimal separator, time zone and so on. A retry reads the payload in the same way.';
 comment on column staging.quarantine.waiting_for is 'Rows it waits for: by foreign key, the columns and values that the parent row will have, or that no row may refer to any more.';
 comment on column staging.quarantine.row_key is 'Key of the row that the record is about, as far as it is known; the values of several columns are separated by a comma.';
 comment on column staging.quarantine.operation is 'What was to be done with that row: empty to write it, or delete.';

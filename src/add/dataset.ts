@@ -2,6 +2,7 @@
 import { basename, join } from "node:path";
 import type { Pool } from "pg";
 import { badInput } from "../ingest/faults.ts";
+import { checkReadOptions, givenOptions, type ReadOptions } from "../ingest/options.ts";
 import type { Format } from "../ingest/read.ts";
 import type { Room } from "./distinct.ts";
 import { createQuote, examine } from "./examine.ts";
@@ -21,6 +22,8 @@ interface Request {
   folder: string;
   format?: Format | undefined;
   key?: string | undefined;
+  /** How the file says things. */
+  reading?: ReadOptions;
   room?: Room;
   onProgress?: Reading["onProgress"];
 }
@@ -40,8 +43,9 @@ export const DATASET_NAME_RULE = "up to 50 of a-z, 0-9 and _, not beginning with
 
 export async function proposeDataset(
   pool: Pool,
-  { file, source, dataset, folder, format, key, room, onProgress }: Request,
+  { file, source, dataset, folder, format, key, reading = {}, room, onProgress }: Request,
 ): Promise<NewDataset> {
+  const dialect = checkReadOptions(reading);
   const parents = await readParents(pool, folder);
   const known = parents.find(({ table }) => table === dataset);
   if (known)
@@ -57,10 +61,11 @@ export async function proposeDataset(
     quote,
     format,
     key,
+    dialect,
     room,
     ...(onProgress && { onProgress }),
   });
-  const ingest = ingestCommandFor(source, proposal);
+  const ingest = ingestCommandFor(source, proposal, givenOptions(reading));
   const sql = writeSql(proposal, { source: basename(source), rows, ingest, quote });
   return { rows, proposal, fileName: fileNameOf(proposal), sql, ingest };
 }

@@ -1,5 +1,6 @@
 // Reads the file, asks the database, and puts both together.
 import type { Pool } from "pg";
+import type { Dialect } from "../ingest/options.ts";
 import type { Format } from "../ingest/read.ts";
 import { proposeColumn } from "./column.ts";
 import type { Room } from "./distinct.ts";
@@ -27,6 +28,7 @@ export interface Request {
   format: Format | undefined;
   /** Names of columns, separated by commas. */
   key: string | undefined;
+  dialect?: Dialect | undefined;
   room?: Room | undefined;
   onProgress?: Reading["onProgress"];
 }
@@ -45,6 +47,7 @@ export async function examine(pool: Pool, request: Request): Promise<{ rows: num
     file,
     format: request.format,
     referencesOf: (headers) => referencesOf(headers).map((found) => found.headers),
+    dialect: request.dialect,
     room: request.room,
     ...(request.onProgress && { onProgress: request.onProgress }),
   };

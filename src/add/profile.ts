@@ -1,15 +1,10 @@
 // Reads a whole file in bounded memory and remembers of each column what a declaration needs to know.
 import { createReadStream } from "node:fs";
 import { basename } from "node:path";
-import {
-  plainBytes,
-  readCsv,
-  readNdjson,
-  textOfLines,
-  type Format,
-  type SourceRecord,
-} from "../ingest/read.ts";
 import { badInput } from "../ingest/faults.ts";
+import { openRecords } from "../ingest/open.ts";
+import { NO_RULES, type Dialect, type Rules } from "../ingest/options.ts";
+import type { Format, SourceRecord } from "../ingest/read.ts";
 import { createDistinct, type Distinct, type Room } from "./distinct.ts";
 import { hashOf, kindOf, type Kind } from "./values.ts";
 
@@ -65,6 +60,8 @@ const MAX_COLUMNS = 1_600;
 export interface Reading {
   file: string;
   format: Format | undefined;
+  /** How the file says things. */
+  dialect?: Dialect | undefined;
   /** Groups of columns whose values are to be looked up in the database. */
   referencesOf: (headers: string[]) => string[][];
   /** Bounds the memory for finding repeated values; undefined is what each column may take at most. */
@@ -84,6 +81,7 @@ export async function profileFile(reading: Reading): Promise<Profile> {
   let rows = 0;
   let format: Format = "csv";
   let samples: Sample[] | undefined;
+  const rules = reading.dialect?.rules ?? NO_RULES;
   const columnOf = (header: string): Column => {
     let column = columns.get(header);
     if (!column) {
@@ -110,9 +108,9 @@ export async function profileFile(reading: Reading): Promise<Profile> {
       return;
     }
     if (Array.isArray(row)) {
-      for (let i = 0; i < row.length; i++) take(columns.get(headers![i]!)!, row[i]!, record.line);
+      for (let i = 0; i < row.length; i++) take(columns.get(headers![i]!)!, row[i]!, record.line, rules);
     } else {
-      for (const [header, value] of Object.entries(row)) take(columnOf(header), value, record.line);
+      for (const [header, value] of Object.entries(row)) take(columnOf(header), value, record.line, rules);
       samples ??= startSamples(reading, Object.keys(row));
     }
     for (const sample of samples ?? []) takeSample(sample, valuesOf(row, headers, sample.headers));
@@ -155,22 +153,20 @@ export async function findUnique(reading: Reading, groups: string[][]): Promise<
 }
 
 async function eachRecord(
-  { file, format: given, onProgress }: Reading,
+  { file, format: given, dialect, onProgress }: Reading,
   use: (record: SourceRecord, format: Format) => void,
 ): Promise<void> {
   let bytes = 0;
   let rows = 0;
   const input = createReadStream(file, { highWaterMark: 1024 * 1024 });
   try {
-    const texts = textOfLines(plainBytes(input, (count) => void (bytes += count)));
-    const { value, done } = await texts.next();
-    const first = done ? "" : value;
-    const all = (async function* () {
-      yield first;
-      yield* texts;
-    })();
-    const format = given ?? (/^\s*[{[]/.test(first) ? "ndjson" : "csv");
-    for await (const records of format === "csv" ? readCsv(all) : readNdjson(all)) {
+    const { format, records: all } = await openRecords(input, {
+      format: given,
+      delimiter: dialect?.delimiter,
+      encoding: dialect?.encoding,
+      onBytes: (count) => void (bytes += count),
+    });
+    for await (const records of all) {
       for (const record of records) use(record, format);
       rows += records.length;
       onProgress?.(bytes, rows);
@@ -185,7 +181,9 @@ function headerOf(record: SourceRecord): string[] {
   const headers = record.fields.map((name) => name.trim());
   const separator = headers.length === 1 && /[;\t|]/.exec(headers[0]!)?.[0];
   if (separator)
-    throw badInput(`The header has no comma but ${shown(separator)}; columns are separated by commas`);
+    throw badInput(
+      `The header has one column and ${shown(separator)} in it; if that separates columns, say so by --delimiter or delimiter`,
+    );
   const unnamed = headers.indexOf("");
   if (unnamed >= 0) throw badInput(`Column ${unnamed + 1} has no name; the first line names the columns`);
   const twice = headers.find((name, i) => headers.indexOf(name) !== i);
@@ -228,12 +226,15 @@ const createColumn = (header: string, room: Room | undefined): Column => ({
   distinct: createDistinct(true, room),
 });
 
-function take(column: Column, raw: string, line: number): void {
-  if (raw === "") return;
-  const value = raw.trim();
-  if (value === "") return;
+function take(column: Column, raw: string, line: number, rules: Rules): void {
+  const { nulls, numbers, dates, zone } = rules;
+  if (raw === "" || nulls?.has(raw)) return;
+  const written = raw.trim();
+  if (written === "") return;
+  const value = dates?.read(written) ?? numbers?.read(written) ?? written;
   column.filled++;
-  const kind = kindOf(value);
+  const found = kindOf(value);
+  const kind = zone && found === "timestamp" ? "timestamptz" : found;
   column.kinds[kind] = (column.kinds[kind] ?? 0) + 1;
   const examples = (column.examples[kind] ??= []);
   if (examples.length < MAX_EXAMPLES) examples.push({ line, value });

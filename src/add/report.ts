@@ -5,11 +5,23 @@ import type { Proposal } from "./proposal.ts";
 const shell = (word: string): string =>
   /^[\w./=:@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 
-export function ingestCommandFor(file: string, { dataset, columns }: Proposal): string {
+export function ingestCommandFor(
+  file: string,
+  { dataset, columns }: Proposal,
+  reading: Record<string, unknown> = {},
+): string {
+  // dateFormat is --date-format there.
+  const options = Object.entries(reading).flatMap(([name, value]) =>
+    [value]
+      .flat()
+      .map(
+        (one) => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} ${shell(String(one))}`,
+      ),
+  );
   const maps = columns
     .filter(({ header, name }) => header !== name)
     .map(({ header, name }) => `--map ${shell(`${header}=${name}`)}`);
-  return ["npx strata-graphql ingest", dataset, shell(file), ...maps].join(" ");
+  return ["npx strata-graphql ingest", dataset, shell(file), ...options, ...maps].join(" ");
 }
 
 export function report(proposal: Proposal, rows: number): void {

@@ -6,10 +6,12 @@ import { DATASET_NAME, DATASET_NAME_RULE, proposeDataset } from "../add/dataset.
 import { facts } from "../add/facts.ts";
 import { datasetOf } from "../add/names.ts";
 import { report } from "../add/report.ts";
+import { readOptionsOf, type ReadOptions } from "../ingest/options.ts";
 import type { Format } from "../ingest/read.ts";
+import { withReadOptions } from "./options.ts";
 import { withDatabase } from "./with-database.ts";
 
-interface AddOptions {
+interface AddOptions extends ReadOptions {
   name?: string;
   key?: string;
   format?: Format;
@@ -30,6 +32,7 @@ export async function add(file: string, options: AddOptions): Promise<void> {
       folder: DATASETS_DIR,
       format,
       key,
+      reading: readOptionsOf(options),
       onProgress: createProgress(statSync(file).size),
     }).finally(() => process.stderr.isTTY && process.stderr.write("\r\x1b[K"));
     const { rows, proposal, sql, ingest } = found;
@@ -67,12 +70,13 @@ function parseDataset(value: string): string {
 }
 
 export const addCommand = (command: Command): Command =>
-  command
-    .argument("<file>", "CSV or NDJSON file, gzipped or not; all of it is read")
-    .option("--name <dataset>", "what to call the table (default: as the file)", parseDataset)
-    .option("--key <columns>", "the columns that tell rows apart, separated by commas (default: found)")
-    .addOption(
-      new Option("--format <format>", "how to read it (default: as it looks)").choices(["csv", "ndjson"]),
-    )
-    .option("--write", "write the SQL to a new file of datasets/ instead of printing it")
-    .action(add);
+  withReadOptions(
+    command
+      .argument("<file>", "CSV or NDJSON file, gzipped or not; all of it is read")
+      .option("--name <dataset>", "what to call the table (default: as the file)", parseDataset)
+      .option("--key <columns>", "the columns that tell rows apart, separated by commas (default: found)")
+      .addOption(
+        new Option("--format <format>", "how to read it (default: as it looks)").choices(["csv", "ndjson"]),
+      )
+      .option("--write", "write the SQL to a new file of datasets/ instead of printing it"),
+  ).action(add);

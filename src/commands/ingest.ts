@@ -8,20 +8,21 @@ import { Option, type Command } from "commander";
 import { badOption } from "../ingest/faults.ts";
 import { dryRun } from "../ingest/dry-run.ts";
 import { ingest as ingestStream, type IngestOptions } from "../ingest/ingest.ts";
+import { readOptionsOf, type ReadOptions } from "../ingest/options.ts";
 import type { Format } from "../ingest/read.ts";
 import { describeDryRun } from "./dry-run.ts";
-import { collect } from "./options.ts";
+import { collect, withReadOptions } from "./options.ts";
 import { printRun } from "./pipeline.ts";
 import { clearProgress, createProgress } from "./progress.ts";
 import { stoppable } from "./stop-signal.ts";
 import { withDatabase } from "./with-database.ts";
 
-export interface IngestCommandOptions {
+export interface IngestCommandOptions extends ReadOptions {
   json?: boolean;
   format?: Format;
   source: string;
   map: string[];
-  dateFormat?: string;
+  set: string[];
   maxRejected?: string;
   delete?: boolean;
   replace?: boolean;
@@ -40,7 +41,8 @@ export async function ingest(dataset: string, file: string, options: IngestComma
     sourceSystem: options.source,
     sourceName: file === "-" ? undefined : basename(file),
     map: options.map,
-    dateFormat: options.dateFormat,
+    set: options.set,
+    ...readOptionsOf(options),
     maxRejected: options.maxRejected,
     operation: options.delete ? "delete" : options.replace ? "replace" : undefined,
     sha256,
@@ -100,34 +102,40 @@ function formatOf(file: string): Format | undefined {
 }
 
 export const ingestCommand = (command: Command): Command =>
-  command
-    .argument("<dataset>", "what the rows are, such as users")
-    .argument("<file>", "file to read; - for standard input")
-    .option("--source <name>", "where the rows come from", "file")
-    .option(
-      "--map <column=field>",
-      "take a column as a field, or leave it out with column= (repeatable)",
-      collect,
-      [],
-    )
-    .addOption(
-      new Option("--format <format>", "how to read it (default: as it looks)").choices(["csv", "ndjson"]),
-    )
-    .option("--date-format <format>", "how dates that are not ISO 8601 are written, such as DD/MM/YYYY")
-    .option(
-      "--max-rejected <limit>",
-      "fail if more rows are rejected, a number or a share such as 5%; then none of the file's rows goes on",
-    )
-    .option("--delete", "the rows name rows to delete, by their key")
-    .addOption(
-      new Option(
-        "--replace",
-        "the file is all that the source has: its other rows are deleted, if none of the file's is rejected",
-      ).conflicts("delete"),
-    )
-    .option(
-      "--dry-run",
-      "say what would land, be replaced and be rejected, and change nothing; the first 20,000 rows go through the transform",
-    )
-    .option("--once", "do nothing if the same content was ingested before with the same options")
-    .action(ingest);
+  withReadOptions(
+    command
+      .argument("<dataset>", "what the rows are, such as users")
+      .argument("<file>", "file to read; - for standard input")
+      .option("--source <name>", "where the rows come from", "file")
+      .option(
+        "--map <column=field>",
+        "take a column as a field, or leave it out with column= (repeatable)",
+        collect,
+        [],
+      )
+      .option(
+        "--set <field=expression>",
+        'make a field of columns, in SQL: "amount=quantity * unit_price" (repeatable)',
+        collect,
+        [],
+      )
+      .addOption(
+        new Option("--format <format>", "how to read it (default: as it looks)").choices(["csv", "ndjson"]),
+      )
+      .option(
+        "--max-rejected <limit>",
+        "fail if more rows are rejected, a number or a share such as 5%; then none of the file's rows goes on",
+      )
+      .option("--delete", "the rows name rows to delete, by their key")
+      .addOption(
+        new Option(
+          "--replace",
+          "the file is all that the source has: its other rows are deleted, if none of the file's is rejected",
+        ).conflicts("delete"),
+      )
+      .option(
+        "--dry-run",
+        "say what would land, be replaced and be rejected, and change nothing; the first 20,000 rows go through the transform",
+      )
+      .option("--once", "do nothing if the same content was ingested before with the same options"),
+  ).action(ingest);

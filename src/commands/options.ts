@@ -1,5 +1,5 @@
 // Parsers of the commands' options. Any other value is wrong usage, and the message says what is allowed.
-import { InvalidArgumentError } from "commander";
+import { InvalidArgumentError, type Command } from "commander";
 
 export function parseName(value: string): string {
   if (value.trim() !== "") return value;
@@ -52,3 +52,21 @@ export function parseDays(value: string): number {
   if (/^\d+$/.test(value) && days <= 36_500) return days;
   throw new InvalidArgumentError("Allowed: a whole number of days from 0 to 36500.");
 }
+
+/** How values are written: of an ingest, a proposal and a retry. */
+export const withValueOptions = (command: Command): Command =>
+  command
+    .option("--date-format <format>", "how dates that are not ISO 8601 are written, such as DD/MM/YYYY")
+    .option("--decimal <separator>", "decimal separator of numbers: . or , (the other may part thousands)")
+    .option("--timezone <name>", "zone of times without an offset, such as Europe/Berlin (default: UTC)")
+    .option("--null <text>", "a text that means no value, such as NA (repeatable)", collect, []);
+
+export const withReadOptions = (command: Command): Command =>
+  withValueOptions(
+    command
+      .option("--delimiter <character>", 'what separates the fields of CSV: ";", tab (default: comma)')
+      .option(
+        "--encoding <name>",
+        "such as latin-1, windows-1252, utf-16le (default: its byte order mark, or UTF-8)",
+      ),
+  );

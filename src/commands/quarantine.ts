@@ -1,9 +1,10 @@
 import { userInfo } from "node:os";
 import { styleText } from "node:util";
 import type { Command } from "commander";
+import { valueOptionsOf, type ValueOptions } from "../ingest/options.ts";
 import { checkRetry } from "../ingest/retry.ts";
 import { runStep } from "../pipeline/runs.ts";
-import { parseCount, parseObject } from "./options.ts";
+import { parseCount, parseObject, withValueOptions } from "./options.ts";
 import { printRun, showProgress } from "./pipeline.ts";
 import { clearProgress } from "./progress.ts";
 import { stoppable } from "./stop-signal.ts";
@@ -61,10 +62,10 @@ async function listQuarantine({ json, limit, reason, dataset }: QuarantineOption
 
 /** Gives rows back to the transform, in a run of its own. */
 async function retryQuarantined(
-  options: QuarantineOptions & { patch?: string; dateFormat?: string },
+  options: QuarantineOptions & ValueOptions & { patch?: string },
 ): Promise<void> {
-  const { ids, reason, dataset, all, patch, dateFormat } = options;
-  const retry = { ids, reason, dataset, everything: all, dateFormat };
+  const { ids, reason, dataset, all, patch } = options;
+  const retry = { ids, reason, dataset, everything: all, ...valueOptionsOf(options) };
   checkRetry(retry, patch);
   const run = stoppable("retry", (signal) =>
     withDatabase(({ pool }) =>
@@ -106,13 +107,13 @@ export function quarantineCommand(command: Command): void {
     .option("--limit <rows>", "how many rows to list", parseCount, 20)
     .action(listQuarantine);
 
-  withSelection(command.command("retry"))
-    .description("give rows back to the transform (by id, --reason and --dataset, or --all)")
-    .option("--patch <json>", "fields to correct first, as a JSON object; null empties one", parseObject)
-    .option("--date-format <format>", "how dates that are not ISO 8601 are written, such as DD/MM/YYYY")
-    .action((ids: string[] | undefined, _options: unknown, retry: Command) =>
-      retryQuarantined(selected(ids, retry)),
-    );
+  withValueOptions(
+    withSelection(command.command("retry"))
+      .description("give rows back to the transform (by id, --reason and --dataset, or --all)")
+      .option("--patch <json>", "fields to correct first, as a JSON object; null empties one", parseObject),
+  ).action((ids: string[] | undefined, _options: unknown, retry: Command) =>
+    retryQuarantined(selected(ids, retry)),
+  );
 
   withSelection(command.command("discard"))
     .description("delete rows for good (by id, --reason and --dataset, or --all)")

@@ -63,7 +63,10 @@ export interface GraphqlOptions {
 }
 
 /** Settings of the transaction that every statement of a request runs in. */
-export const settings = (config: Config, { role, databaseRole, json, subject }: Claims): Record<string, string> => ({
+export const settings = (
+  config: Config,
+  { role, databaseRole, json, subject }: Claims,
+): Record<string, string> => ({
   role: databaseRole ?? "none",
   "strata.sub": subject,
   "request.jwt.claims": json,
@@ -89,14 +92,18 @@ function stepRunner({ config, database, hurry }: GraphqlOptions, { databaseRole:
 
 /** Rows of a mutation take the same way as those of a file. */
 function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject }: Claims) {
-  return ({ dataset, rows, sourceSystem, dateFormat, maxRejected, background }: IngestRowsRequest) =>
+  return ({ dataset, rows, sourceSystem, background, ...reading }: IngestRowsRequest) =>
     new Promise<{ id: string }>((resolve, reject) => {
       const lines = Readable.from(rows.map((row) => `${JSON.stringify(row)}\n`));
       ingest(database.pool, dataset as never, lines, {
         format: "ndjson",
         sourceSystem: sourceSystem ?? undefined,
-        dateFormat: dateFormat ?? undefined,
-        maxRejected: maxRejected ?? undefined,
+        dateFormat: reading.dateFormat ?? undefined,
+        decimal: reading.decimal ?? undefined,
+        timezone: reading.timezone ?? undefined,
+        null: reading.null ?? undefined,
+        set: reading.set ?? undefined,
+        maxRejected: reading.maxRejected ?? undefined,
         trigger: "api",
         actor: subject,
         role,

@@ -2,6 +2,7 @@
 import { PassThrough, type Readable } from "node:stream";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { refusal } from "../graphql/errors.ts";
+import { readOptionsOf, type ReadOptions } from "../ingest/options.ts";
 import type { Format } from "../ingest/read.ts";
 import { checkEncoding } from "./accept.ts";
 
@@ -43,6 +44,21 @@ export function parametersOf(
       throw refusal("BAD_REQUEST", `Parameter "${name}" is given more than once`);
   }
   return query;
+}
+
+/** Parameters that say how the body is written. */
+export const READ_PARAMETERS = ["delimiter", "encoding", "decimal", "dateFormat", "timezone", "null"];
+export const REPEATABLE_READ_PARAMETERS = ["null"];
+
+/** The charset of the content type is an encoding as well. */
+export function readParametersOf(request: FastifyRequest): ReadOptions {
+  const query = request.query as ReadOptions & { null?: string | string[] };
+  const charset = /;\s*charset="?([^";\s]+)/i.exec(request.headers["content-type"] ?? "")?.[1];
+  return readOptionsOf({
+    ...query,
+    encoding: query.encoding ?? charset,
+    null: query.null === undefined ? undefined : [query.null].flat(),
+  });
 }
 
 /** Ends apart from the connection, which still has to carry an answer. */

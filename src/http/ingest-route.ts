@@ -4,7 +4,15 @@ import type { Pool } from "pg";
 import { badOption, isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
 import { dryRun as tryLoad } from "../ingest/dry-run.ts";
 import { receive, type IngestOptions, type Operation } from "../ingest/ingest.ts";
-import { bodyOf, formatOf, parametersOf, takeStreams } from "./body.ts";
+import {
+  bodyOf,
+  formatOf,
+  parametersOf,
+  READ_PARAMETERS,
+  readParametersOf,
+  REPEATABLE_READ_PARAMETERS,
+  takeStreams,
+} from "./body.ts";
 import type { Nodes, Route } from "../database/nodes.ts";
 import { refusal } from "../graphql/errors.ts";
 import { addPosition } from "../graphql/position.ts";
@@ -15,12 +23,13 @@ interface Query {
   source?: string;
   name?: string;
   map?: string | string[];
-  dateFormat?: string;
+  set?: string | string[];
   maxRejected?: string;
   operation?: Operation;
   dryRun?: string;
 }
-const PARAMETERS = ["source", "name", "map", "dateFormat", "maxRejected", "operation", "dryRun"];
+const PARAMETERS = ["source", "name", "map", "set", ...READ_PARAMETERS, "maxRejected", "operation", "dryRun"];
+const REPEATABLE = ["map", "set", ...REPEATABLE_READ_PARAMETERS];
 const OPERATIONS: unknown[] = ["delete", "replace"] satisfies Operation[];
 
 /** Whoever sends it with a query sees the run and its rows. */
@@ -47,8 +56,8 @@ export function addIngest(
     try {
       const format = formatOf(request);
       const { dataset } = request.params as { dataset: string };
-      const query = parametersOf(request, PARAMETERS, ["map"]) as Query;
-      const { source, name, map, dateFormat, maxRejected, operation, dryRun = "false" } = query;
+      const query = parametersOf(request, PARAMETERS, REPEATABLE) as Query;
+      const { source, name, map, set, maxRejected, operation, dryRun = "false" } = query;
       if (!/^(true|false)$/.test(dryRun)) throw badOption(`dryRun is "${dryRun}"; allowed: true, false`);
       if (operation !== undefined && !OPERATIONS.includes(operation))
         throw badOption(
@@ -60,7 +69,8 @@ export function addIngest(
         sourceSystem: source,
         sourceName: name,
         map: [map ?? []].flat(),
-        dateFormat,
+        set: [set ?? []].flat(),
+        ...readParametersOf(request),
         maxRejected,
         operation,
         trigger: "api",

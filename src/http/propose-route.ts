@@ -10,15 +10,23 @@ import type { Pool } from "pg";
 import { DATASET_NAME, DATASET_NAME_RULE, proposeDataset } from "../add/dataset.ts";
 import { facts } from "../add/facts.ts";
 import { refusal } from "../graphql/errors.ts";
-import { isBadInput } from "../ingest/faults.ts";
-import { bodyOf, formatOf, parametersOf, takeStreams } from "./body.ts";
+import { isBadInput, isBadOption } from "../ingest/faults.ts";
+import {
+  bodyOf,
+  formatOf,
+  parametersOf,
+  READ_PARAMETERS,
+  readParametersOf,
+  REPEATABLE_READ_PARAMETERS,
+  takeStreams,
+} from "./body.ts";
 import { mayTakeLong } from "./request-timeout.ts";
 
 /** Files that are looked at side by side; each more takes a processor for its time, and room on disk. */
 const MAX_AT_ONCE = 2;
 /** 64 MB of memory for finding repeated values. More would watch all values of larger files. */
 const ROOM_SLOTS = 2 ** 23;
-const PARAMETERS = ["name", "key"];
+const PARAMETERS = ["name", "key", ...READ_PARAMETERS];
 
 interface ProposeOptions {
   pool: Pool;
@@ -47,10 +55,11 @@ export function addPropose(
         `A dataset cannot be named "${dataset.slice(0, 100)}"; allowed: ${DATASET_NAME_RULE}`,
       );
     const format = formatOf(request);
-    const { name = `${dataset}.${format}`, key } = parametersOf(request, PARAMETERS) as {
-      name?: string;
-      key?: string;
-    };
+    const { name = `${dataset}.${format}`, key } = parametersOf(
+      request,
+      PARAMETERS,
+      REPEATABLE_READ_PARAMETERS,
+    ) as { name?: string; key?: string };
     if (running >= MAX_AT_ONCE)
       throw refusal(
         "SERVICE_UNAVAILABLE",
@@ -72,6 +81,7 @@ export function addPropose(
         folder,
         format,
         key,
+        reading: readParametersOf(request),
         room: { slots: ROOM_SLOTS },
         onProgress: () => {
           if (request.raw.socket.destroyed || stopping?.aborted)
@@ -92,7 +102,7 @@ export function addPropose(
     } catch (error) {
       // A refused body is not read to its end.
       reply.header("connection", "close");
-      if (isBadInput(error)) throw refusal("BAD_REQUEST", error.message);
+      if (isBadInput(error) || isBadOption(error)) throw refusal("BAD_REQUEST", error.message);
       throw error;
     } finally {
       ended();

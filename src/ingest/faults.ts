@@ -18,6 +18,16 @@ export const isBadInput = (error: unknown): error is Error => has(error, "BAD_IN
 export const badOption = (message: string): Error => coded("BAD_OPTION", message);
 export const isBadOption = (error: unknown): error is Error => has(error, "BAD_OPTION");
 
+/** A value that an expression cannot be evaluated for. There may be one in every row, so it has no stack. */
+export function unfitValue(message: string): Error {
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 0;
+  const error = coded("UNFIT_VALUE", message);
+  Error.stackTraceLimit = stackTraceLimit;
+  return error;
+}
+export const isUnfitValue = (error: unknown): error is Error => has(error, "UNFIT_VALUE");
+
 export const unknownDataset = (message: string): Error => coded("UNKNOWN_DATASET", message);
 export const isUnknownDataset = (error: unknown): error is Error => has(error, "UNKNOWN_DATASET");
 

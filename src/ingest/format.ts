@@ -1,12 +1,23 @@
 // Records to rows of a raw table. PostgreSQL decides what a value may be: here only the values that it certainly
 // takes are let through at once; every other one is a doubt, which the database is asked about.
 import { fieldNames, type Dataset, type Field } from "./dataset.ts";
-import type { DateFormat } from "./dates.ts";
-import { badInput, badOption, quoted, type Fault } from "./faults.ts";
-import { isObject, parseJson } from "./json.ts";
+import { badInput, quoted, type Fault } from "./faults.ts";
+import { isObject, numberOf, parseJson } from "./json.ts";
+import {
+  Computed,
+  Failure,
+  make,
+  placeColumns,
+  renamed,
+  textValue,
+  withSets,
+  type Placement,
+  type Sets,
+} from "./mapping.ts";
 import { findNumberFault } from "./numbers.ts";
+import { NO_RULES, type Rules } from "./options.ts";
 import { fieldsOf, type Format, type SourceRecord } from "./read.ts";
-import { judgeCsv, judgeValue, type Judged } from "./values.ts";
+import { judgeCsv, judgeNumber, judgeValue, type Judged } from "./values.ts";
 
 export interface Row {
   line: number;
@@ -40,50 +51,42 @@ const NO_FAULTS: readonly Fault[] = [];
 /** Columns of a CSV file. A table has at most 1,600; the rest becomes JSON, row by row. */
 const MAX_COLUMNS = 2000;
 
-/** "column=field" pairs; "column=" leaves a column out. */
-export function parseMap(pairs: Iterable<string>, dataset: Dataset): Map<string, string> {
-  const map = new Map<string, string>();
-  for (const pair of pairs) {
-    const [, column, field] = /^(.+)=(.*)$/s.exec(pair) ?? [];
-    if (column === undefined || field === undefined)
-      throw badOption(`"${pair}" is not of the form column=field, such as "customer=user_id"`);
-    if (field !== "" && !dataset.extras && !dataset.places.has(field))
-      throw badOption(
-        `"${pair}" maps to an unknown field of ${dataset.name}; allowed: ${quoted(fieldNames(dataset))}`,
-      );
-    map.set(column, field);
-  }
-  return map;
-}
-
 export interface FormatOptions {
   dataset: Dataset;
   format: Format;
   map: Map<string, string>;
-  dates?: DateFormat;
+  sets?: Sets | undefined;
+  rules: Rules;
+  delimiter?: string | undefined;
 }
 
 /** Looks at the first record: rejects columns that cannot be placed, and gives what formats the records. */
 export function createFormatter(options: FormatOptions, first: SourceRecord): Formatter {
-  const { dataset, format, map } = options;
+  const { dataset, format, map, sets } = options;
   if (first.broken && format === "csv") throw badInput(`The header cannot be read: ${first.broken.detail}`);
   // Only an array of objects means "JSON, not NDJSON". Any other bad first line is quarantined like any bad row.
   if (format === "ndjson" && /^\s*\[\s*(?:[{\]]|$)/.test(first.text))
     throw badInput(
       "The input is a JSON array; NDJSON has one object a line, without brackets and commas around",
     );
+  if (format === "csv" && first.text.includes("\r") && first.fields!.some((name) => name.includes("\r")))
+    throw badInput("The lines of the input end with CR alone; allowed: LF, or CR and LF");
   const columns = format === "csv" ? first.fields!.map((name) => name.trim()) : columnsOf(first);
-  const fields = columns?.map((column) => map.get(column) ?? column);
-  if (columns && fields) {
+  let placement: Placement | undefined;
+  if (columns) {
     if (format === "csv" && columns.length > MAX_COLUMNS)
       throw badInput(`The header has ${columns.length} columns; allowed: ${MAX_COLUMNS}`);
     const present = new Set(columns);
     const missing = [...map.keys()].filter((column) => !present.has(column));
     if (format === "csv" && missing.length > 0)
       throw badInput(`The input has no column ${quoted(missing)} to map; it has: ${quoted(columns)}`);
-    rejectUnplaced(dataset, columns, fields, format);
+    // A row of NDJSON may lack columns that others have.
+    if (format === "csv") placement = placeColumns(columns, dataset, map, sets);
+    const made = sets?.fields.map(({ name }) => name) ?? [];
+    const fields = placement?.fields ?? fieldsOfRow(columns, options);
+    rejectUnplaced(dataset, columns, fields, made, format);
   }
-  return format === "csv" ? csvFormatter(options, fields!) : ndjsonFormatter(options);
+  return format === "csv" ? csvFormatter(options, placement!) : ndjsonFormatter(options);
 }
 
 function columnsOf(record: SourceRecord): string[] | undefined {
@@ -95,19 +98,40 @@ function columnsOf(record: SourceRecord): string[] | undefined {
   }
 }
 
-function rejectUnplaced(dataset: Dataset, columns: string[], fields: string[], format: Format): void {
+function fieldsOfRow(columns: string[], { dataset, map, sets }: FormatOptions): string[] {
+  const row = Object.fromEntries(columns.map((column) => [column, null]));
+  const kept = renamed(row, map, sets);
+  const fields = Object.keys(sets ? withSets(kept, dataset, sets, false) : kept);
+  return columns.map((column) => {
+    const field = map.get(column) ?? column;
+    const isMade = sets?.fields.some(({ name }) => name === field);
+    return fields.includes(field) && !isMade ? field : "";
+  });
+}
+
+function rejectUnplaced(
+  dataset: Dataset,
+  columns: string[],
+  fields: string[],
+  made: string[],
+  format: Format,
+): void {
   const allowed = `allowed for ${dataset.name}: ${quoted(fieldNames(dataset))}`;
   const unknown = columns.filter((_, index) => fields[index] !== "" && !dataset.places.has(fields[index]!));
   if (unknown.length > 0 && !dataset.extras)
     throw badInput(
       `Unknown ${unknown.length === 1 ? "column" : "columns"} ${quoted(unknown)}; ${allowed}; ` +
-        `map a column with column=field, or leave it out with column=`,
+        `map a column with column=field, or leave it out with column=` +
+        (format === "csv" && columns.length === 1 && /[;\t|]/.test(columns[0]!)
+          ? "; if another character than a comma separates columns, say which, by --delimiter or delimiter"
+          : ""),
     );
   const seen = new Set<string>();
   const twice = new Set<string>();
   for (const field of fields) (seen.has(field) && field !== "" ? twice : seen).add(field);
   if (twice.size > 0) throw badInput(`More than one column for ${quoted(twice)}; ${allowed}`);
   if (format !== "csv") return;
+  for (const field of made) seen.add(field);
   const lacking = dataset.fields.filter(({ name, isRequired }) => isRequired && !seen.has(name));
   if (lacking.length > 0)
     throw badInput(
@@ -116,38 +140,51 @@ function rejectUnplaced(dataset: Dataset, columns: string[], fields: string[], f
     );
 }
 
-function csvFormatter({ dataset, dates }: FormatOptions, fields: string[]): Formatter {
+function csvFormatter(
+  { dataset, rules, delimiter, sets }: FormatOptions,
+  { fields, kept, read }: Placement,
+): Formatter {
   const positions = dataset.fields.map(({ name }) => fields.indexOf(name));
   const extras = [...fields.entries()].filter(([, field]) => field !== "" && !dataset.places.has(field));
+  const setOf = new Map(sets?.fields.map(({ name }, i) => [dataset.places.get(name), i]));
+  const extrasOf = (values: string[]): Extras =>
+    extras.flatMap(([index, field]) => (values[index] ? [[field, values[index]] as const] : []));
+  // An empty field is an absent one, quoted or not: many writers quote everything.
+  const valueOf = (values: string[]) => (place: number) => values[positions[place]!] || undefined;
+  const judge = (values: string[]): Cells => {
+    if (!sets) return judgeCells(dataset, valueOf(values), true, extrasOf(values), rules);
+    const made = make(
+      sets,
+      read.map((index) => textValue(values[index]!, rules.nulls, true)),
+    );
+    const others = sets.fields.flatMap(({ name }, i) =>
+      dataset.places.has(name) || made[i] === undefined ? [] : [[name, made[i]] as const],
+    );
+    const ofColumn = valueOf(values);
+    const ofField = (place: number): unknown => {
+      const set = setOf.get(place);
+      return set === undefined ? ofColumn(place) : made[set];
+    };
+    return judgeCells(dataset, ofField, true, [...extrasOf(values), ...others], rules);
+  };
   return {
     format(record) {
-      const values = record.fields;
-      if (!values) return faulty(record, [record.broken!]);
-      const cells = judgeCells(
-        dataset,
-        // An empty field is an absent one, quoted or not: many writers quote everything.
-        (place) => values[positions[place]!] || undefined,
-        true,
-        extras.flatMap(([index, field]) => (values[index] ? [[field, values[index]] as const] : [])),
-        dates,
-      );
-      return toRow(record, cells);
+      if (!record.fields) return faulty(record, [record.broken!]);
+      return toRow(record, judge(record.fields));
     },
     payload(text) {
-      const values = fieldsOf(text);
+      const values = fieldsOf(text, delimiter);
       if (values?.length !== fields.length) return null;
-      return Object.fromEntries(
-        fields.flatMap((field, i) => (field === "" ? [] : [[field, values[i] || null]])),
-      );
+      return Object.fromEntries(kept.flatMap((name, i) => (name === "" ? [] : [[name, values[i] || null]])));
     },
   };
 }
 
-function ndjsonFormatter({ dataset, map, dates }: FormatOptions): Formatter {
+function ndjsonFormatter({ dataset, map, sets, rules }: FormatOptions): Formatter {
   const read = (text: string): Record<string, unknown> => {
     const value = parseJson(text);
     if (!isObject(value)) throw new Error("it is not an object");
-    return map.size === 0 ? value : renamed(value, map);
+    return renamed(value, map, sets);
   };
   return {
     format(record) {
@@ -159,7 +196,7 @@ function ndjsonFormatter({ dataset, map, dates }: FormatOptions): Formatter {
         const detail = `The line is not a JSON object: ${(error as Error).message}.`;
         return faulty(record, [{ reason: "unparseable", detail }]);
       }
-      return toRow(record, judgeFields(dataset, row, "ndjson", dates));
+      return toRow(record, judgeFields(dataset, row, "ndjson", rules, sets));
     },
     payload(text) {
       try {
@@ -174,11 +211,13 @@ function ndjsonFormatter({ dataset, map, dates }: FormatOptions): Formatter {
 /** A row by field name, of whatever source: from NDJSON, and from the quarantine. */
 export function judgeFields(
   dataset: Dataset,
-  row: Record<string, unknown>,
+  kept: Record<string, unknown>,
   format: Format,
-  dates?: DateFormat,
+  rules = NO_RULES,
+  sets?: Sets,
 ): Cells {
   const isCsv = format === "csv";
+  const row = sets ? withSets(kept, dataset, sets, isCsv) : kept;
   return judgeCells(
     dataset,
     (place) => {
@@ -190,7 +229,7 @@ export function judgeFields(
     Object.entries(row).filter(
       ([name, value]) => !dataset.places.has(name) && !(isCsv && (value === "" || value === null)),
     ),
-    dates,
+    rules,
   );
 }
 
@@ -201,15 +240,37 @@ function judgeCells(
   valueAt: (place: number) => unknown,
   isCsv: boolean,
   extras: Extras,
-  dates?: DateFormat,
+  rules: Rules,
 ): Cells {
+  const { nulls } = rules;
+  const isAbsent = (value: unknown): boolean => typeof value === "string" && nulls!.has(value);
+  if (nulls && extras.length > 0)
+    extras = isCsv
+      ? extras.filter(([, value]) => !isAbsent(value))
+      : extras.map(([name, value]) => [name, isAbsent(value) ? null : value]);
   // A value of a CSV row that is no text comes from a correction in the quarantine, which is JSON.
   const judge = (field: Field, value: unknown): Judged =>
-    isCsv && typeof value === "string" ? judgeCsv(field, value, dates) : judgeValue(field, value, dates);
-  const result: Cells = { cells: new Array<string | null>(dataset.fields.length), places: [], faults: [] };
+    isCsv && typeof value === "string"
+      ? judgeCsv(field, value, rules)
+      : value instanceof Computed
+        ? judgeNumber(field, value.text, rules)
+        : judgeValue(field, value, rules);
+  const failed = extras.flatMap(([, value]) => (value instanceof Failure ? value.fault : []));
+  if (failed.length > 0) extras = extras.filter(([, value]) => !(value instanceof Failure));
+  const result: Cells = {
+    cells: new Array<string | null>(dataset.fields.length),
+    places: [],
+    faults: failed,
+  };
   for (let place = 0; place < dataset.fields.length; place++) {
     const field = dataset.fields[place]!;
-    const value = valueAt(place);
+    let value = valueAt(place);
+    if (nulls && isAbsent(value)) value = undefined;
+    if (value instanceof Failure) {
+      result.cells[place] = null;
+      result.faults.push(value.fault);
+      continue;
+    }
     const joins = extras.length > 0 && field === dataset.extras;
     if (value == null && !joins) {
       result.cells[place] = null;
@@ -233,10 +294,19 @@ function judgeCells(
   return result;
 }
 
+const asJson = (value: unknown): unknown => (value instanceof Computed ? numberOf(value.text) : value);
+
 function judgeExtras(field: Field, value: unknown, extras: Extras, isCsv: boolean): Judged {
   try {
-    const own = isCsv && typeof value === "string" ? parseJson(value) : value;
-    return judgeValue(field, join(field, own, extras));
+    const own = isCsv && typeof value === "string" ? parseJson(value) : asJson(value);
+    return judgeValue(
+      field,
+      join(
+        field,
+        own,
+        extras.map(([name, extra]) => [name, asJson(extra)]),
+      ),
+    );
   } catch (error) {
     const detail = `${field.name} is not JSON: ${(error as Error).message}.`;
     return { fault: { reason: "invalid_json", detail } };
@@ -261,14 +331,6 @@ const faulty = ({ line, text }: SourceRecord, faults: Fault[]): Row => ({
   copy: undefined,
   faults,
 });
-
-const renamed = (value: Record<string, unknown>, map: Map<string, string>): Record<string, unknown> =>
-  Object.fromEntries(
-    Object.entries(value).flatMap(([column, content]) => {
-      const field = map.get(column) ?? column;
-      return field === "" ? [] : [[field, content]];
-    }),
-  );
 
 function toRow(record: SourceRecord, { cells, places, faults }: Cells): Row {
   const { line, text } = record;

@@ -4,12 +4,21 @@ import type { Readable } from "node:stream";
 import type pg from "pg";
 import { reasonOf } from "../abort.ts";
 import { readDataset, type Dataset } from "./dataset.ts";
-import { parseDateFormat } from "./dates.ts";
 import { badInput, badOption, isBadInput } from "./faults.ts";
-import { createFormatter, parseMap, type FormatOptions, type Formatter, type Row } from "./format.ts";
+import { createFormatter, type FormatOptions, type Formatter, type Row } from "./format.ts";
 import { exceeds, parseLimit, type RejectLimit } from "./limit.ts";
 import { landBatch, type Source } from "./land.ts";
-import { plainBytes, readCsv, readNdjson, textOfLines, type Format } from "./read.ts";
+import { parseMap, parseSets } from "./mapping.ts";
+import { openRecords } from "./open.ts";
+import {
+  checkReadOptions,
+  givenOptions,
+  readOptionsOf,
+  type Dialect,
+  type MapOptions,
+  type ReadOptions,
+} from "./options.ts";
+import type { Format } from "./read.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import { inTransaction } from "../database/transaction.ts";
 import { dropFailedLoads } from "../pipeline/failed-loads.ts";
@@ -26,15 +35,11 @@ export interface IngestProgress {
 
 export type Operation = "delete" | "replace";
 
-export interface IngestOptions {
+export interface IngestOptions extends ReadOptions, MapOptions {
   /** Default: decided by the first character. */
   format?: Format;
   sourceSystem?: string;
   sourceName?: string;
-  /** "column=field" pairs; "column=" leaves a column out. */
-  map?: string[];
-  /** How dates that are not ISO 8601 are written: DD/MM/YYYY. */
-  dateFormat?: string;
   /** "delete": the rows name rows to delete. "replace": they are all that the source has, the others of it are deleted. */
   operation?: Operation;
   /** Rows that may be rejected, such as "10" or "5%"; a load that exceeds it leaves no row. */
@@ -83,18 +88,22 @@ export async function ingest(
   return (await receive(pool, dataset, input, options)).run;
 }
 
+type Reading = Omit<FormatOptions, "format"> & Dialect;
+
 /** Rejects what is wrong whatever the input holds. */
 export function checkOptions(
   dataset: Dataset,
-  { sourceSystem = "api", map = [], dateFormat, maxRejected }: IngestOptions,
-): Omit<FormatOptions, "format"> & { sourceSystem: string; limit: RejectLimit | undefined } {
+  options: IngestOptions,
+): Reading & { sourceSystem: string; limit: RejectLimit | undefined } {
+  const { sourceSystem = "api", map: pairs = [], set = [], maxRejected } = options;
   if (sourceSystem === "" || sourceSystem.length > 50 || sourceSystem.includes("\0"))
     throw badOption(
       `The source system "${sourceSystem}" has ${sourceSystem.length} characters; allowed: 1 to 50`,
     );
-  const dates = dateFormat === undefined ? undefined : parseDateFormat(dateFormat);
+  const dialect = checkReadOptions(readOptionsOf(options));
+  const map = parseMap(pairs, dataset);
   const limit = maxRejected === undefined ? undefined : parseLimit(maxRejected);
-  return { dataset, sourceSystem, map: parseMap(map, dataset), dates, limit };
+  return { dataset, sourceSystem, map, sets: parseSets(set, dataset, map, dialect.rules), ...dialect, limit };
 }
 
 export async function receive(
@@ -116,7 +125,19 @@ export async function receive(
     return { run: { ...(await readRun(pool, runId)), reasons: {}, skipped: true } };
   }
   const { signal, operation, sourceName = null } = options;
-  const source = { runId, dataset, sourceSystem, sourceName, isDelete: operation === "delete" };
+  const { sets } = given;
+  const source = {
+    runId,
+    dataset,
+    sourceSystem,
+    sourceName,
+    isDelete: operation === "delete",
+    // Without expressions the quarantine has the fields, and columns do not matter any more.
+    readOptions: givenOptions({
+      ...readOptionsOf(options),
+      ...(sets && { map: options.map, set: options.set }),
+    }),
+  };
   const abort = () => input.destroy(new Error(reasonOf(signal!, "The ingest was cancelled")));
   signal?.addEventListener("abort", abort, { once: true });
   const landing = startLanding(pool, source, options, limit);
@@ -282,17 +303,18 @@ function startLanding(
 
 export async function readRows(
   input: Readable,
-  options: Omit<FormatOptions, "format">,
+  reading: Reading,
   given: Format | undefined,
   landing: Landing,
 ): Promise<void> {
-  const texts = textOfLines(plainBytes(input, (count) => landing.onBytes(count)));
-  const { format, all } = await withFormat(texts, given);
+  const { delimiter, encoding } = reading;
+  const onBytes = (count: number) => landing.onBytes(count);
+  const { format, records: all } = await openRecords(input, { format: given, delimiter, encoding, onBytes });
   let formatter: Formatter | undefined;
-  for await (const records of format === "csv" ? readCsv(all) : readNdjson(all)) {
+  for await (const records of all) {
     for (const record of records) {
       if (!formatter) {
-        formatter = createFormatter({ ...options, format }, record);
+        formatter = createFormatter({ ...reading, format }, record);
         landing.start(formatter, format);
         if (format === "csv") continue;
       }
@@ -303,29 +325,21 @@ export async function readRows(
   if (!formatter && format === "csv") throw badInput("The input is empty; a CSV file starts with a header");
 }
 
-async function withFormat(
-  texts: AsyncGenerator<string>,
-  given: Format | undefined,
-): Promise<{ format: Format; all: AsyncIterable<string> }> {
-  if (given) return { format: given, all: texts };
-  const { value, done } = await texts.next();
-  const first = done ? "" : value;
-  const all = (async function* () {
-    yield first;
-    yield* texts;
-  })();
-  return { format: /^\s*[{[]/.test(first) ? "ndjson" : "csv", all };
-}
-
 /** The run of the load, or the one that has ingested the same input before. */
 export async function startRun(
   client: pg.PoolClient,
   dataset: string,
   options: IngestOptions,
 ): Promise<{ id: string; isOld: boolean }> {
-  const { sourceSystem, sourceName, map, dateFormat, operation, maxRejected, sha256 } = options;
+  const { sourceSystem, sourceName, map, set, operation, maxRejected, sha256 } = options;
   const { role, trigger, actor } = options;
-  const given = { sourceSystem, sourceName, map, dateFormat, operation, maxRejected, sha256 };
+  // What is not given is left out: the same load has the same arguments, whoever asks for it.
+  const { null: nulls, ...reading } = readOptionsOf(options);
+  const given = {
+    ...{ sourceSystem, sourceName, map, operation, maxRejected, sha256, ...reading },
+    ...(set?.length && { set }),
+    ...(nulls?.length && { null: nulls }),
+  };
   if (sha256 !== undefined) {
     const { rows } = await client.query<{ id: string | null }>("select strata.find_same_load($1, $2) as id", [
       dataset,

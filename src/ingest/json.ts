@@ -6,6 +6,8 @@ const { rawJSON, isRawJSON } = JSON as unknown as {
   rawJSON: (text: string) => object;
   isRawJSON: (value: unknown) => value is { rawJSON: string };
 };
+/** A number with all of its digits, for JSON. */
+export const numberOf = (text: string): object => rawJSON(text);
 const DEEPEST = 1000;
 
 export function parseJson(text: string): unknown {

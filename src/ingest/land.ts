@@ -18,6 +18,8 @@ export interface Source {
   /** The rows name rows to delete. */
   isDelete: boolean;
   formatter: Formatter;
+  /** How the input is read, if the caller said anything about it: a retry reads its rows alike. */
+  readOptions?: object | undefined;
 }
 
 export interface Landed {
@@ -107,7 +109,7 @@ const MAX_KEY_LENGTH = 200;
 const MAX_LINE = 2 ** 31 - 1;
 
 const QUARANTINE_COLUMNS =
-  "dataset, stage, reasons, detail, payload, raw_text, source_format, ingest_seq, source_system, source_name, source_line, run_id, row_key, operation";
+  "dataset, stage, reasons, detail, payload, raw_text, source_format, ingest_seq, source_system, source_name, source_line, run_id, row_key, operation, read_options";
 
 /** Only if all of it is there, as words for a person. */
 function keyOf({ fields }: Dataset, payload: Record<string, unknown> | null): string | null {
@@ -125,6 +127,7 @@ async function quarantine(client: pg.PoolClient, source: Source, rows: Row[]): P
   );
   const places = new Map(rows.map((row, index) => [row, drawn[index]!.seq]));
   const withoutPayload = new Set<Row>();
+  const readOptions = source.readOptions ? JSON.stringify(source.readOptions) : null;
   const payloadOf = ({ text }: Row) => (text.includes("\0") ? null : source.formatter.payload(text));
   const encode = (row: Row): string => {
     const reasons = [...new Set(row.faults.map(({ reason }) => reason))];
@@ -144,6 +147,7 @@ async function quarantine(client: pg.PoolClient, source: Source, rows: Row[]): P
       source.runId,
       keyOf(source.dataset, payload),
       source.isDelete ? "delete" : null,
+      readOptions,
     ];
     return encodeCopy(cells) + "\n";
   };

@@ -1,10 +1,13 @@
-// Bytes to records: gunzip, UTF-8, then CSV (RFC 4180) or NDJSON. Each record keeps its own text and line.
+// Bytes to records: gunzip, text, then CSV (RFC 4180) or NDJSON. Each record keeps its own text and line.
 //
 // csv-parse is what the tests compare this reader with, but not what runs: asked for the position of each record
 // it takes longer than PostgreSQL takes to store it, and after an unclosed quote it cannot go on at the next line.
-import { isUtf8 } from "node:buffer";
 import { pipeline, Readable } from "node:stream";
 import { createGunzip } from "node:zlib";
+import { BAD, CUT, MAX_RECORD, withHead, type Text } from "./encoding.ts";
+
+/** What separates the fields of CSV unless another character is given. */
+export const COMMA = ",";
 
 export type Format = "csv" | "ndjson";
 
@@ -17,23 +20,9 @@ export interface SourceRecord {
   broken?: { reason: string; detail: string };
 }
 
-/** Longest record. A quote that is not closed within it is taken for a stray one. */
-const MAX_RECORD = 1024 * 1024;
-const SHOWN_OF_TOO_LONG = 8192;
-/** Marks bytes that are not UTF-8, as PostgreSQL takes no NUL anyway. */
-const BAD = "\0";
-const CUT = `${BAD}[cut]`;
-const NEWLINE = 0x0a;
-
 /** The bytes as sent, or as compressed before: gzip is known by its first two bytes. */
 export async function* plainBytes(input: Readable, onBytes: (count: number) => void): AsyncGenerator<Buffer> {
-  const blocks = counted(input, onBytes);
-  let head: Buffer = Buffer.alloc(0);
-  for await (const block of { [Symbol.asyncIterator]: () => ({ next: () => blocks.next() }) }) {
-    head = head.length === 0 ? block : Buffer.concat([head, block]);
-    if (head.length >= 2) break;
-  }
-  const rest = startingWith(head, blocks);
+  const { head, all: rest } = await withHead(counted(input, onBytes), 2);
   if (head[0] !== 0x1f || head[1] !== 0x8b) return yield* rest;
   const gunzip = createGunzip();
   // Errors of either side reach the loop below through the destroyed gunzip.
@@ -49,80 +38,28 @@ async function* counted(input: Readable, onBytes: (count: number) => void): Asyn
   }
 }
 
-async function* startingWith(head: Buffer, rest: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-  if (head.length > 0) yield head;
-  yield* rest;
-}
-
-/** Text in pieces of whole lines, the last one perhaps without its newline; lines beyond the limit are cut. */
-export async function* textOfLines(blocks: AsyncIterable<Buffer>): AsyncGenerator<string> {
-  let carry: Buffer[] = [];
-  let carried = 0;
-  let cutting = false;
-  let first = true;
-  for await (let block of blocks) {
-    const end = block.lastIndexOf(NEWLINE) + 1;
-    if (end > 0) {
-      let whole = block.subarray(0, end);
-      if (cutting) whole = whole.subarray(whole.indexOf(NEWLINE));
-      cutting = false;
-      const text = decode(carry.length === 0 ? whole : Buffer.concat([...carry, whole]));
-      yield first ? withoutMark(text) : text;
-      first = false;
-      carry = [];
-      carried = 0;
-      block = block.subarray(end);
-    }
-    if (block.length === 0 || cutting) continue;
-    carry.push(block);
-    carried += block.length;
-    if (carried > MAX_RECORD) {
-      carry = [Buffer.concat(carry).subarray(0, SHOWN_OF_TOO_LONG), Buffer.from(CUT)];
-      cutting = true;
-    }
-  }
-  if (carry.length > 0) {
-    const text = decode(Buffer.concat(carry));
-    yield first ? withoutMark(text) : text;
-  }
-}
-
-const withoutMark = (text: string): string => (text.startsWith("\uFEFF") ? text.slice(1) : text);
-
-/** Lines with bytes that are not UTF-8 get BAD in their place; the others are untouched. */
-function decode(bytes: Buffer): string {
-  if (isUtf8(bytes)) return bytes.toString("utf8");
-  let text = "";
-  for (let start = 0; start < bytes.length;) {
-    const newline = bytes.indexOf(NEWLINE, start);
-    const end = newline === -1 ? bytes.length : newline + 1;
-    const line = bytes.subarray(start, end);
-    text += isUtf8(line) ? line.toString("utf8") : line.toString("utf8").replaceAll("\uFFFD", BAD);
-    start = end;
-  }
-  return text;
-}
-
-function brokenText(text: string): SourceRecord["broken"] {
+function brokenText(text: string, encoding: string): SourceRecord["broken"] {
   if (text.includes(CUT))
     return { reason: "too_long", detail: `The record is longer than ${MAX_RECORD} bytes.` };
   return {
     reason: "invalid_encoding",
-    detail: "The record holds a NUL character or bytes that are not UTF-8.",
+    detail:
+      `The record holds a NUL character or bytes that are not ${encoding.toUpperCase()}; ` +
+      "if the input is in another encoding, say which, by --encoding or encoding.",
   };
 }
 
 /** Records come in bunches: a promise for each one would cost more than reading it. */
-export async function* readNdjson(texts: AsyncIterable<string>): AsyncGenerator<SourceRecord[]> {
+export async function* readNdjson({ pieces, encoding }: Text): AsyncGenerator<SourceRecord[]> {
   let line = 0;
-  for await (const text of texts) {
+  for await (const text of pieces) {
     const records: SourceRecord[] = [];
     for (let start = 0; start < text.length;) {
       const newline = text.indexOf("\n", start);
       const end = newline === -1 ? text.length : newline;
       const record: SourceRecord = { line: ++line, text: text.slice(start, lineEnd(text, start, end)) };
       start = end + 1;
-      if (record.text.includes(BAD)) record.broken = brokenText(record.text);
+      if (record.text.includes(BAD)) record.broken = brokenText(record.text, encoding);
       if (record.text.trim() !== "") records.push(record);
     }
     yield records;
@@ -130,7 +67,10 @@ export async function* readNdjson(texts: AsyncIterable<string>): AsyncGenerator<
 }
 
 /** Records of as many fields as the first one has; empty lines are skipped. */
-export async function* readCsv(texts: AsyncIterable<string>): AsyncGenerator<SourceRecord[]> {
+export async function* readCsv(
+  { pieces: texts, encoding }: Text,
+  delimiter = COMMA,
+): AsyncGenerator<SourceRecord[]> {
   let line = 1;
   let width = 0;
   let text = "";
@@ -151,16 +91,16 @@ export async function* readCsv(texts: AsyncIterable<string>): AsyncGenerator<Sou
       let record: SourceRecord = { line, text: text.slice(start, last) };
       let next = end + 1;
       let lines = 1;
-      if (quote === -1 || quote > end) record.fields = record.text.split(",");
+      if (quote === -1 || quote > end) record.fields = record.text.split(delimiter);
       else {
-        const parsed = parseQuoted(text, start);
+        const parsed = parseQuoted(text, start, delimiter);
         if (parsed.fault === "open" && !done && text.length - start < MAX_RECORD) break;
         record = { line, text: parsed.text, fields: parsed.fields };
         ({ next, lines } = parsed);
         if (parsed.fault) record.broken = { reason: "unparseable", detail: explain(parsed.fault, done) };
       }
       if (record.text.includes(BAD)) {
-        record.broken = brokenText(record.text);
+        record.broken = brokenText(record.text, encoding);
         delete record.fields;
       }
       start = next;
@@ -188,9 +128,9 @@ const lineEnd = (text: string, start: number, end: number): number =>
   end > start && text.charCodeAt(end - 1) === 13 ? end - 1 : end;
 
 /** The fields of one record's text. */
-export function fieldsOf(text: string): string[] | undefined {
-  if (!text.includes('"')) return text.split(",");
-  return parseQuoted(text, 0).fields;
+export function fieldsOf(text: string, delimiter = COMMA): string[] | undefined {
+  if (!text.includes('"')) return text.split(delimiter);
+  return parseQuoted(text, 0, delimiter).fields;
 }
 
 const explain = (fault: Fault, done: boolean): string =>
@@ -211,7 +151,7 @@ interface QuotedRecord {
 
 // A record with a fault ends with the line that the faulty field begins in: a stray quote swallows no other line, and
 // no line inside quotes that did close becomes a record.
-function parseQuoted(text: string, start: number): QuotedRecord {
+function parseQuoted(text: string, start: number, delimiter: string): QuotedRecord {
   const fields: string[] = [];
   let lines = 1;
   for (let at = start; ;) {
@@ -230,15 +170,15 @@ function parseQuoted(text: string, start: number): QuotedRecord {
         lines++;
       end = close + 1;
     } else {
-      const comma = text.indexOf(",", at);
+      const comma = text.indexOf(delimiter, at);
       const newline = text.indexOf("\n", at);
       end = Math.min(comma === -1 ? text.length : comma, newline === -1 ? text.length : newline);
-      if (text[end] !== ",") end = lineEnd(text, at, end);
+      if (text[end] !== delimiter) end = lineEnd(text, at, end);
       const value = text.slice(at, end);
       if (value.includes('"')) return faulty("stray", text, start, at);
       fields.push(value);
     }
-    if (text[end] === ",") {
+    if (text[end] === delimiter) {
       at = end + 1;
       continue;
     }

@@ -5,12 +5,20 @@ import { inTransaction } from "../database/transaction.ts";
 import { patiently } from "../pipeline/batch.ts";
 import type { Work } from "../pipeline/runs.ts";
 import { fieldNames, readDataset, type Dataset } from "./dataset.ts";
-import { parseDateFormat, type DateFormat } from "./dates.ts";
 import { doubtsOf } from "./doubts.ts";
 import { badOption, type Fault } from "./faults.ts";
 import { encodePayload, judgeFields, type Cells } from "./format.ts";
 import { isObject, parseJson } from "./json.ts";
 import { isDataError } from "./land.ts";
+import { parseMap, parseSets, type Sets } from "./mapping.ts";
+import {
+  checkValueOptions,
+  givenOptions,
+  valueOptionsOf,
+  type MapOptions,
+  type Rules,
+  type ValueOptions,
+} from "./options.ts";
 import { isJson } from "./values.ts";
 
 export interface Selection {
@@ -20,9 +28,8 @@ export interface Selection {
   everything?: boolean;
 }
 
-export interface RetryArguments extends Selection {
-  dateFormat?: string;
-}
+/** What is said of the values here counts more than what the ingest was told. */
+export type RetryArguments = Selection & ValueOptions;
 
 /** A batch holds its rows locked, and typed rows in memory. */
 const BATCH_ROWS = 20_000;
@@ -44,10 +51,10 @@ function parsePatch(text: string): Record<string, unknown> {
 }
 
 /** Rejects what is wrong whatever is in quarantine. */
-export function checkRetry({ dateFormat, ...selection }: RetryArguments, patch?: string): void {
-  checkSelection(selection);
+export function checkRetry(given: RetryArguments, patch?: string): void {
+  checkSelection(given);
   if (patch !== undefined) parsePatch(patch);
-  if (dateFormat !== undefined) parseDateFormat(dateFormat);
+  checkValueOptions(given);
 }
 
 /** $1 to $4: the selection. */
@@ -71,17 +78,19 @@ interface Entry {
   payload: string | null;
   reasons: string[];
   detail: string | null;
+  readOptions: (ValueOptions & MapOptions) | null;
 }
 
 interface Correction {
   patch?: Record<string, unknown>;
-  dates?: DateFormat;
+  /** How the values are written, as far as the retry says it. */
+  values: ValueOptions;
 }
 
 export async function retry({ pool, runId, arguments: given, patch: text, afterBatch }: Work): Promise<void> {
   const selection = selected(given);
   const patch = text === undefined ? undefined : parsePatch(text);
-  const dates = given.dateFormat === undefined ? undefined : parseDateFormat(given.dateFormat);
+  const values = givenOptions(valueOptionsOf(given)) ?? {};
   if (patch) await rejectUnknownFields(pool, selection, patch);
   const { rows } = await pool.query<{ total: number; last: string | null }>(
     `select count(*)::float8 as total, max(quarantine_id) as last from staging.quarantine q where ${SELECTED}`,
@@ -96,7 +105,7 @@ export async function retry({ pool, runId, arguments: given, patch: text, afterB
       inTransaction(pool, async (client) => {
         await client.query("select strata.enter_batch($1)", [runId]);
         const entries = await takeEntries(client, [...selection, from, last, patch !== undefined]);
-        await retryEntries(client, runId, entries, { patch, dates }, (done + entries.length) / total);
+        await retryEntries(client, runId, entries, { patch, values }, (done + entries.length) / total);
         return entries;
       }),
     );
@@ -134,10 +143,10 @@ async function rejectUnknownFields(
 /** The next entries in order, as many as fit a batch; $5 and $6 bound them, $7 says that there is a patch. */
 async function takeEntries(client: pg.PoolClient, values: unknown[]): Promise<Entry[]> {
   const { rows } = await client.query<Entry>(
-    `select id, dataset, typed, format, reasons, detail, payload from (
+    `select id, dataset, typed, format, reasons, detail, payload, "readOptions" from (
        select q.*, row_number() over by_id as place, sum(octet_length(q.payload)) over by_id as bytes
        from (
-         select q.quarantine_id as id, q.dataset, q.stage = 'transform' as typed, q.source_format as format, q.reasons, q.detail,
+         select q.quarantine_id as id, q.dataset, q.stage = 'transform' as typed, q.source_format as format, q.reasons, q.detail, q.read_options as "readOptions",
                 case when q.stage = 'ingest' or $7 then q.payload::text end as payload
          from staging.quarantine q
          where ${SELECTED} and q.quarantine_id > $5 and q.quarantine_id <= $6
@@ -196,8 +205,20 @@ async function judgeEntries(
   client: pg.PoolClient,
   dataset: Dataset,
   entries: Entry[],
-  { patch, dates }: Correction,
+  { patch, values }: Correction,
 ): Promise<JudgedEntry[]> {
+  // Rows of one input have the same options, and a zone is expensive.
+  const known = new Map<string, { rules: Rules; sets: Sets | undefined }>();
+  const readingOf = ({ readOptions }: Entry) => {
+    const key = JSON.stringify(readOptions);
+    let reading = known.get(key);
+    if (!reading) {
+      const rules = checkValueOptions({ ...readOptions, ...values });
+      const map = parseMap(readOptions?.map ?? [], dataset);
+      known.set(key, (reading = { rules, sets: parseSets(readOptions?.set ?? [], dataset, map, rules) }));
+    }
+    return reading;
+  };
   const judged = entries.map((entry) => {
     const merged = merge(dataset, entry, patch);
     if (!merged) {
@@ -206,7 +227,8 @@ async function judgeEntries(
     }
     // Typed values keep their types: only the correction is judged.
     const row = entry.typed ? without(patch!, (value) => value === null) : merged;
-    const cells = judgeFields(dataset, row, entry.format ?? "ndjson", dates);
+    const { rules, sets } = readingOf(entry);
+    const cells = judgeFields(dataset, row, entry.format ?? "ndjson", rules, entry.typed ? undefined : sets);
     // Its key may be among the fields that are not corrected.
     if (entry.typed && dataset.fields.every(({ name, isRequired }) => !isRequired || merged[name] != null))
       cells.faults = cells.faults.filter(({ reason }) => reason !== "missing_key");
@@ -295,7 +317,7 @@ function typedPayload(dataset: Dataset, { cells }: Cells, onlyGiven: boolean): R
 async function keepTyped(client: pg.PoolClient, entries: JudgedEntry[]): Promise<void> {
   if (entries.length === 0) return;
   await client.query(
-    `update staging.quarantine q set payload = e.payload, source_format = null
+    `update staging.quarantine q set payload = e.payload, source_format = null, read_options = null
      from unnest($1::bigint[], $2::jsonb[]) e (id, payload) where q.quarantine_id = e.id`,
     [entries.map(({ id }) => id), entries.map(({ payload }) => payload)],
   );

@@ -1,22 +1,28 @@
 // One value and its column: certainly of the type, certainly not, or a doubt that only PostgreSQL can settle.
 import type { Field } from "./dataset.ts";
-import { certainTimestamp, findDateFault, type DateFormat } from "./dates.ts";
+import { certainTimestamp, findDateFault } from "./dates.ts";
+import type { NumberFormat } from "./decimals.ts";
 import type { Fault } from "./faults.ts";
 import { arrayLiteral, isNested, parseJson, textOf } from "./json.ts";
 import { findNumberFault } from "./numbers.ts";
+import { NO_RULES, type Rules } from "./options.ts";
+import type { Zone } from "./zone.ts";
 
 /** The text to copy, null for an absent value; a doubt is text that the database has to be asked about. */
 export type Judged = { text: string | null } | { doubt: string } | { fault: Fault };
 
 export const isJson = (type: string): boolean => type === "json" || type === "jsonb";
 const isTime = (type: string): boolean => /^(?:timestamp|date)\b/.test(type) && !type.endsWith("]");
+const isNumber = (type: string): boolean =>
+  /^(?:smallint|integer|bigint|real|double precision|numeric|money)\b/.test(type) && !type.endsWith("]");
 const isGeometry = (type: string): boolean => /^(?:\w+\.)?(?:geometry|geography)\b/.test(type);
 
 /** A value of NDJSON, or any other that is JSON already. */
-export function judgeValue(field: Field, value: unknown, dates?: DateFormat): Judged {
+export function judgeValue(field: Field, value: unknown, rules = NO_RULES): Judged {
   if (value === null || value === undefined) return { text: null };
   if (isJson(field.type)) return judgeJson(field, JSON.stringify(value));
-  if (!isNested(value)) return judgeText(field, textOf(value)!, dates);
+  // A number of JSON has a decimal point, whatever the texts beside it have.
+  if (!isNested(value)) return judgeText(field, textOf(value)!, rules, typeof value === "string");
   const item = field.type.endsWith("[]") ? field.type.slice(0, -2) : undefined;
   if (item !== undefined && Array.isArray(value)) {
     const literal = arrayLiteral(value, isJson(item));
@@ -28,8 +34,12 @@ export function judgeValue(field: Field, value: unknown, dates?: DateFormat): Ju
   return fault("invalid_text", `${field.name} is an object or array; it has to be ${wanted}.`);
 }
 
+/** A number that was computed; it has a decimal point. */
+export const judgeNumber = (field: Field, text: string, rules: Rules): Judged =>
+  isJson(field.type) ? judgeJson(field, text) : judgeText(field, text, rules, false);
+
 /** A field of CSV: JSON and arrays are written as text in it. */
-export function judgeCsv(field: Field, value: string, dates?: DateFormat): Judged {
+export function judgeCsv(field: Field, value: string, rules: Rules): Judged {
   if (isJson(field.type)) {
     try {
       return judgeValue(field, parseJson(value));
@@ -43,7 +53,7 @@ export function judgeCsv(field: Field, value: string, dates?: DateFormat): Judge
     } catch {
       // PostgreSQL writes bounds of arrays like that: [0:1]={a,b}
     }
-  return judgeText(field, value, dates);
+  return judgeText(field, value, rules);
 }
 
 function judgeJson(field: Field, json: string): Judged {
@@ -52,23 +62,80 @@ function judgeJson(field: Field, json: string): Judged {
   return judgeText(field, json);
 }
 
-function judgeText(field: Field, text: string, dates?: DateFormat): Judged {
+function judgeText(field: Field, text: string, rules = NO_RULES, isText = true): Judged {
   const { name, type } = field;
   let value = text;
   if (isTime(type)) {
+    const { dates, zone } = rules;
     const read = dates?.read(text);
     value = read ?? text;
+    const certain = certainTimestamp(value);
     // One that a format has read may still be no day of the calendar, as PostgreSQL says.
-    if (read === undefined && certainTimestamp(text) === undefined) {
+    if (read === undefined && certain === undefined) {
       const found = findDateFault(name, text, dates);
       if (found) return { fault: found };
     }
+    if (zone && type.startsWith("timestamp")) {
+      const found = inZone(type, value, zone);
+      if ("problem" in found) return fault(found.reason, `${name}: ${shown(text)} ${found.problem}.`);
+      value = found.value;
+    }
+  } else if (rules.numbers && isText && isNumber(type)) {
+    const read = rules.numbers.read(text);
+    if (read === undefined) return notANumber(field, text, rules.numbers);
+    value = read;
   }
   const certain = certainText(value, type);
   if (certain !== undefined) return { text: certain };
   if (value.includes("\0") || !value.isWellFormed())
     return fault("invalid_encoding", `${name} holds a NUL character or half of a surrogate pair.`);
   return { doubt: value };
+}
+
+const shown = (text: string): string => `"${text.slice(0, 100)}${text.length > 100 ? "…" : ""}"`;
+
+function notANumber({ name, type }: Field, text: string, { decimal }: NumberFormat): Judged {
+  const reason = /int/.test(type) ? "invalid_integer" : "invalid_number";
+  const form = decimal === "," ? "1.234,50 or 1234,5" : "1,234.50 or 1234.5";
+  return fault(
+    reason,
+    `${name}: ${shown(text)} is not certainly a number with the decimal separator "${decimal}", such as ${form}.`,
+  );
+}
+
+const ISO_SHAPE = /^\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?$/;
+
+/** A time with an offset as it is, one without an offset with that of the zone. */
+function inZone(
+  type: string,
+  value: string,
+  zone: Zone,
+): { value: string } | { reason: string; problem: string } {
+  const certain = certainTimestamp(value);
+  if (certain === undefined)
+    return {
+      // A day that is not in the calendar, or an hour not on the clock.
+      reason: ISO_SHAPE.test(value) ? "impossible_date" : "invalid_timestamp",
+      problem: `is no time that the time zone ${zone.name} can be applied to: neither ISO 8601 nor of a given date format`,
+    };
+  // It was changed because it has an offset.
+  if (certain !== value) return { value };
+  // A day alone has no time that could be in another zone, unless the column needs its beginning.
+  if (value.length === 10 && type !== "timestamp with time zone") return { value };
+  const found = zone.toUtc(value);
+  if ("utc" in found) return { value: `${found.utc}+00` };
+  return found.wrong === "twice"
+    ? {
+        reason: "ambiguous_date",
+        problem: `came twice in ${zone.name}, when its clocks were set back; send it with its offset from UTC`,
+      }
+    : {
+        reason: "impossible_date",
+        problem:
+          found.wrong === "skipped"
+            ? `did not come in ${zone.name}, whose clocks were set forward`
+            : `is outside the years 1 to 9999 in UTC`,
+      };
 }
 
 const fault = (reason: string, detail: string): Judged => ({ fault: { reason, detail } });

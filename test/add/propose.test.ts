@@ -6,7 +6,9 @@ import { gzipSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createQuote, examine } from "../../src/add/examine.ts";
 import { readParents } from "../../src/add/parents.ts";
+import { ingestCommandFor } from "../../src/add/report.ts";
 import { writeSql } from "../../src/add/sql.ts";
+import { checkReadOptions, type ReadOptions } from "../../src/ingest/options.ts";
 import { createDatabase, type TestDatabase } from "../support/database.ts";
 
 let database: TestDatabase;
@@ -30,7 +32,7 @@ const lines = (count: number, line: (i: number) => string): string =>
 
 async function proposalFor(
   content: string | Buffer,
-  options: { name?: string; dataset?: string; key?: string } = {},
+  options: { name?: string; dataset?: string; key?: string; reading?: ReadOptions } = {},
 ) {
   const file = join(folder, options.name ?? "things.csv");
   writeFileSync(file, content);
@@ -45,6 +47,7 @@ async function proposalFor(
     quote,
     format: undefined,
     key: options.key,
+    dialect: checkReadOptions(options.reading ?? {}),
   });
   const sql = writeSql(proposal, { source: "things.csv", rows, ingest: "…", quote });
   return {
@@ -115,6 +118,34 @@ describe("types", () => {
     // In an identifier they are no mistake.
     expect((await typeOf([...values, "A17"], "article_code"))[0]).toBe("varchar(10) not null");
   });
+});
+
+test("a file is read as the caller says it is written, and the ingest that is proposed says the same", async () => {
+  const reading = {
+    delimiter: ";",
+    encoding: "latin-1",
+    decimal: ",",
+    dateFormat: "DD.MM.YYYY",
+    timezone: "Europe/Berlin",
+    null: ["NA", "-"],
+  };
+  const content = lines(
+    30,
+    (i) => `${i};1.${100 + i},50;${(i % 28) + 1}.10.2024 12:00;${i % 2 ? "NA" : "Gr\xf6\xdfe"}`,
+  );
+  const found = await proposalFor(Buffer.from(`id;price;sold_at;size\n${content}\n`, "latin1"), { reading });
+  expect(found.columns.map(({ name, type }) => [name, type])).toEqual([
+    ["id", "integer"],
+    ["price", "numeric(10, 2)"],
+    ["sold_at", "timestamptz"],
+    ["size", "text"],
+  ]);
+  expect(found.column("price").why.join()).toContain("numbers from 1101.5 to 1130.5");
+  expect(found.column("size").why.join()).toContain("15 of 30 are empty");
+  expect(ingestCommandFor("f.csv", found, reading)).toBe(
+    "npx strata-graphql ingest things f.csv --delimiter ';' --encoding latin-1 --decimal ',' " +
+      "--date-format DD.MM.YYYY --timezone Europe/Berlin --null NA --null -",
+  );
 });
 
 describe("keys", () => {
@@ -280,7 +311,7 @@ test("NDJSON and gzip, fields that come and go", async () => {
 
 test.each([
   ["", /is empty/],
-  ["a;b\n1;2\n", /The header has no comma but ";"/],
+  ["a;b\n1;2\n", /The header has one column and ";" in it; if that separates columns, say so by --delimiter/],
   ["a,,b\n1,2,3\n", /Column 2 has no name/],
   ["a,a\n1,2\n", /Two columns are named "a"/],
 ])("%j is refused", async (content, message) => {

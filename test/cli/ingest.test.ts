@@ -67,6 +67,11 @@ describe("strata ingest", () => {
       /There is no dataset "orders"; there are: users, (events, transactions|transactions, events)\n/,
     ],
     [["users", "-", "--date-format", "D/M/Y"], 2, /"D\/M\/Y" is not a date format; allowed: YYYY/],
+    [["users", "-", "--delimiter", "ab"], 2, /"ab" cannot separate fields; allowed: one character/],
+    [["users", "-", "--encoding", "x"], 2, /"x" is not an encoding that is read; allowed: "utf-8"/],
+    [["users", "-", "--decimal", "x"], 2, /"x" is not a decimal separator; allowed: "." and ","/],
+    [["users", "-", "--timezone", "x"], 2, /"x" is not a time zone; allowed: names of the IANA/],
+    [["users", "-", "--set", "username=pg_sleep(9)"], 2, /there is no such function; allowed: coalesce/],
     [["users", "-", "--format", "xml"], 2, /Allowed choices are csv, ndjson/],
     [["users"], 2, /missing required argument 'file'/],
     [["users", "-", "--map", "x"], 2, /"x" is not of the form column=field/],
@@ -95,6 +100,26 @@ describe("strata ingest", () => {
       "select created_at::text from staging.raw_users where user_id = 71",
     );
     expect(rows).toEqual([{ created_at: "2011-10-06 00:00:00" }]);
+  });
+
+  it("reads a file as it is told", async () => {
+    const path = file(
+      "de.csv",
+      Buffer.from("user_id\tcreated_at\tcountry\n81\t1.7.2024 12:00\t\xd6\n82\tNA\t-\n", "latin1"),
+    );
+    const told = ["--delimiter", "tab", "--encoding", "latin-1", "--timezone", "Europe/Berlin"];
+    const { code } = await run([
+      ...["ingest", "users", path, "--date-format", "DD.MM.YYYY", "--null", "NA", "--null", "-"],
+      ...told,
+    ]);
+    expect(code).toBe(0);
+    const { rows } = await database.pool.query(
+      "select created_at::text, country from staging.raw_users where user_id in (81, 82) order by user_id",
+    );
+    expect(rows).toEqual([
+      { created_at: "2024-07-01 10:00:00", country: "Ö" },
+      { created_at: null, country: null },
+    ]);
   });
 
   it("fails if every row was rejected", async () => {

@@ -6,7 +6,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ingest } from "../../src/ingest/ingest.ts";
 import { readDataset } from "../../src/ingest/dataset.ts";
 import { certainText } from "../../src/ingest/values.ts";
-import { readCsv, textOfLines, type SourceRecord } from "../../src/ingest/read.ts";
+import { openText } from "../../src/ingest/encoding.ts";
+import { readCsv, type SourceRecord } from "../../src/ingest/read.ts";
 import { createDatabase, type TestDatabase } from "../support/database.ts";
 
 /** mulberry32: the same numbers for the same seed on every machine. */
@@ -23,14 +24,14 @@ const pick = <T>(next: () => number, values: readonly T[]): T => values[Math.flo
 const text = (next: () => number, alphabet: readonly string[], length: number): string =>
   Array.from({ length: Math.floor(next() * length) }, () => pick(next, alphabet)).join("");
 
-async function readAll(content: Buffer, pieces: number): Promise<SourceRecord[]> {
+async function readAll(content: Buffer, pieces: number, delimiter?: string): Promise<SourceRecord[]> {
   const blocks = (async function* () {
     const size = Math.max(1, Math.ceil(content.length / pieces));
     for (let at = 0; at < content.length; at += size)
       yield await Promise.resolve(content.subarray(at, at + size));
   })();
   const records: SourceRecord[] = [];
-  for await (const some of readCsv(textOfLines(blocks))) records.push(...some);
+  for await (const some of readCsv(await openText(blocks), delimiter)) records.push(...some);
   return records;
 }
 
@@ -41,17 +42,23 @@ describe.each(SEEDS)("reading CSV, seed %i", (seed) => {
       const width = 1 + Math.floor(next() * 4);
       const table = Array.from({ length: 1 + Math.floor(next() * 12) }, () =>
         Array.from({ length: width }, () =>
-          text(next, ["a", "é", "😀", " ", ",", '"', "\n", "\r\n", "\t", "\\"], 8),
+          text(next, ["a", "é", "😀", " ", ",", ";", "|", '"', "\n", "\r\n", "\t", "\\"], 8),
         ),
       );
       const end = pick(next, ["\n", "\r\n"]);
+      const delimiter = pick(next, [",", ",", ";", "\t", "|", " "]);
       const encode = (value: string) =>
-        /[",\r\n]/.test(value) || value === "" || next() < 0.2 ? `"${value.replaceAll('"', '""')}"` : value;
-      const content = table.map((row) => row.map(encode).join(",")).join(end) + (next() < 0.5 ? end : "");
-      const expected = parse(content, { record_delimiter: ["\n", "\r\n"] });
+        /["\r\n]/.test(value) || value.includes(delimiter) || value === "" || next() < 0.2
+          ? `"${value.replaceAll('"', '""')}"`
+          : value;
+      const content =
+        table.map((row) => row.map(encode).join(delimiter)).join(end) + (next() < 0.5 ? end : "");
+      const expected = parse(content, { delimiter, record_delimiter: ["\n", "\r\n"] });
       expect(expected).toEqual(table);
       for (const pieces of [1, 7, content.length])
-        expect((await readAll(Buffer.from(content), pieces)).map(({ fields }) => fields)).toEqual(table);
+        expect((await readAll(Buffer.from(content), pieces, delimiter)).map(({ fields }) => fields)).toEqual(
+          table,
+        );
     }
   });
 

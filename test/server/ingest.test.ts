@@ -161,7 +161,7 @@ describe("POST /ingest", () => {
       "/ingest/users?sauce=x",
       {},
       400,
-      /Unknown parameter "sauce"; allowed: source, name, map, dateFormat/,
+      /Unknown parameter "sauce"; allowed: source, name, map, set, delimiter, encoding, decimal, dateFormat, timezone, null/,
     ],
     ["an unknown dataset", "/ingest/orders", {}, 404, /There is no dataset "orders"; there are: users, /],
     [
@@ -170,6 +170,48 @@ describe("POST /ingest", () => {
       {},
       400,
       /"D\/M\/Y" is not a date format/,
+    ],
+    [
+      "a delimiter that is none",
+      "/ingest/users?delimiter=;;",
+      {},
+      400,
+      /";;" cannot separate fields; allowed: one/,
+    ],
+    [
+      "an encoding",
+      "/ingest/users?encoding=x",
+      {},
+      400,
+      /"x" is not an encoding that is read; allowed: "utf-8"/,
+    ],
+    [
+      "a charset",
+      "/ingest/users",
+      { "content-type": "text/csv; charset=x" },
+      400,
+      /"x" is not an encoding that/,
+    ],
+    [
+      "a decimal separator",
+      "/ingest/users?decimal=x",
+      {},
+      400,
+      /"x" is not a decimal separator; allowed: "\."/,
+    ],
+    [
+      "a time zone",
+      "/ingest/users?timezone=x",
+      {},
+      400,
+      /"x" is not a time zone; allowed: names of the IANA/,
+    ],
+    [
+      "a parameter given twice",
+      "/ingest/users?decimal=,&decimal=.",
+      {},
+      400,
+      /"decimal" is given more than once/,
     ],
   ] as [string, string, Record<string, string>, number, RegExp][])(
     "refuses %s",
@@ -180,6 +222,28 @@ describe("POST /ingest", () => {
       expect(await landed()).toEqual([]);
     },
   );
+
+  it.each([
+    ["encoding=latin-1&", "text/csv"],
+    ["", "text/csv; charset=ISO-8859-1"],
+  ])("reads a body as the parameters and the content type say: %s%s", async (encoding, type) => {
+    const { status, body } = await push(
+      `/ingest/events?${encoding}delimiter=;&decimal=,&dateFormat=DD.MM.YYYY&timezone=Europe/Berlin&null=NA&null=-`,
+      Buffer.from(
+        "event_id;event_time;latitude;event_type\n1;1.7.2024 12:00;48,2082;M\xfcll\n2;-;NA;NA\n3;;1.5;\n",
+        "latin1",
+      ),
+      { "content-type": type },
+    );
+    expect([status, body.run.reasons]).toEqual([200, { invalid_number: 1 }]);
+    const { rows } = await database.pool.query(
+      "select event_time::text, latitude, event_type from staging.raw_events order by event_id",
+    );
+    expect(rows).toEqual([
+      { event_time: "2024-07-01 10:00:00", latitude: 48.2082, event_type: "Müll" },
+      { event_time: null, latitude: null, event_type: null },
+    ]);
+  });
 
   it("outlives numbers that PostgreSQL would write out, sent twice", async () => {
     const line = `{"event_id": 1, "a": [${"1e131071,".repeat(7000)}0]}\n`;
@@ -321,6 +385,42 @@ describe("ingest mutations", () => {
       "select reasons from staging.quarantine order by source_line",
     );
     expect(reasons).toEqual([{ reasons: ["invalid_integer"] }, { reasons: ["missing_key"] }]);
+  });
+
+  it("makes fields by expressions, over HTTP and by mutation", async () => {
+    const set = encodeURIComponent("username=lower(first) || '.' || lower(last)");
+    const { status } = await push(`/ingest/users?set=${set}&set=user_id=nr*10`, "nr,first,last\n1,Ann,Lee\n");
+    expect(status).toBe(200);
+    const { data } = await mutate(
+      `mutation ($set: [String!]) { ingestUsers(input: { rows: [{ userId: 7, username: " Bob " }], set: $set }) { rowsIngested } }`,
+      { set: ["username=trim(username)", "user_id=user_id + 13"] },
+    );
+    expect(data.ingestUsers).toEqual({ rowsIngested: 1 });
+    expect(await landed()).toMatchObject([
+      { user_id: 10, username: "ann.lee" },
+      { user_id: 20, username: "Bob" },
+    ]);
+    const wrong = await mutate(
+      `mutation { ingestUsers(input: { rows: [{ userId: 7 }], set: ["username=(select 1)"] }) { rowsIngested } }`,
+      {},
+    );
+    expect(wrong.errors).toMatchObject([{ extensions: { code: "BAD_USER_INPUT" } }]);
+  });
+
+  it("reads numbers, times and absent values as the caller says they are written", async () => {
+    const query = `mutation {
+      ingestEvents(input: { rows: [
+        { eventId: 1, eventTime: "2024-07-01 12:00", latitude: "48,2", eventType: "NA" }, { eventId: 2, latitude: 48.2 }
+      ], decimal: ",", timezone: "Europe/Berlin", null: ["NA"] }) { rowsIngested }
+    }`;
+    expect((await mutate(query, {})).data.ingestEvents).toEqual({ rowsIngested: 2 });
+    const { rows } = await database.pool.query(
+      "select event_time::text, latitude, event_type from staging.raw_events order by event_id",
+    );
+    expect(rows).toEqual([
+      { event_time: "2024-07-01 10:00:00", latitude: 48.2, event_type: null },
+      { event_time: null, latitude: 48.2, event_type: null },
+    ]);
   });
 
   it("reads dates as the caller says they are written", async () => {
