@@ -221,6 +221,11 @@ begin
     raise exception 'permission denied for dataset %', start_ingest_run.dataset using errcode = 'insufficient_privilege',
       hint = format('Allow it: grant insert on %s to %I.', strata.raw_table(start_ingest_run.dataset), caller);
   end if;
+  if start_ingest_run.arguments ->> 'operation' is not null
+     and not has_table_privilege(caller, strata.production_table(start_ingest_run.dataset), 'DELETE') then
+    raise exception 'permission denied to delete rows of dataset %', start_ingest_run.dataset using errcode = 'insufficient_privilege',
+      hint = format('Allow it: grant delete on %s to %I.', strata.production_table(start_ingest_run.dataset), caller);
+  end if;
   perform strata.close_dead_runs();
   insert into strata.runs (step, status, trigger, actor, dataset, arguments, started_at, heartbeat_at, held_from, first_seq)
   values ('ingest', 'running', start_ingest_run.run_trigger,

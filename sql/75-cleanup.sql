@@ -69,6 +69,7 @@ begin
     order by o.quarantine_id limit batch_size
   );
   get diagnostics entries = row_count;
+  delete from strata.snapshots s where s.problem is not null and s.taken_at < current_timestamp - make_interval(days => run_days);
   -- Records that are older than these deletions are gone from quarantine, too.
   delete from strata.deletions d where d.deletion_id in (
     select o.deletion_id from strata.deletions o

@@ -2,6 +2,7 @@
 // the transform in a transaction that is rolled back.
 import type { Readable } from "node:stream";
 import type pg from "pg";
+import { isUnavailable } from "../database/unavailable.ts";
 import { readDataset } from "./dataset.ts";
 import { isBadInput } from "./faults.ts";
 import type { Formatter, Row } from "./format.ts";
@@ -74,6 +75,9 @@ export async function dryRun(
   const load = { ...options, sourceSystem, sha256: undefined };
   // Who may not ingest learns nothing of the dataset.
   await undone(pool, (client) => startRun(client, name, load));
+  options.signal?.addEventListener("abort", () => input.destroy(new Error("The dry run was cancelled")), {
+    once: true,
+  });
   const judging = startJudging(pool, dataset);
   let error: Error | undefined;
   try {
@@ -81,7 +85,7 @@ export async function dryRun(
     await judging.finish();
   } catch (failure) {
     input.destroy();
-    if (isBadInput(failure)) throw failure;
+    if (isBadInput(failure) || isUnavailable(failure as Error)) throw failure;
     error = failure as Error;
   }
   const { progress, reasons, accepted, rejected, made } = judging;

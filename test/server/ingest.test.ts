@@ -70,14 +70,19 @@ describe("POST /ingest", () => {
     ]);
   });
 
-  it("takes deletions and snapshots", async () => {
+  it("takes deletions and snapshots of those who may delete", async () => {
+    const operator = { role: "strata_operator" } as const;
     const operations = async () =>
       (await database.pool.query("select user_id, ingest_operation from staging.raw_users order by 1")).rows;
-    expect((await push("/ingest/users?operation=delete", "user_id\n5\n")).status).toBe(200);
+    const denied = await push("/ingest/users?operation=delete", "user_id\n5\n");
+    expect([denied.status, denied.body.errors[0].extensions.code]).toEqual([403, "FORBIDDEN"]);
+    expect((await push("/ingest/users?operation=replace&dryRun=true", "user_id\n5\n")).status).toBe(403);
+    expect(await operations()).toEqual([]);
+    expect((await push("/ingest/users?operation=delete", "user_id\n5\n", operator)).status).toBe(200);
     expect(await operations()).toEqual([{ user_id: 5, ingest_operation: "delete" }]);
-    const empty = await push("/ingest/users?operation=replace", "user_id,username\n");
+    const empty = await push("/ingest/users?operation=replace", "user_id,username\n", operator);
     expect([empty.status, empty.body.run.error]).toEqual([422, "The snapshot is empty: it deletes nothing"]);
-    const wrong = await push("/ingest/users?operation=drop", "user_id\n5\n");
+    const wrong = await push("/ingest/users?operation=drop", "user_id\n5\n", operator);
     expect([wrong.status, wrong.body.errors[0].message]).toEqual([
       400,
       '"drop" is not an operation; allowed: delete, replace, or none',
