@@ -85,7 +85,7 @@ export async function dryRun(
     await judging.finish();
   } catch (failure) {
     input.destroy();
-    if (isBadInput(failure) || isUnavailable(failure as Error)) throw failure;
+    if (isBadInput(failure) || isUnavailable(failure)) throw failure;
     error = failure as Error;
   }
   const { progress, reasons, accepted, rejected, made } = judging;
