@@ -20,7 +20,7 @@ import {
 import { landRows, resolveDoubts, type Source } from "./land.ts";
 
 /** Rows that go through the transform. It holds locks on the rows that they would replace, until they are rolled back. */
-export const TRIED_ROWS = 20_000;
+const TRIED_ROWS = 20_000;
 
 /** Rows shown of each kind. */
 const SAMPLES = 3;

@@ -7,7 +7,7 @@ import { createGunzip } from "node:zlib";
 import { BAD, CUT, MAX_RECORD, withHead, type Text } from "./encoding.ts";
 
 /** What separates the fields of CSV unless another character is given. */
-export const COMMA = ",";
+const COMMA = ",";
 
 export type Format = "csv" | "ndjson";
 

@@ -32,7 +32,7 @@ export interface Run {
 }
 
 /** Rows that arrived from a time on and before another, in ISO 8601. */
-export interface Replay {
+interface Replay {
   dataset: string;
   since?: string | undefined;
   until?: string | undefined;
