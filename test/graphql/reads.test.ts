@@ -422,6 +422,7 @@ const walked: Record<string, [columns: string, filter?: string]> = {
   dimDates: ["dateId", 'fullDate: { greaterThan: "2024-12-28", lessThan: "2025-01-07" }'],
   events: ["eventId", 'eventId: { greaterThan: "15", lessThan: "25" }'],
   freshness: ["dataset"],
+  pipelineIncidents: ["incidentId"],
   pipelineRuns: ["runId"],
   quarantinedRows: ["quarantineId"],
   quarterlyRevenues: ["year quarter"],
@@ -453,6 +454,10 @@ test(
     select run_id, d, run_id % 3, run_id % 2 from strata.runs cross join unnest(array['users', 'events']) d where actor = 'walk';
     insert into staging.quarantine (dataset, stage, reasons)
     select (array['users', 'events'])[1 + n % 2], 'transform', '{fk_user}' from generate_series(1, 7) n;
+    insert into strata.incidents (kind, subject, detail, run_id, opened_at, resolved_at)
+    select (array['quarantine', 'freshness'])[1 + n % 2], 'subject ' || n, 'detail ' || n % 3, case when n > 2 then n end,
+      timestamptz '2025-01-01 UTC' + n % 4 * interval '1 hour', case when n % 3 = 0 then timestamptz '2025-01-02 UTC' end
+    from generate_series(1, 7) n;
     update production.dim_date set is_holiday = null where full_date = '2025-01-01';
     select strata.refresh(false);
     -- Taken for reads of many rows, these would be compiled for seconds.
