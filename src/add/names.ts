@@ -17,7 +17,7 @@ function toIdentifier(name: string): string {
 }
 
 export const datasetOf = (file: string): string =>
-  toIdentifier(basename(file).replace(/(\.(csv|tsv|txt|ndjson|jsonl|json))?(\.gz)?$/i, ""));
+  toIdentifier(basename(file).replace(/(\.(csv|tsv|txt|ndjson|jsonl|json|xlsx|parquet))?(\.gz)?$/i, ""));
 
 export function singular(name: string): string {
   if (/ies$/.test(name)) return name.replace(/ies$/, "y");

@@ -1,20 +1,19 @@
 // From a file to a dataset: reads all of it, asks the database what it may refer to, proposes the SQL.
 import { existsSync, mkdirSync, statSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { InvalidArgumentError, Option, type Command } from "commander";
+import { InvalidArgumentError, type Command } from "commander";
 import { DATASET_NAME, DATASET_NAME_RULE, proposeDataset } from "../add/dataset.ts";
 import { facts } from "../add/facts.ts";
 import { datasetOf } from "../add/names.ts";
 import { report } from "../add/report.ts";
 import { readOptionsOf, type ReadOptions } from "../ingest/options.ts";
-import type { Format } from "../ingest/read.ts";
+import { withInputOptions, withTextFile, type InputOptions } from "./input.ts";
 import { withReadOptions } from "./options.ts";
 import { withDatabase } from "./with-database.ts";
 
-interface AddOptions extends ReadOptions {
+interface AddOptions extends ReadOptions, InputOptions {
   name?: string;
   key?: string;
-  format?: Format;
   write?: boolean;
   json?: boolean;
 }
@@ -24,17 +23,19 @@ export async function add(file: string, options: AddOptions): Promise<void> {
   const dataset = options.name ?? datasetOf(file);
   if (dataset === "") throw new Error(`"${basename(file)}" has no name to call a table by; give --name`);
   await withDatabase(async ({ pool }, { DATASETS_DIR }) => {
-    const { format, key, write: written = false } = options;
-    const found = await proposeDataset(pool, {
-      file,
-      source: file,
-      dataset,
-      folder: DATASETS_DIR,
-      format,
-      key,
-      reading: readOptionsOf(options),
-      onProgress: createProgress(statSync(file).size),
-    }).finally(() => process.stderr.isTTY && process.stderr.write("\r\x1b[K"));
+    const { key, write: written = false } = options;
+    const found = await withTextFile(file, options, (text, format) =>
+      proposeDataset(pool, {
+        file: text,
+        source: file,
+        dataset,
+        folder: DATASETS_DIR,
+        format,
+        key,
+        reading: readOptionsOf(options),
+        onProgress: createProgress(statSync(text).size),
+      }),
+    ).finally(() => process.stderr.isTTY && process.stderr.write("\r\x1b[K"));
     const { rows, proposal, sql, ingest } = found;
     const path = join(DATASETS_DIR, found.fileName);
     if (written) writeNew(path, sql);
@@ -71,12 +72,13 @@ function parseDataset(value: string): string {
 
 export const addCommand = (command: Command): Command =>
   withReadOptions(
-    command
-      .argument("<file>", "CSV or NDJSON file, gzipped or not; all of it is read")
+    withInputOptions(
+      command.argument(
+        "<file>",
+        "CSV or NDJSON file, gzipped or not, Excel workbook or Parquet; all of it is read",
+      ),
+    )
       .option("--name <dataset>", "what to call the table (default: as the file)", parseDataset)
       .option("--key <columns>", "the columns that tell rows apart, separated by commas (default: found)")
-      .addOption(
-        new Option("--format <format>", "how to read it (default: as it looks)").choices(["csv", "ndjson"]),
-      )
       .option("--write", "write the SQL to a new file of datasets/ instead of printing it"),
   ).action(add);

@@ -1,25 +1,22 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { open } from "node:fs/promises";
 import { userInfo } from "node:os";
 import { basename } from "node:path";
-import type { Readable } from "node:stream";
 import { Option, type Command } from "commander";
 import { badOption } from "../ingest/faults.ts";
 import { dryRun } from "../ingest/dry-run.ts";
 import { ingest as ingestStream, type IngestOptions } from "../ingest/ingest.ts";
 import { readOptionsOf, type ReadOptions } from "../ingest/options.ts";
-import type { Format } from "../ingest/read.ts";
 import { describeDryRun } from "./dry-run.ts";
+import { openInput, withInputOptions, type InputOptions } from "./input.ts";
 import { collect, withReadOptions } from "./options.ts";
 import { printRun } from "./pipeline.ts";
 import { clearProgress, createProgress } from "./progress.ts";
 import { stoppable } from "./stop-signal.ts";
 import { withDatabase } from "./with-database.ts";
 
-export interface IngestCommandOptions extends ReadOptions {
+export interface IngestCommandOptions extends ReadOptions, InputOptions {
   json?: boolean;
-  format?: Format;
   source: string;
   map: string[];
   set: string[];
@@ -34,10 +31,10 @@ export interface IngestCommandOptions extends ReadOptions {
 export async function ingest(dataset: string, file: string, options: IngestCommandOptions): Promise<void> {
   if (options.once && file === "-")
     throw badOption("--once needs a file: the digest of standard input is known only when it has landed");
-  const { input, totalBytes } = await openInput(file);
+  const { input, format, totalBytes } = await openInput(file, options);
   const sha256 = options.once ? await digestOf(file) : undefined;
   const load: IngestOptions = {
-    format: options.format ?? formatOf(file),
+    format,
     sourceSystem: options.source,
     sourceName: file === "-" ? undefined : basename(file),
     map: options.map,
@@ -75,37 +72,13 @@ async function digestOf(file: string): Promise<string> {
   return hash.digest("hex");
 }
 
-async function openInput(file: string): Promise<{ input: Readable; totalBytes?: number }> {
-  if (file === "-") return { input: process.stdin };
-  try {
-    const handle = await open(file);
-    const stat = await handle.stat();
-    if (stat.isDirectory()) throw Object.assign(new Error(), { code: "EISDIR" });
-    const input = createReadStream("", { fd: handle });
-    return { input, totalBytes: stat.isFile() ? stat.size : undefined };
-  } catch (error) {
-    const reasons: Record<string, string> = {
-      ENOENT: "there is no such file",
-      EACCES: "this user may not read it",
-      EISDIR: "it is a folder",
-    };
-    const { code = "", message } = error as NodeJS.ErrnoException;
-    throw new Error(`Cannot read "${file}": ${reasons[code] ?? message}`);
-  }
-}
-
-/** By the name, if it says so; otherwise the content tells. */
-function formatOf(file: string): Format | undefined {
-  const extension = /\.(csv|ndjson|jsonl)(?:\.gz)?$/i.exec(file)?.[1]?.toLowerCase();
-  if (extension === undefined) return undefined;
-  return extension === "csv" ? "csv" : "ndjson";
-}
-
 export const ingestCommand = (command: Command): Command =>
   withReadOptions(
-    command
-      .argument("<dataset>", "what the rows are, such as users")
-      .argument("<file>", "file to read; - for standard input")
+    withInputOptions(
+      command
+        .argument("<dataset>", "what the rows are, such as users")
+        .argument("<file>", "file to read; - for standard input"),
+    )
       .option("--source <name>", "where the rows come from", "file")
       .option(
         "--map <column=field>",
@@ -118,9 +91,6 @@ export const ingestCommand = (command: Command): Command =>
         'make a field of columns, in SQL: "amount=quantity * unit_price" (repeatable)',
         collect,
         [],
-      )
-      .addOption(
-        new Option("--format <format>", "how to read it (default: as it looks)").choices(["csv", "ndjson"]),
       )
       .option(
         "--max-rejected <limit>",
