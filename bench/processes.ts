@@ -80,7 +80,8 @@ for (let round = 0; round <= Number(values.rounds); round++)
     try {
       if (count > 1) await serving(contender, count);
       for (const kind of KINDS) {
-        await load(contender, kind, works[kind]!, { ...options, seconds: 1 });
+        // Each process compiles its own code.
+        await load(contender, kind, works[kind]!, { ...options, seconds: 2 * count });
         const measured = await measure(contender, kind);
         // The first round warms up PostgreSQL.
         if (round > 0) all.set(`${kind} ${count}`, [...(all.get(`${kind} ${count}`) ?? []), measured]);
