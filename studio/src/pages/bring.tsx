@@ -65,7 +65,8 @@ function useDatasets(): { datasets: Dataset[]; isLoading: boolean } {
     return () => {
       isCurrent = false;
     };
-  }, [names.join()]);
+    // A dataset may be listed before the schema has its mutation.
+  }, [names.join(), features.value]);
   const datasets = names.map((name): Dataset => ({
     name,
     fields: undefined,
