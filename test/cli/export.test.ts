@@ -1,3 +1,4 @@
+/** @module-tag long */
 // strata export: a file that is whole or not there, and exit codes.
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

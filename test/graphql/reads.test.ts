@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Reads that become one statement give the planner's answers, to the letter of each value.
 import { isDeepStrictEqual } from "node:util";
 import {
