@@ -18,6 +18,7 @@
 --   40 transform    staging to production, for any dataset
 --   50 metrics      the registry of metrics, and what a change makes stale
 --   60 refresh      production to analytics, for any metric and materialized view
+--   65 announcements  changed rows of tables that ask for it, told to subscribers
 --   70 daily users  the one metric with a group of its own: users without transactions
 --   77 incidents    what somebody should look at: failed runs, broken promises of freshness, a missing worker
 --   80 views        what people read about all of this

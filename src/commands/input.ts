@@ -1,4 +1,4 @@
-// Files that commands read: what they are, and those that are no text as NDJSON.
+// Opens the files that commands are given; Excel and Parquet become NDJSON.
 import { createReadStream, createWriteStream, mkdtempSync, rmSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { tmpdir } from "node:os";

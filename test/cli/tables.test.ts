@@ -107,13 +107,29 @@ test("what a sheet lacks is said", async () => {
 });
 
 test("rows of a Parquet file land exactly: decimals, long integers, microseconds", async () => {
+  const optional = { repetition_type: "OPTIONAL" } as const;
   const bytes = parquetWriteBuffer({
+    schema: [
+      { name: "root", num_children: 5 },
+      { name: "event_id", type: "INT64", ...optional },
+      { name: "user_id", type: "INT32", ...optional },
+      { name: "event_type", type: "BYTE_ARRAY", converted_type: "UTF8", ...optional },
+      {
+        name: "event_time",
+        type: "INT64",
+        converted_type: "TIMESTAMP_MICROS",
+        logical_type: { type: "TIMESTAMP", isAdjustedToUTC: true, unit: "MICROS" },
+        ...optional,
+      },
+      // As a double, 57 hundredths are 0.5700000000000001.
+      { name: "price", type: "INT64", converted_type: "DECIMAL", scale: 2, precision: 10, ...optional },
+    ],
     columnData: [
-      { name: "event_id", data: [9007199254740993n, 2n], type: "INT64" },
-      { name: "user_id", data: [1, null], type: "INT32" },
-      { name: "event_type", data: ["click", "view"], type: "STRING" },
-      { name: "event_time", data: [new Date("2026-03-01T10:30:00.123Z"), null], type: "TIMESTAMP" },
-      { name: "price", data: [0.57, 1.1], type: "DOUBLE" },
+      { name: "event_id", data: [9007199254740993n, 2n] },
+      { name: "user_id", data: [1, null] },
+      { name: "event_type", data: ["click", "view"] },
+      { name: "event_time", data: [1772361000123456n, null] },
+      { name: "price", data: [57n, 110n] },
     ],
   });
   writeFileSync(path("events.parquet"), Buffer.from(bytes));
@@ -128,10 +144,10 @@ test("rows of a Parquet file land exactly: decimals, long integers, microseconds
       event_id: "9007199254740993",
       user_id: 1,
       event_type: "click",
-      event_time: "2026-03-01 10:30:00.123",
-      event_data: { price: 0.57 },
+      event_time: "2026-03-01 10:30:00.123456",
+      event_data: { price: "0.57" },
     },
-    { event_id: "2", user_id: null, event_type: "view", event_time: null, event_data: { price: 1.1 } },
+    { event_id: "2", user_id: null, event_type: "view", event_time: null, event_data: { price: "1.10" } },
   ]);
   writeFileSync(path("broken.parquet"), "PAR1");
   const broken = await run("ingest", "events", path("broken.parquet"));
