@@ -1,7 +1,6 @@
 // Supervises the processes that serve together: starts them, starts those again that end, replaces them one by one on
 // SIGHUP, ends them on a signal; passes on what callers have spent, and adds up their metrics. It serves nothing itself.
 import cluster, { type Worker } from "node:cluster";
-import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { AggregatorRegistry } from "prom-client";
@@ -69,6 +68,8 @@ export async function supervise({
           resolve(worker);
         }
       });
+      // A message to a process that ended a moment ago: its exit, which follows, says all there is to say.
+      worker.on("error", (error) => logger.debug({ error }, "A message did not reach a process"));
       worker.once("exit", () => {
         if (ready.delete(worker)) tellServing();
         resolve(worker);
@@ -111,7 +112,7 @@ export async function supervise({
   /** Resolves when the process of a place has ended and no other has taken its place. */
   async function followed(place: number): Promise<void> {
     for (let worker = members[place]!; ; worker = members[place]!) {
-      if (!worker.isDead()) await once(worker, "exit");
+      await end(worker);
       if (worker === members[place]) return;
     }
   }
@@ -128,7 +129,7 @@ export async function supervise({
       }
       members[place] = worker;
       send(old, { strata: "stop" });
-      if (!old.isDead()) await once(old, "exit");
+      await end(old);
       logger.info(`Process ${place + 1} of ${processes} was replaced`);
     }
     isReplacing = false;
@@ -142,7 +143,7 @@ export async function supervise({
     isStopping = true;
     logger.info(`${signal}: finishing what is running`);
     const workers = Object.values(cluster.workers ?? {}).filter((worker) => worker !== undefined);
-    const ends = workers.map((worker) => once(worker, "exit"));
+    const ends = workers.map(end);
     // One that was still starting may fail at being stopped.
     const served = [...ready];
     sendAll({ strata: "stop" });
@@ -163,4 +164,9 @@ export async function supervise({
   const first = keep(0);
   while (!hasServed && !isStopping) await sleep(50);
   await Promise.all([first, ...Array.from({ length: processes - 1 }, (_, i) => keep(i + 1))]);
+}
+
+/** Resolves when the process has ended. `once` of node:events would reject at a message that did not reach it. */
+async function end(worker: Worker): Promise<void> {
+  if (!worker.isDead()) await new Promise<void>((resolve) => worker.once("exit", () => resolve()));
 }
