@@ -14,8 +14,9 @@ export interface BoundedMap<K, V> {
 
 /** Without weights, `maxWeight` is the number of entries. */
 export function createBoundedMap<K, V>(maxWeight: number): BoundedMap<K, V> {
-  const entries = new Map<K, { value: V; weight: number }>();
+  const entries = new Map<K, { key: K; value: V; weight: number }>();
   let total = 0;
+  let newest: K | undefined;
 
   function remove(key: K): void {
     total -= entries.get(key)?.weight ?? 0;
@@ -25,7 +26,8 @@ export function createBoundedMap<K, V>(maxWeight: number): BoundedMap<K, V> {
   function insert(key: K, value: V, weight: number): void {
     remove(key);
     if (weight > maxWeight) return;
-    entries.set(key, { value, weight });
+    entries.set(key, { key, value, weight });
+    newest = key;
     total += weight;
     for (const oldest of entries.keys()) {
       if (total <= maxWeight) return;
@@ -37,8 +39,12 @@ export function createBoundedMap<K, V>(maxWeight: number): BoundedMap<K, V> {
     get(key) {
       const entry = entries.get(key);
       if (!entry) return undefined;
-      entries.delete(key);
-      entries.set(key, entry);
+      if (entry.key !== newest) {
+        // With the entry's own key: the caller's may be a string of a request's, which would be kept with it.
+        newest = entry.key;
+        entries.delete(newest);
+        entries.set(newest, entry);
+      }
       return entry.value;
     },
     has: (key) => entries.has(key),

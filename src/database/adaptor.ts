@@ -48,9 +48,9 @@ export interface Operation {
   restart(): void;
   /** Milliseconds in which at least one statement was waited for, and their number. */
   readonly sql: { milliseconds: number; statements: number };
-  readonly kind: Kind;
+  kind(this: void): Kind;
   /** PostgreSQL sent more than it may; statements that were not complete by then have failed. */
-  readonly isTooLarge: boolean;
+  isTooLarge(this: void): boolean;
 }
 
 type Kind = "query" | "mutation" | "subscription";
@@ -101,6 +101,7 @@ function applySettings(
   return { ...setter, values: entries.map(([, value]) => value) };
 }
 
+// Each request makes one, so it has no getters: V8 creates those in the old generation, together with all they refer to.
 export function createOperation(options: OperationOptions): Operation {
   const { pool, prepare, maxBytes, signal, nodes, route } = options;
   let kind: Kind = "query";
@@ -272,12 +273,8 @@ export function createOperation(options: OperationOptions): Operation {
     restart,
     route,
     sql,
-    get kind() {
-      return kind;
-    },
-    get isTooLarge() {
-      return isExceeded(budget);
-    },
+    kind: () => kind,
+    isTooLarge: () => isExceeded(budget),
   };
 }
 

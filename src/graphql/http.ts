@@ -7,6 +7,7 @@ import { getOperationAST, OperationTypeNode, type ExecutionResult } from "grafas
 import type { GrafservBase, ParsedGraphQLBody, ProcessGraphQLRequestBodyEvent } from "grafserv";
 import type { Middleware } from "graphile-config";
 import { finishErrors, refusal } from "./errors.ts";
+import { lightenMiddleware } from "./middleware.ts";
 
 const badRequest = (message: string): Error => refusal("BAD_REQUEST", message);
 
@@ -46,6 +47,13 @@ function checkFields({ query, operationName, variableValues, extensions, onError
 }
 
 export function createHttpHandler(serv: GrafservBase) {
+  // grafserv's published types leave its middleware out.
+  const { middleware, grafastMiddleware } = serv as GrafservBase & {
+    middleware: Middleware<GraphileConfig.GrafservMiddleware> | null;
+  };
+  lightenMiddleware(middleware);
+  lightenMiddleware(grafastMiddleware);
+
   async function answer(request: FastifyRequest, reply: FastifyReply): Promise<ExecutionResult> {
     const requestContext = { fastifyv5: { request, reply } } as unknown as Grafast.RequestContext;
     const fields = fieldsOf(request);
@@ -61,10 +69,6 @@ export function createHttpHandler(serv: GrafservBase) {
       onError: onError ?? undefined,
     } as ParsedGraphQLBody;
     const { resolvedPreset } = serv;
-    // grafserv's published types leave it out.
-    const { middleware } = serv as unknown as {
-      middleware: Middleware<GraphileConfig.GrafservMiddleware> | null;
-    };
     if (middleware?.middleware.processGraphQLRequestBody) {
       const event = { resolvedPreset, body, request: { requestContext } } as ProcessGraphQLRequestBodyEvent;
       await middleware.run("processGraphQLRequestBody", event, () => undefined);
@@ -90,7 +94,7 @@ export function createHttpHandler(serv: GrafservBase) {
       onError: body.onError,
       resolvedPreset,
       requestContext,
-      middleware: serv.grafastMiddleware,
+      middleware: grafastMiddleware,
     };
     await hookArgs(args as never);
     return (await execute(args as never)) as ExecutionResult;

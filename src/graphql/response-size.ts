@@ -112,8 +112,8 @@ export function createResponseSizePlugin(maxBytes: number): GraphileConfig.Plugi
           const result = (await next()) as Result;
           const { operation } = args.contextValue as Grafast.Context;
           // One error instead of one for each row that could not be read.
-          if (operation.kind === "query" && operation.isTooLarge) return failed(tooLarge(false));
-          const isMutation = operation.kind === "mutation";
+          if (operation.kind() === "query" && operation.isTooLarge()) return failed(tooLarge(false));
+          const isMutation = operation.kind() === "mutation";
           return bound(result, args.outputDataAsString, isMutation) as ExecutionResult;
         },
         async subscribe(next) {

@@ -42,7 +42,7 @@ export function createTransactionsPlugin(options: TransactionsOptions): Graphile
     }
     const { operation } = args.contextValue;
     // The position is read after the last commit, since runs have transactions of their own.
-    if (operation.kind === "mutation") await nodes!.noteWritten(route).catch(() => undefined);
+    if (operation.kind() === "mutation") await nodes!.noteWritten(route).catch(() => undefined);
     const reply = args.requestContext?.fastifyv5?.reply;
     if (!reply) return withPosition(answer, route);
     addPosition(reply, route);
