@@ -149,6 +149,11 @@ function csvFormatter(
   const setOf = new Map(sets?.fields.map(({ name }, i) => [dataset.places.get(name), i]));
   const extrasOf = (values: string[]): Extras =>
     extras.flatMap(([index, field]) => (values[index] ? [[field, values[index]] as const] : []));
+  const placeless = (sets?.fields ?? []).flatMap(({ name }, i) =>
+    dataset.places.has(name) ? [] : [[name, i] as const],
+  );
+  const extrasMade = (made: unknown[]): Extras =>
+    placeless.flatMap(([name, i]) => (made[i] === undefined ? [] : [[name, made[i]] as const]));
   // An empty field is an absent one, quoted or not: many writers quote everything.
   const valueOf = (values: string[]) => (place: number) => values[positions[place]!] || undefined;
   const judge = (values: string[]): Cells => {
@@ -157,15 +162,12 @@ function csvFormatter(
       sets,
       read.map((index) => textValue(values[index]!, rules.nulls, true)),
     );
-    const others = sets.fields.flatMap(({ name }, i) =>
-      dataset.places.has(name) || made[i] === undefined ? [] : [[name, made[i]] as const],
-    );
     const ofColumn = valueOf(values);
     const ofField = (place: number): unknown => {
       const set = setOf.get(place);
       return set === undefined ? ofColumn(place) : made[set];
     };
-    return judgeCells(dataset, ofField, true, [...extrasOf(values), ...others], rules);
+    return judgeCells(dataset, ofField, true, [...extrasOf(values), ...extrasMade(made)], rules);
   };
   return {
     format(record) {

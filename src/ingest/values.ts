@@ -12,9 +12,35 @@ import type { Zone } from "./zone.ts";
 export type Judged = { text: string | null } | { doubt: string } | { fault: Fault };
 
 export const isJson = (type: string): boolean => type === "json" || type === "jsonb";
-const isTime = (type: string): boolean => /^(?:timestamp|date)\b/.test(type) && !type.endsWith("]");
-const isNumber = (type: string): boolean =>
-  /^(?:smallint|integer|bigint|real|double precision|numeric|money)\b/.test(type) && !type.endsWith("]");
+
+/** What a type's name says; found once, since each cell asks. */
+interface Traits {
+  isTime: boolean;
+  isNumber: boolean;
+  /** Characters of its longest text; undefined if it is no text. */
+  longest: number | undefined;
+}
+
+const traits = new WeakMap<Field, Traits>();
+
+function traitsOf(field: Field): Traits {
+  const { type } = field;
+  let found = traits.get(field);
+  if (!found) {
+    const [, length] = /^character(?: varying)?\((\d+)\)$/.exec(type) ?? [];
+    const isUnbounded = type === "text" || type === "character varying";
+    found = {
+      isTime: /^(?:timestamp|date)\b/.test(type) && !type.endsWith("]"),
+      isNumber:
+        /^(?:smallint|integer|bigint|real|double precision|numeric|money)\b/.test(type) &&
+        !type.endsWith("]"),
+      longest: isUnbounded ? Infinity : length === undefined ? undefined : Number(length),
+    };
+    traits.set(field, found);
+  }
+  return found;
+}
+
 const isGeometry = (type: string): boolean => /^(?:\w+\.)?(?:geometry|geography)\b/.test(type);
 
 /** A value of NDJSON, or any other that is JSON already. */
@@ -65,13 +91,15 @@ function judgeJson(field: Field, json: string): Judged {
 function judgeText(field: Field, text: string, rules = NO_RULES, isText = true): Judged {
   const { name, type } = field;
   let value = text;
-  if (isTime(type)) {
+  let utc: string | undefined;
+  const { isTime, isNumber, longest } = traitsOf(field);
+  if (isTime) {
     const { dates, zone } = rules;
     const read = dates?.read(text);
     value = read ?? text;
-    const certain = certainTimestamp(value);
+    utc = certainTimestamp(value);
     // One that a format has read may still be no day of the calendar, as PostgreSQL says.
-    if (read === undefined && certain === undefined) {
+    if (read === undefined && utc === undefined) {
       const found = findDateFault(name, text, dates);
       if (found) return { fault: found };
     }
@@ -79,13 +107,14 @@ function judgeText(field: Field, text: string, rules = NO_RULES, isText = true):
       const found = inZone(type, value, zone);
       if ("problem" in found) return fault(found.reason, `${name}: ${shown(text)} ${found.problem}.`);
       value = found.value;
+      utc = certainTimestamp(value);
     }
-  } else if (rules.numbers && isText && isNumber(type)) {
+  } else if (rules.numbers && isText && isNumber) {
     const read = rules.numbers.read(text);
     if (read === undefined) return notANumber(field, text, rules.numbers);
     value = read;
   }
-  const certain = certainText(value, type);
+  const certain = isTime ? certainTime(value, type, utc) : certainText(value, type, longest);
   if (certain !== undefined) return { text: certain };
   if (value.includes("\0") || !value.isWellFormed())
     return fault("invalid_encoding", `${name} holds a NUL character or half of a surrogate pair.`);
@@ -142,8 +171,22 @@ const fault = (reason: string, detail: string): Judged => ({ fault: { reason, de
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
+/** As certainText, of a value that is certainly the given time in UTC. */
+function certainTime(value: string, type: string, utc: string | undefined): string | undefined {
+  if (utc === undefined) return undefined;
+  switch (type) {
+    case "date":
+      return value.length === 10 ? utc : undefined;
+    case "timestamp without time zone":
+      return utc;
+    case "timestamp with time zone":
+      return utc.length === 10 ? `${utc} 00:00+00` : `${utc}+00`;
+  }
+  return undefined;
+}
+
 /** The text to copy for a value that PostgreSQL certainly takes; undefined when only it can tell. */
-export function certainText(value: string, type: string): string | undefined {
+function certainText(value: string, type: string, longest: number | undefined): string | undefined {
   switch (type) {
     case "smallint":
       return /^-?\d{1,5}$/.test(value) && Math.abs(Number(value)) < 2 ** 15 ? value : undefined;
@@ -163,28 +206,11 @@ export function certainText(value: string, type: string): string | undefined {
       return /^(?:t|f|true|false|0|1)$/.test(value) ? value : undefined;
     case "uuid":
       return UUID.test(value) ? value : undefined;
-    case "date":
-      return value.length === 10 ? certainTimestamp(value) : undefined;
-    case "timestamp without time zone":
-      return certainTimestamp(value);
-    case "timestamp with time zone": {
-      const utc = certainTimestamp(value);
-      if (utc === undefined) return undefined;
-      return utc.length === 10 ? `${utc} 00:00+00` : `${utc}+00`;
-    }
     case "json":
     case "jsonb":
       // Escapes left by JSON.stringify are control characters and lone surrogates, some refused by jsonb.
       return value.includes("\\u") || value.length > 100_000 ? undefined : value;
   }
-  const longest = lengthOf(type);
   if (longest === undefined) return undefined;
   return value.length <= longest && !value.includes("\0") && value.isWellFormed() ? value : undefined;
-}
-
-/** Longest text of a type in characters; undefined if it is no text. */
-function lengthOf(type: string): number | undefined {
-  if (type === "text" || type === "character varying") return Infinity;
-  const [, length] = /^character(?: varying)?\((\d+)\)$/.exec(type) ?? [];
-  return length === undefined ? undefined : Number(length);
 }

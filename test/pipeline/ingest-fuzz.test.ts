@@ -5,7 +5,8 @@ import { parse } from "csv-parse/sync";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ingest } from "../../src/ingest/ingest.ts";
 import { readDataset } from "../../src/ingest/dataset.ts";
-import { certainText } from "../../src/ingest/values.ts";
+import { NO_RULES } from "../../src/ingest/options.ts";
+import { judgeCsv } from "../../src/ingest/values.ts";
 import { openText } from "../../src/ingest/encoding.ts";
 import { readCsv, type SourceRecord } from "../../src/ingest/read.ts";
 import { createDatabase, type TestDatabase } from "../support/database.ts";
@@ -195,7 +196,11 @@ describe("landing", () => {
         return value.slice(0, at) + inserted + value.slice(at + Math.floor(next() * 3));
       };
       const tried = [...values, ...Array.from({ length: 3000 }, () => mutate(pick(next, values)))];
-      const certain = tried.flatMap((value) => certainText(value, kind) ?? []);
+      const field = { name: "value", type: kind, isRequired: false, isKey: false };
+      const certain = tried.flatMap((value) => {
+        const judged = judgeCsv(field, value, NO_RULES);
+        return "text" in judged ? (judged.text ?? []) : [];
+      });
       expect(certain.length).toBeGreaterThan(30);
       const { rows } = await database.pool.query<{ value: string; reason: string | null }>(
         `select given as value, v.reason from unnest($1::text[]) given, strata.typed_values(array[$2], array[given]) v
