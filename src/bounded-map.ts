@@ -29,10 +29,7 @@ export function createBoundedMap<K, V>(maxWeight: number): BoundedMap<K, V> {
     entries.set(key, { key, value, weight });
     newest = key;
     total += weight;
-    for (const oldest of entries.keys()) {
-      if (total <= maxWeight) return;
-      remove(oldest);
-    }
+    while (total > maxWeight) remove(entries.keys().next().value!);
   }
 
   return {

@@ -177,7 +177,7 @@ export function compile(node: Node, columns: Column[], readNumber: ReadNumber = 
       );
   };
   const divisor = (number: Decimal): Decimal => {
-    if (number.digits === 0n) throw unfitValue("a number is divided by zero");
+    if (exact.isZero(number)) throw unfitValue("a number is divided by zero");
     return number;
   };
 
@@ -326,7 +326,7 @@ export function compile(node: Node, columns: Column[], readNumber: ReadNumber = 
       case "length":
         return {
           kind: "number",
-          evaluate: strict(operands, ([value]) => ({ digits: BigInt(lengthOf(toText(value!)!)), scale: 0 })),
+          evaluate: strict(operands, ([value]) => ({ digits: lengthOf(toText(value!)!), scale: 0 })),
         };
     }
     const texts = TEXTS[name]!;

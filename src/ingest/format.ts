@@ -144,9 +144,10 @@ function csvFormatter(
   { dataset, rules, delimiter, sets }: FormatOptions,
   { fields, kept, read }: Placement,
 ): Formatter {
-  const positions = dataset.fields.map(({ name }) => fields.indexOf(name));
   const extras = [...fields.entries()].filter(([, field]) => field !== "" && !dataset.places.has(field));
-  const setOf = new Map(sets?.fields.map(({ name }, i) => [dataset.places.get(name), i]));
+  const setOf = new Map(sets?.fields.map(({ name }, i) => [name, i]));
+  /** Of each field of the dataset: the column that has it, or the expression that makes it. */
+  const sources = dataset.fields.map(({ name }) => ({ column: fields.indexOf(name), set: setOf.get(name) }));
   const extrasOf = (values: string[]): Extras =>
     extras.flatMap(([index, field]) => (values[index] ? [[field, values[index]] as const] : []));
   const placeless = (sets?.fields ?? []).flatMap(({ name }, i) =>
@@ -154,20 +155,19 @@ function csvFormatter(
   );
   const extrasMade = (made: unknown[]): Extras =>
     placeless.flatMap(([name, i]) => (made[i] === undefined ? [] : [[name, made[i]] as const]));
-  // An empty field is an absent one, quoted or not: many writers quote everything.
-  const valueOf = (values: string[]) => (place: number) => values[positions[place]!] || undefined;
   const judge = (values: string[]): Cells => {
-    if (!sets) return judgeCells(dataset, valueOf(values), true, extrasOf(values), rules);
-    const made = make(
-      sets,
-      read.map((index) => textValue(values[index]!, rules.nulls, true)),
+    const made = sets
+      ? make(
+          sets,
+          read.map((index) => textValue(values[index]!, rules.nulls, true)),
+        )
+      : [];
+    // An empty field is an absent one, quoted or not: many writers quote everything.
+    const given = sources.map(({ column, set }) =>
+      set === undefined ? values[column] || undefined : made[set],
     );
-    const ofColumn = valueOf(values);
-    const ofField = (place: number): unknown => {
-      const set = setOf.get(place);
-      return set === undefined ? ofColumn(place) : made[set];
-    };
-    return judgeCells(dataset, ofField, true, [...extrasOf(values), ...extrasMade(made)], rules);
+    const others = extras.length + placeless.length > 0 ? [...extrasOf(values), ...extrasMade(made)] : [];
+    return judgeCells(dataset, given, true, others, rules);
   };
   return {
     format(record) {
@@ -222,11 +222,10 @@ export function judgeFields(
   const row = sets ? withSets(kept, dataset, sets, isCsv) : kept;
   return judgeCells(
     dataset,
-    (place) => {
-      const { name } = dataset.fields[place]!;
+    dataset.fields.map(({ name }) => {
       const value = Object.hasOwn(row, name) ? row[name] : undefined;
       return isCsv && value === "" ? undefined : value;
-    },
+    }),
     isCsv,
     Object.entries(row).filter(
       ([name, value]) => !dataset.places.has(name) && !(isCsv && (value === "" || value === null)),
@@ -239,7 +238,8 @@ type Extras = (readonly [name: string, value: unknown])[];
 
 function judgeCells(
   dataset: Dataset,
-  valueAt: (place: number) => unknown,
+  /** In the order of the dataset's fields. */
+  values: readonly unknown[],
   isCsv: boolean,
   extras: Extras,
   rules: Rules,
@@ -266,7 +266,7 @@ function judgeCells(
   };
   for (let place = 0; place < dataset.fields.length; place++) {
     const field = dataset.fields[place]!;
-    let value = valueAt(place);
+    let value = values[place];
     if (nulls && isAbsent(value)) value = undefined;
     if (value instanceof Failure) {
       result.cells[place] = null;
