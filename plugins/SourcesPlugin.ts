@@ -8,12 +8,15 @@ type FieldSource =
   | { kind: "column"; column: string; codec: PgCodec; of: PgCodec }
   | { kind: "row"; resource: PgResource; key: { argument: string; column: string; codec: PgCodec }[] }
   | { kind: "rows"; resource: PgResource }
-  | { kind: "relatedRow" | "relatedRows"; relation: PgCodecRelation };
+  | { kind: "relatedRow" | "relatedRows"; relation: PgCodecRelation }
+  | { kind: "payloadRow"; of: PgCodec };
 
 declare module "graphql" {
   // eslint-disable-next-line @typescript-eslint/no-unused-vars -- must repeat the parameters
   interface GraphQLFieldExtensions<_TSource, _TContext, _TArgs> {
     strataSource?: FieldSource | undefined;
+    /** Its rows are what a function returns. */
+    strataFunction?: true;
   }
 }
 
@@ -30,12 +33,15 @@ export function sourceOf(field: GraphQLField<unknown, unknown> | null | undefine
   if (!source) return undefined;
   const column = source.kind === "column" ? source.column : undefined;
   const { extensions } =
-    source.kind === "column"
+    "of" in source
       ? source.of
       : (("relation" in source ? source.relation.remoteResource : source.resource) as PgResource).codec;
   const { schemaName: schema, name: relation } = extensions?.pg ?? {};
   return schema === undefined || relation === undefined ? undefined : { schema, relation, column };
 }
+
+export const isOfFunction = (field: GraphQLField<unknown, unknown>): boolean =>
+  field.extensions.strataFunction === true;
 
 /** Remembers of each field what its plan reads, for readers of the schema that do not plan. */
 export const SourcesPlugin: GraphileConfig.Plugin = {
@@ -45,6 +51,8 @@ export const SourcesPlugin: GraphileConfig.Plugin = {
     hooks: {
       GraphQLObjectType_fields_field(field, build, { scope }) {
         const { pgCodec, pgFieldAttribute, pgRelationDetails, pgFieldResource } = scope;
+        if (/^(?:mutationField|(?:query|type)Field\b)/.test(scope.fieldBehaviorScope ?? ""))
+          return { ...field, extensions: { ...field.extensions, strataFunction: true } };
         const source = (): FieldSource | undefined => {
           if (pgFieldAttribute) {
             const attributes = Object.entries(pgCodec?.attributes ?? {});
@@ -59,6 +67,11 @@ export const SourcesPlugin: GraphileConfig.Plugin = {
             if (scope.isPgSingleRelationField) return { kind: "relatedRow", relation };
             if (scope.isPgManyRelationConnectionField) return { kind: "relatedRows", relation };
             return undefined;
+          }
+          if (scope.isMutationPayload && !scope.pgTypeResource?.parameters) {
+            const type = build.getTypeMetaByName(build.graphql.getNamedType(field.type).name);
+            const of: GraphileBuild.ScopeObject | undefined = type?.scope;
+            return of?.isPgClassType ? { kind: "payloadRow", of: of.pgCodec! } : undefined;
           }
           const resource = pgFieldResource as PgResource | undefined;
           if (!resource || resource.parameters || typeof resource.from === "function") return undefined;

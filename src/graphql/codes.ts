@@ -16,7 +16,7 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
   FORBIDDEN: {
     status: 403,
     meaning:
-      "The role may not do this. Another role may. Of a query, only what the role may not read is null, and `type` and `field` name it.",
+      "The role may not do this. Another role may. What it only may not read is null alone, and `type` and `field` name it.",
   },
   OPERATION_NOT_PERSISTED: {
     status: 403,

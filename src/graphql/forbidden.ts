@@ -1,28 +1,34 @@
 // Fields that the role may not read are null, each with an error; the rest of the response stands. PostgreSQL refuses a
-// statement as a whole, so the operation is executed once more without the refused fields.
+// statement as a whole: a query is executed once more without the refused fields, mutations and subscriptions, which
+// cannot be, are asked about before (./visible.ts).
 import type pg from "pg";
 import {
   getNamedType,
+  getOperationAST,
   GraphQLError,
+  isCompositeType,
   isNonNullType,
   isObjectType,
+  isUnionType,
   Kind,
-  TypeInfo,
   visit,
-  visitWithTypeInfo,
   type DocumentNode,
   type ExecutionResult,
   type FieldNode,
   type FragmentDefinitionNode,
+  type GraphQLCompositeType,
+  type GraphQLOutputType,
   type GraphQLSchema,
+  type OperationDefinitionNode,
   type SelectionSetNode,
 } from "grafast/graphql";
-import { sourceOf, type Asked } from "../../plugins/SourcesPlugin.ts";
+import { isOfFunction, sourceOf, type Asked } from "../../plugins/SourcesPlugin.ts";
 import { refusal } from "./errors.ts";
 
 /** The fields that PostgreSQL refuses, and the document with `__typename` in the places of those that can be null. */
 export interface Forbidden {
   document: DocumentNode | undefined;
+  operation: OperationDefinitionNode;
   hidden: Hidden[];
   /** Fields that cannot be null, and others where the operation needs them. */
   others: Hidden[];
@@ -47,12 +53,12 @@ export function isRefused(error: unknown): boolean {
   return (cause as { code?: unknown }).code === "42501";
 }
 
-// A right on any column lets rows be counted.
+// A right on any column lets rows be counted. Composite types, as functions return them, have no rights.
 const REFUSED = `
   select asked.place::integer as place
   from unnest($2::text[], $3::text[], $4::text[]) with ordinality as asked (schema_name, relation, column_name, place)
     join pg_catalog.pg_namespace n on n.nspname = asked.schema_name
-    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = asked.relation
+    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = asked.relation and c.relkind <> 'c'
   where not pg_catalog.has_schema_privilege($1, n.oid, 'usage')
      or case when asked.column_name is null then not pg_catalog.has_any_column_privilege($1, c.oid, 'select')
              else not pg_catalog.has_column_privilege($1, c.oid, asked.column_name, 'select') end`;
@@ -60,20 +66,102 @@ const REFUSED = `
 const keyOf = ({ schema, relation, column = "" }: Asked): string =>
   JSON.stringify([schema, relation, column]);
 
-/** Which of its fields the operation was refused for; undefined if it was for something else. */
+/** A field of the operation that reads from a relation. */
+interface Reader {
+  asked: Asked;
+  key: string;
+  parent: string;
+  type: GraphQLOutputType;
+}
+
+export interface Operated {
+  schema: GraphQLSchema;
+  document: DocumentNode;
+  operationName?: string | null | undefined;
+}
+
+/** What is known of one operation of a document. */
+interface Known {
+  operation: OperationDefinitionNode;
+  readers: Map<FieldNode, Reader>;
+  /** By the keys of what is refused. The same document each time: what is compiled and planned of it lasts as long as the one that was asked. */
+  made: Map<string, Forbidden>;
+}
+const known = new WeakMap<DocumentNode, Map<string, Known>>();
+
+function knownOf({ schema, document, operationName }: Operated): Known | undefined {
+  const operation = getOperationAST(document, operationName);
+  if (!operation) return undefined;
+  let operations = known.get(document);
+  if (!operations) known.set(document, (operations = new Map()));
+  const name = operation.name?.value ?? "";
+  let found = operations.get(name);
+  if (!found) {
+    found = { operation, readers: readersOf(schema, document, operation), made: new Map() };
+    operations.set(name, found);
+  }
+  return found;
+}
+
+function fragmentsOf({ definitions }: DocumentNode): Map<string, FragmentDefinitionNode> {
+  const fragments = new Map<string, FragmentDefinitionNode>();
+  for (const definition of definitions)
+    if (definition.kind === Kind.FRAGMENT_DEFINITION) fragments.set(definition.name.value, definition);
+  return fragments;
+}
+
+/** The operation's fields by what they read; not those of rows that a function returns, on which no right is needed. */
+function readersOf(
+  schema: GraphQLSchema,
+  document: DocumentNode,
+  operation: OperationDefinitionNode,
+): Map<FieldNode, Reader> {
+  const readers = new Map<FieldNode, Reader>();
+  const fragments = fragmentsOf(document);
+  const done = new Set<string>();
+
+  function walk(set: SelectionSetNode, type: GraphQLCompositeType, isFunction: boolean): void {
+    for (const selection of set.selections) {
+      if (selection.kind === Kind.FRAGMENT_SPREAD) {
+        const fragment = fragments.get(selection.name.value)!;
+        const visited = `${selection.name.value} ${isFunction}`;
+        if (done.has(visited)) continue;
+        done.add(visited);
+        walk(fragment.selectionSet, named(fragment.typeCondition.name.value), isFunction);
+      } else if (selection.kind === Kind.INLINE_FRAGMENT) {
+        const condition = selection.typeCondition;
+        walk(selection.selectionSet, condition ? named(condition.name.value) : type, isFunction);
+      } else enter(selection, type, isFunction);
+    }
+  }
+  const named = (name: string) => schema.getType(name) as GraphQLCompositeType;
+
+  function enter(node: FieldNode, parent: GraphQLCompositeType, isFunction: boolean): void {
+    // Of `__typename` and the fields about the schema nothing is read.
+    const field = isUnionType(parent) ? undefined : parent.getFields()[node.name.value];
+    if (!field) return;
+    const asked = sourceOf(field);
+    if (asked && !(isFunction && asked.column !== undefined))
+      readers.set(node, { asked, key: keyOf(asked), parent: parent.name, type: field.type });
+    const type = getNamedType(field.type);
+    if (!node.selectionSet || !isCompositeType(type)) return;
+    const isOwn = asked !== undefined && asked.column === undefined;
+    walk(node.selectionSet, type, isOfFunction(field) || (isFunction && !isOwn));
+  }
+
+  walk(operation.selectionSet, schema.getRootType(operation.operation)!, false);
+  return readers;
+}
+
+/** Which of its fields the role may not read; undefined if it may read all of them. */
 export async function findForbidden(
   pool: pg.Pool,
-  { schema, document }: { schema: GraphQLSchema; document: DocumentNode },
+  operated: Operated,
   role: string,
 ): Promise<Forbidden | undefined> {
-  const asked = new Map<string, Asked>();
-  const types = new TypeInfo(schema);
-  const enter = (): void => {
-    const one = sourceOf(types.getFieldDef());
-    if (one) asked.set(keyOf(one), one);
-  };
-  visit(document, visitWithTypeInfo(types, { Field: enter }));
-  const list = [...asked.values()];
+  const own = knownOf(operated);
+  if (!own || own.readers.size === 0) return undefined;
+  const list = [...new Map([...own.readers.values()].map(({ key, asked }) => [key, asked])).values()];
   const { rows } = await pool.query<{ place: number }>(REFUSED, [
     role,
     list.map((one) => one.schema),
@@ -82,45 +170,42 @@ export async function findForbidden(
   ]);
   if (rows.length === 0) return undefined;
   const refused = new Set(rows.map(({ place }) => keyOf(list[place - 1]!)));
-  // The same document each time: what is compiled and planned of it lasts as long as the one that was asked.
-  let known = made.get(document);
-  if (!known) made.set(document, (known = new Map()));
   const key = [...refused].sort().join();
-  let forbidden = known.get(key);
-  if (!forbidden) known.set(key, (forbidden = without(schema, document, refused)));
+  let forbidden = own.made.get(key);
+  if (!forbidden) own.made.set(key, (forbidden = without(operated.document, own, refused)));
   return forbidden;
 }
 
-const made = new WeakMap<DocumentNode, Map<string, Forbidden>>();
-
-function without(schema: GraphQLSchema, document: DocumentNode, refused: Set<string>): Forbidden {
-  const types = new TypeInfo(schema);
+function without(document: DocumentNode, { operation, readers }: Known, refused: Set<string>): Forbidden {
   const others: Hidden[] = [];
   const replaced: Hidden[] = [];
-  const changed = visit(
-    document,
-    visitWithTypeInfo(types, {
-      Field(node) {
-        const one = sourceOf(types.getFieldDef());
-        if (!one || !refused.has(keyOf(one))) return undefined;
-        const named = getNamedType(types.getType()!);
-        const entry: Hidden = {
-          type: types.getParentType()!.name,
-          field: node.name.value,
-          of: one.column === undefined && isObjectType(named) ? named.name : undefined,
-          node,
-        };
-        if (isNonNullType(types.getType())) return void others.push(entry);
-        replaced.push(entry);
-        const { alias = node.name, directives, loc } = node;
-        const name = { kind: Kind.NAME, value: "__typename" } as const;
-        const stand: FieldNode = { kind: Kind.FIELD, alias, name, directives, loc };
-        hidden.set(stand, entry);
-        return stand;
-      },
-    }),
-  );
-  return { document: replaced.length > 0 ? changed : undefined, hidden: replaced, others };
+  const changed: DocumentNode = visit(document, {
+    Field(node) {
+      const reader = readers.get(node);
+      if (!reader || !refused.has(reader.key)) return undefined;
+      const type = getNamedType(reader.type);
+      const entry: Hidden = {
+        type: reader.parent,
+        field: node.name.value,
+        of: reader.asked.column === undefined && isObjectType(type) ? type.name : undefined,
+        node,
+      };
+      if (isNonNullType(reader.type)) return void others.push(entry);
+      replaced.push(entry);
+      const { alias = node.name, directives, loc } = node;
+      const name = { kind: Kind.NAME, value: "__typename" } as const;
+      const stand: FieldNode = { kind: Kind.FIELD, alias, name, directives, loc };
+      hidden.set(stand, entry);
+      return stand;
+    },
+  });
+  const own = changed.definitions[document.definitions.indexOf(operation)] as OperationDefinitionNode;
+  return {
+    document: replaced.length > 0 ? changed : undefined,
+    operation: own,
+    hidden: replaced,
+    others,
+  };
 }
 
 const errorOf = ({ type, field, of, node }: Hidden, role: string, path?: readonly (string | number)[]) =>
@@ -138,10 +223,7 @@ const errorOf = ({ type, field, of, node }: Hidden, role: string, path?: readonl
 
 /** Makes the hidden fields null, wherever they are in the data, and returns an error for each. */
 export function hideFields(forbidden: Forbidden, data: unknown, role: string): GraphQLError[] {
-  const document = forbidden.document!;
-  const fragments = new Map<string, FragmentDefinitionNode>();
-  for (const definition of document.definitions)
-    if (definition.kind === Kind.FRAGMENT_DEFINITION) fragments.set(definition.name.value, definition);
+  const fragments = fragmentsOf(forbidden.document!);
   const errors = new Map<string, GraphQLError>();
 
   function walk(set: SelectionSetNode | undefined, value: unknown, path: (string | number)[]): void {
@@ -166,10 +248,14 @@ export function hideFields(forbidden: Forbidden, data: unknown, role: string): G
     }
   }
 
-  for (const definition of document.definitions)
-    if (definition.kind === Kind.OPERATION_DEFINITION) walk(definition.selectionSet, data, []);
-  // Whether there are rows makes no difference to what is allowed.
-  return errors.size > 0 ? [...errors.values()] : forbidden.hidden.map((entry) => errorOf(entry, role));
+  walk(forbidden.operation.selectionSet, data, []);
+  return [...errors.values()];
+}
+
+/** As `hideFields`, but names them also where there are no rows: that makes no difference to what is allowed. */
+export function hideAlways(forbidden: Forbidden, data: unknown, role: string): GraphQLError[] {
+  const errors = hideFields(forbidden, data, role);
+  return errors.length > 0 ? errors : forbidden.hidden.map((entry) => errorOf(entry, role));
 }
 
 /** Names a field that could not be null alone in the errors that PostgreSQL's refusal led to. */

@@ -42,6 +42,7 @@ import { createPlansPlugin } from "./plans.ts";
 import { createResponseSizePlugin } from "./response-size.ts";
 import { createTransactionsPlugin } from "./transactions.ts";
 import { createReadsPlugin } from "./reads.ts";
+import { createVisiblePlugin } from "./visible.ts";
 import { createSocketHandler } from "./websocket.ts";
 
 const GRAPHQL_PATH = "/graphql";
@@ -194,6 +195,7 @@ export function createGraphql(options: GraphqlOptions) {
         operationCache,
         record: (path) => options.observation?.metrics.recordRead(path),
       }),
+      createVisiblePlugin(operations.pool),
       createResponseSizePlugin(operations.maxBytes),
       createGraphiqlPlugin(config),
     ],

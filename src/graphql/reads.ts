@@ -14,7 +14,7 @@ import { isCancelled, type Settings } from "../database/adaptor.ts";
 import { createBatches, TookLong, type Batches, type BatchesOptions } from "../database/batches.ts";
 import { ResponseTooLarge } from "../database/budget.ts";
 import { isUnavailable } from "../database/unavailable.ts";
-import { findForbidden, hideFields, isRefused, nameForbidden, type Forbidden } from "./forbidden.ts";
+import { findForbidden, hideAlways, isRefused, nameForbidden, type Forbidden } from "./forbidden.ts";
 import type { OperationCache } from "./operation-cache.ts";
 import { compileRead, type Read } from "./reads/compile.ts";
 import type { Statement } from "./reads/shapes.ts";
@@ -147,7 +147,7 @@ export function createReadsPlugin({
     if (!statement) return undefined;
     try {
       const data = await run(args.contextValue as Context, statement);
-      return { data: data as never, errors: hideFields(forbidden, JSON.parse(data), role) };
+      return { data: data as never, errors: hideAlways(forbidden, JSON.parse(data), role) };
     } catch (error) {
       fallBack(error, args.document, args.requestContext!.fastifyv5!.request.log);
       return undefined;
@@ -160,7 +160,7 @@ export function createReadsPlugin({
     Object.assign(args, { document: forbidden.document, outputDataAsString: false });
     try {
       const result = (await next()) as ExecutionResult;
-      const errors = [...hideFields(forbidden, result.data, role), ...(result.errors ?? [])];
+      const errors = [...hideAlways(forbidden, result.data, role), ...(result.errors ?? [])];
       const data = result.data && outputDataAsString ? JSON.stringify(result.data) : result.data;
       return { data: data as never, errors };
     } finally {

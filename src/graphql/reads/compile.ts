@@ -171,6 +171,7 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
         const json = jsonOf(source.codec, value) ?? leaveToPlanner(source.codec.name);
         return () => [json];
       }
+      if (source.kind === "payloadRow") return leaveToPlanner(node.name.value);
       const { remoteResource, localAttributes, remoteAttributes } = source.relation;
       const local = localAttributes.map((name) => columnOf(row, name));
       const isRelated = (other: Row): SQL[] =>
