@@ -137,8 +137,11 @@ export function tabsScript(token: string | undefined): string {
             tab.query = tab.query.replace(/since: "[^"]*"/, 'since: "' + new Date().toISOString() + '"');
         }
       localStorage.setItem(key("tabState"), JSON.stringify(state));
-      // GraphiQL recognises the current tab by this text; another one would open a further tab.
-      localStorage.setItem(key("query"), state.tabs[state.activeTabIndex]?.query ?? "");
+      // GraphiQL recognises the current tab by these texts; others would open a further tab.
+      for (const name of ["query", "variables", "headers"])
+        localStorage.setItem(key(name), state.tabs[state.activeTabIndex]?.[name] ?? "");
+      // By the last of them only if it may keep them at all, which its own setting says.
+      RURU_CONFIG.shouldPersistHeaders = true;
       if (!stored) localStorage.setItem(key("shouldPersistHeaders"), "true");
     }
   </script>`;

@@ -7,7 +7,9 @@ import type { Config } from "../config.ts";
 import { createToken } from "../http/token.ts";
 import { refusal } from "./errors.ts";
 import { tabsScript } from "./graphiql-tabs.ts";
+import { tokenScript } from "./graphiql-token.ts";
 
+export const GRAPHQL_PATH = "/graphql";
 export const GRAPHIQL_PATH = "/graphiql";
 const ASSETS = "/ruru-static/";
 
@@ -82,7 +84,7 @@ export const createGraphiqlPlugin = (config: Config): GraphileConfig.Plugin => (
         const token = await tokenFor(config, page.headers);
         if (token) void reply.header("cache-control", "no-store");
         htmlParts.titleTag = HEAD;
-        htmlParts.headerScripts += tabsScript(token);
+        htmlParts.headerScripts += tabsScript(token) + tokenScript(token, GRAPHQL_PATH);
         return (await next()).replaceAll("<script", `<script nonce="${nonce}"`);
       },
     },

@@ -29,7 +29,7 @@ import { createNodes } from "../database/nodes.ts";
 import { createDataVersion, createDataVersions } from "./data-version.ts";
 import { routeOf } from "./position.ts";
 import { refusal } from "./errors.ts";
-import { createGraphiqlPlugin, GRAPHIQL_PATH } from "./graphiql.ts";
+import { createGraphiqlPlugin, GRAPHIQL_PATH, GRAPHQL_PATH } from "./graphiql.ts";
 import { createHttpHandler } from "./http.ts";
 import { abortControllerOf, createGuardPlugin, requestOf } from "../guard/guard.ts";
 import { createRateLimit } from "../guard/rate-limit.ts";
@@ -44,8 +44,6 @@ import { createTransactionsPlugin } from "./transactions.ts";
 import { createReadsPlugin } from "./reads.ts";
 import { createVisiblePlugin } from "./visible.ts";
 import { createSocketHandler } from "./websocket.ts";
-
-const GRAPHQL_PATH = "/graphql";
 
 /** Connections that the large operations of one caller leave to others; more of them slow down a single heavy caller. */
 const SPARED_CONNECTIONS = 3;

@@ -1,5 +1,6 @@
 // GraphiQL, of the same origin, takes its tabs from its storage: a query goes there as one more tab.
 import { withoutEmpty } from "./api.ts";
+import { isKept, token } from "./session.ts";
 
 interface State {
   tabs: { id: string; title: string; query: string }[];
@@ -30,5 +31,12 @@ export function openInGraphiql(title: string, given: string, variables: object):
   } catch {
     // Without storage GraphiQL opens as it is.
   }
-  location.href = "/graphiql";
+  goToGraphiql();
+}
+
+/** The same person there; a token that the tab keeps is found by the page itself. */
+export function goToGraphiql(): void {
+  const given = token.value;
+  location.href =
+    given === undefined || isKept.value ? "/graphiql" : `/graphiql#token=${encodeURIComponent(given)}`;
 }

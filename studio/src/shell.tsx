@@ -2,6 +2,7 @@
 import { useEffect, useRef } from "preact/hooks";
 import { wantsToken } from "./api.ts";
 import { clock } from "./format.ts";
+import { goToGraphiql } from "./graphiql.ts";
 import { asOf, connection, type Connection } from "./live.ts";
 import { Bring } from "./pages/bring.tsx";
 import { Explore } from "./pages/explore.tsx";
@@ -106,7 +107,14 @@ export const Shell = () => {
             </li>
           ))}
           <li class="apart">
-            <a href="/graphiql">
+            <a
+              href="/graphiql"
+              onClick={(event) => {
+                if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+                event.preventDefault();
+                goToGraphiql();
+              }}
+            >
               <Icon name="external" />
               <span>GraphiQL</span>
             </a>

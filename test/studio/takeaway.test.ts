@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import { describeInBrowser, findingsOf, LONG, useStudio } from "./browser.ts";
+import { isServer } from "../support/database.ts";
 
 describeInBrowser("taken along", () => {
   const studio = useStudio({ ANONYMOUS_ROLE: "reader" });
@@ -80,21 +81,28 @@ describeInBrowser("taken along", () => {
     expect(await page.getByRole("alert").count()).toBe(0);
   });
 
-  test("a query is opened in GraphiQL, as a tab of the table's name, and answers there", async () => {
-    const page = await studio.open("nobody", "/explore/transactions");
-    await page.getByRole("button", { name: "Open in GraphiQL" }).click();
-    await page.waitForURL(/\/graphiql$/);
-    await page.getByRole("tab", { name: "Transactions", exact: true }).waitFor(LONG);
-    const answer = page.waitForResponse(
-      (response) =>
-        response.url().endsWith("/graphql") &&
-        (response.request().postData() ?? "").includes("transactions("),
-    );
-    await page.getByRole("button", { name: /Execute query/ }).click();
-    const { data, errors } = await (await answer).json();
-    expect(errors).toBeUndefined();
-    expect(data.transactions.nodes.length).toBeGreaterThan(0);
-  });
+  test.each(["nobody", "operator"] as const)(
+    "a query is opened in GraphiQL, as a tab of the table's name, and answers there: %s",
+    async (who) => {
+      const page = await studio.open(who, "/explore/transactions");
+      await page.getByRole("button", { name: "Open in GraphiQL" }).click();
+      await page.waitForURL(/\/graphiql$/);
+      await page.getByRole("tab", { name: "Transactions", exact: true }).waitFor(LONG);
+      const answer = page.waitForResponse(
+        (response) =>
+          response.url().endsWith("/graphql") &&
+          (response.request().postData() ?? "").includes("transactions("),
+      );
+      await page.getByRole("button", { name: /Execute query/ }).click();
+      const response = await answer;
+      const { data, errors } = await response.json();
+      expect(errors).toBeUndefined();
+      expect(data.transactions.nodes.length).toBeGreaterThan(0);
+      // By the person's own token, or by the one that the page has on the embedded default.
+      const hasToken = response.request().headers().authorization?.startsWith("Bearer ey") ?? false;
+      expect(hasToken).toBe(who === "operator" || !isServer);
+    },
+  );
 
   test.each(["/overview", "/quarantine", "/explore/events?view=chart", "/explore/events?view=map"])(
     "in forced colors %s keeps what axe looks at, and every button has an edge",
