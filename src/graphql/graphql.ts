@@ -32,6 +32,7 @@ import { refusal } from "./errors.ts";
 import { createGraphiqlPlugin, GRAPHIQL_PATH, GRAPHQL_PATH } from "./graphiql.ts";
 import { createHttpHandler } from "./http.ts";
 import { abortControllerOf, createGuardPlugin, requestOf } from "../guard/guard.ts";
+import { createHold } from "../guard/holds.ts";
 import { createRateLimit } from "../guard/rate-limit.ts";
 import { MAX_BODY_BYTES } from "../guard/document.ts";
 import { createObservationPlugin, type ObserveOptions } from "../http/observe.ts";
@@ -150,10 +151,12 @@ export function createGraphql(options: GraphqlOptions) {
   const notifications = createNotifications(database.connection, nodes?.announce);
   // A connection that no other work can take.
   const versions = createPool(database.connection, { max: CONNECTIONS.versions, query_timeout: 5_000 });
+  const hold = createHold(options.siblings);
   const queue = createQueue({
     maxPlaces: config.MAX_CONCURRENT_OPERATIONS,
     maxTurns: Math.max(operations.pool.options.max - SHARED_CONNECTIONS - SPARED_CONNECTIONS, 1),
     maxCost: config.MAX_QUERY_COST,
+    hold,
   });
   const operationCache = createOperationCache(config.OPERATION_CACHE_MB * BYTES_PER_MB);
   const spend = createRateLimit(config.RATE_LIMIT_COST, options.siblings);
@@ -185,7 +188,7 @@ export function createGraphql(options: GraphqlOptions) {
       ...(options.observation ? [createObservationPlugin(options.observation)] : []),
       createTransactionsPlugin(operations),
       createPlansPlugin(operationCache),
-      createGuardPlugin(config, queue.enterTurn, operationCache, spend),
+      createGuardPlugin(config, queue.enterTurn, operationCache, spend, hold),
       createAnswersPlugin(),
       createReadsPlugin({
         config,

@@ -21,6 +21,7 @@ import {
   type CheckedDocument,
 } from "./document.ts";
 import type { EnterTurn } from "./queue.ts";
+import type { Hold } from "./holds.ts";
 import { identityOf, type Spend } from "./rate-limit.ts";
 import { endAfter } from "../graphql/transactions.ts";
 
@@ -63,7 +64,7 @@ export function mayIntrospect({ INTROSPECTION_ROLES }: Config, { claims }: Fasti
   return INTROSPECTION_ROLES.includes(claims.isAnonymous ? "anonymous" : claims.role!);
 }
 
-/** Subscriptions of one caller on all of its sockets; each more takes some 50 kB and a query for each of its events. */
+/** Subscriptions of one caller on all of its sockets, in all processes; each more takes some 50 kB and a query for each of its events. */
 const MAX_SUBSCRIPTIONS = 100;
 
 /** Cost units per character of a document that is not cached; higher values let a caller send fewer new documents. */
@@ -76,6 +77,7 @@ export function createGuardPlugin(
   enterTurn: EnterTurn,
   operationCache: OperationCache,
   spend: Spend,
+  hold: Hold,
 ): GraphileConfig.Plugin {
   const limits = {
     maxDepth: config.MAX_QUERY_DEPTH,
@@ -120,19 +122,11 @@ export function createGuardPlugin(
     return cost;
   }
 
-  const subscriptions = new Map<string, Set<object>>();
-
   function openSubscription(caller: string): () => void {
-    const mine = subscriptions.get(caller) ?? new Set();
-    if (mine.size >= MAX_SUBSCRIPTIONS) {
-      const message = `You have ${MAX_SUBSCRIPTIONS} subscriptions open already; end some of them`;
-      throw refusal("RATE_LIMITED", message, { limit: MAX_SUBSCRIPTIONS });
-    }
-    const subscription = {};
-    subscriptions.set(caller, mine.add(subscription));
-    return () => {
-      if (mine.delete(subscription) && mine.size === 0) subscriptions.delete(caller);
-    };
+    const close = hold("subscription", caller, MAX_SUBSCRIPTIONS);
+    if (close) return close;
+    const message = `You have ${MAX_SUBSCRIPTIONS} subscriptions open already; end some of them`;
+    throw refusal("RATE_LIMITED", message, { limit: MAX_SUBSCRIPTIONS });
   }
 
   const present =

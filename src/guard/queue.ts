@@ -4,6 +4,7 @@
 import type { Server, ServerResponse } from "node:http";
 import type { FastifyRequest } from "fastify";
 import { refusal } from "../graphql/errors.ts";
+import type { Hold } from "./holds.ts";
 import { identityOf } from "./rate-limit.ts";
 
 declare module "fastify" {
@@ -37,6 +38,7 @@ interface QueueOptions {
   maxTurns: number;
   /** Cost of one caller's turns together (MAX_QUERY_COST); one operation always fits. */
   maxCost: number;
+  hold: Hold;
 }
 
 /** Maximum time in ms to wait for a place. Bursts clear within it; a higher limit delays the 503 of an overload. */
@@ -49,6 +51,8 @@ const MAX_ARRIVALS = 1000;
 const MAX_TURNS_WAITING = 40;
 /** Time in ms for which a body that is still arriving holds a place; higher values let slow uploads keep others out. */
 const MAX_BODY_WAIT_MS = 100;
+/** Bodies of one caller that arrive more slowly than that, in all processes; a further one keeps its place. Each more takes the memory of a body. */
+const MAX_SLOW_BODIES = 50;
 
 /** Connections accepted for each operation that starts meanwhile; lower values leave new connections waiting, unseen. */
 const ACCEPTS_PER_START = 16;
@@ -76,7 +80,7 @@ interface Load {
   waiting: Turn[];
 }
 
-export function createQueue({ maxPlaces, maxTurns, maxCost }: QueueOptions) {
+export function createQueue({ maxPlaces, maxTurns, maxCost, hold }: QueueOptions) {
   const loads = new Map<string, Load>();
   const arrivals: Arrival[] = [];
   let places = 0;
@@ -148,7 +152,7 @@ export function createQueue({ maxPlaces, maxTurns, maxCost }: QueueOptions) {
     const admit = (): void => {
       const place = (request.place = takePlace(caller));
       response.once("close", place.end);
-      if (request.method === "POST") awaitBody(request, place);
+      if (request.method === "POST") awaitBody(request, place, () => hold("body", caller, MAX_SLOW_BODIES));
       done();
     };
     if (arrivals.length === 0 && hasPlace(caller)) return admit();
@@ -223,11 +227,17 @@ export function createQueue({ maxPlaces, maxTurns, maxCost }: QueueOptions) {
   return { watch, arrive, enterTurn };
 }
 
-function awaitBody({ raw }: FastifyRequest, place: Place): void {
+function awaitBody({ raw }: FastifyRequest, place: Place, holdSlow: () => (() => void) | undefined): void {
   // Cleared at once: a timer keeps all of its request in memory.
   const timer = setTimeout(() => {
+    const giveBack = holdSlow();
+    if (!giveBack) return;
     place.leave();
-    raw.once("end", () => place.back());
+    raw.once("end", () => {
+      giveBack();
+      place.back();
+    });
+    raw.once("close", giveBack);
   }, MAX_BODY_WAIT_MS).unref();
   raw.once("end", () => clearTimeout(timer));
 }

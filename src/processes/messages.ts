@@ -13,12 +13,17 @@ export interface Orders {
 /** Cost by caller. */
 export type Spent = Record<string, number>;
 
+/** What is held at this moment, by kind and caller; only what has changed, and 0 for what is held no more. */
+export type Held = Record<string, number>;
+
 export type ToProcess =
   | { strata: "begin"; orders: Orders }
   | { strata: "stop" }
   | { strata: "listen" }
   | { strata: "serving"; count: number }
   | { strata: "spent"; spent: Spent }
+  | { strata: "held"; process: number; held: Held }
+  | { strata: "left"; process: number }
   | { strata: "metrics"; id: number; text: string };
 
 export type ToSupervisor =
@@ -26,7 +31,17 @@ export type ToSupervisor =
   | { strata: "listens" }
   | { strata: "ready" }
   | { strata: "spent"; spent: Spent }
+  | { strata: "held"; held: Held }
   | { strata: "metrics"; id: number };
+
+/** Adds a process's report to what is known of all. */
+export function applyHeld(all: Map<number, Map<string, number>>, process: number, held: Held): void {
+  let counts = all.get(process);
+  if (!counts) all.set(process, (counts = new Map()));
+  for (const [key, count] of Object.entries(held))
+    if (count > 0) counts.set(key, count);
+    else counts.delete(key);
+}
 
 /** Other libraries send messages over the same channel. */
 export const isMessage = <T extends ToProcess | ToSupervisor>(message: unknown): message is T =>

@@ -1,7 +1,15 @@
 // A process among others that serve together (PROCESSES): what it is told, and what it shares with them.
 import cluster from "node:cluster";
 import { AggregatorRegistry, type Registry } from "prom-client";
-import { isMessage, type Orders, type Spent, type ToProcess, type ToSupervisor } from "./messages.ts";
+import {
+  applyHeld,
+  isMessage,
+  type Held,
+  type Orders,
+  type Spent,
+  type ToProcess,
+  type ToSupervisor,
+} from "./messages.ts";
 
 export interface Siblings {
   orders: Orders;
@@ -16,13 +24,17 @@ export interface Siblings {
   reportSpent(caller: string, cost: number): void;
   /** Calls back with what callers have spent in the other processes. */
   onSpent(add: (caller: string, cost: number) => void): void;
+  /** Tells the others how much of something is held here. */
+  reportHeld(key: string, count: number): void;
+  /** How much of it the other processes hold. */
+  heldElsewhere(key: string): number;
   /** Adds this process's metrics to those of all. */
   shareMetrics(own: Registry): void;
   /** Metrics of all processes together, as text. */
   metricsOfAll(): Promise<string>;
 }
 
-/** Milliseconds until the others learn what was spent here; within them a caller may exceed its budget. */
+/** Milliseconds until the others learn what was spent or is held here; within them a caller may exceed its limits. */
 const REPORT_MS = 100;
 
 /** Resolves with undefined in a process that serves alone. */
@@ -35,6 +47,9 @@ export async function joinSiblings(): Promise<Siblings | undefined> {
   };
   let serving = 0;
   let spent: Spent = {};
+  let held: Held = {};
+  /** By process, then by key. */
+  const elsewhere = new Map<number, Map<string, number>>();
   let isReportDue = false;
   let lastId = 0;
   let listen: (() => void) | undefined;
@@ -56,6 +71,8 @@ export async function joinSiblings(): Promise<Siblings | undefined> {
         scrapes.delete(message.id);
       } else if (message.strata === "spent")
         for (const [caller, cost] of Object.entries(message.spent)) addSpent?.(caller, cost);
+      else if (message.strata === "held") applyHeld(elsewhere, message.process, message.held);
+      else if (message.strata === "left") elsewhere.delete(message.process);
       else if (stop) stop();
       else isStopDue = true;
     });
@@ -64,8 +81,16 @@ export async function joinSiblings(): Promise<Siblings | undefined> {
 
   function report(): void {
     isReportDue = false;
-    send({ strata: "spent", spent });
+    if (Object.keys(spent).length > 0) send({ strata: "spent", spent });
+    if (Object.keys(held).length > 0) send({ strata: "held", held });
     spent = {};
+    held = {};
+  }
+
+  function reportSoon(): void {
+    if (isReportDue) return;
+    isReportDue = true;
+    setTimeout(report, REPORT_MS).unref();
   }
 
   return {
@@ -83,11 +108,18 @@ export async function joinSiblings(): Promise<Siblings | undefined> {
     },
     reportSpent(caller, cost) {
       spent[caller] = (spent[caller] ?? 0) + cost;
-      if (isReportDue) return;
-      isReportDue = true;
-      setTimeout(report, REPORT_MS).unref();
+      reportSoon();
     },
     onSpent: (add) => void (addSpent = add),
+    reportHeld(key, count) {
+      held[key] = count;
+      reportSoon();
+    },
+    heldElsewhere(key) {
+      let sum = 0;
+      for (const counts of elsewhere.values()) sum += counts.get(key) ?? 0;
+      return sum;
+    },
     shareMetrics: (own) => AggregatorRegistry.setRegistries([own]),
     metricsOfAll() {
       const id = ++lastId;

@@ -1,11 +1,11 @@
 // Supervises the processes that serve together: starts them, starts those again that end, replaces them one by one on
-// SIGHUP, ends them on a signal; passes on what callers have spent, and adds up their metrics. It serves nothing itself.
+// SIGHUP, ends them on a signal; passes on what callers have spent and hold, and adds up their metrics. It serves nothing itself.
 import cluster, { type Worker } from "node:cluster";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { AggregatorRegistry } from "prom-client";
 import type { Config } from "../config.ts";
-import { isMessage, type ToProcess, type ToSupervisor } from "./messages.ts";
+import { applyHeld, isMessage, type ToProcess, type ToSupervisor } from "./messages.ts";
 
 interface SupervisorOptions {
   processes: number;
@@ -32,6 +32,8 @@ export async function supervise({
   const members: Worker[] = [];
   const ready = new Set<Worker>();
   const metrics = new AggregatorRegistry();
+  /** What callers hold, by process, for those that join later. */
+  const holdings = new Map<number, Map<string, number>>();
   let portIsFree: Promise<void> | undefined;
   let hasServed = false;
   let isStopping = false;
@@ -57,8 +59,14 @@ export async function supervise({
     return new Promise((resolve) => {
       worker.on("message", (message: unknown) => {
         if (!isMessage<ToSupervisor>(message)) return;
-        if (message.strata === "joined") send(worker, { strata: "begin", orders });
-        else if (message.strata === "spent") sendAll(message, worker);
+        if (message.strata === "joined") {
+          send(worker, { strata: "begin", orders });
+          for (const [process, held] of holdings)
+            send(worker, { strata: "held", process, held: Object.fromEntries(held) });
+        } else if (message.strata === "held") {
+          applyHeld(holdings, worker.id, message.held);
+          sendAll({ strata: "held", process: worker.id, held: message.held }, worker);
+        } else if (message.strata === "spent") sendAll(message, worker);
         else if (message.strata === "metrics") void answerScrape(worker, message.id);
         else if (message.strata === "listens") void leavePort(worker);
         else {
@@ -72,6 +80,7 @@ export async function supervise({
       worker.on("error", (error) => logger.debug({ error }, "A message did not reach a process"));
       worker.once("exit", () => {
         if (ready.delete(worker)) tellServing();
+        if (holdings.delete(worker.id)) sendAll({ strata: "left", process: worker.id });
         resolve(worker);
       });
     });

@@ -2,7 +2,9 @@
 import { once } from "node:events";
 import { Agent, request } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
-import { connect, createServer, type AddressInfo } from "node:net";
+import { connect, createServer, type AddressInfo, type Socket } from "node:net";
+import { createClient, type Client } from "graphql-ws";
+import { WebSocket } from "ws";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 import { readiness, runStrata, startServer, startStrata, until, type Server } from "../support/process.ts";
@@ -120,6 +122,77 @@ describe.runIf(isServer && process.platform === "linux")("two processes", { time
     expect(outcomes.at(-1)).toBe(429);
     expect(passed).toBeGreaterThan(20);
     expect(passed).toBeLessThanOrEqual(31);
+  });
+
+  test("subscriptions of a caller are counted in all of them, until the process that has them ends", async () => {
+    await start();
+    const clients: Client[] = [];
+    // Each with a socket of its own: the next process takes it.
+    const connectTo = (): Client => {
+      const client = createClient({
+        url: `${server.url.replace("http", "ws")}/graphql`,
+        webSocketImpl: WebSocket,
+        retryAttempts: 0,
+        lazy: true,
+      });
+      clients.push(client);
+      return client;
+    };
+    /** Undefined if it is open. */
+    const open = async (client: Client): Promise<string | undefined> => {
+      const events = client.iterate<any>({
+        query: `subscription { analyticsRefreshed(since: "-1") { version } }`,
+      });
+      const { value } = await events.next();
+      return value.errors?.[0].extensions.code;
+    };
+    const first = [connectTo(), connectTo()];
+    // At most 50 on a socket, 100 of a caller.
+    for (const client of first)
+      expect(new Set(await Promise.all(Array.from({ length: 50 }, () => open(client))))).toEqual(
+        new Set([undefined]),
+      );
+    // Reports take a moment, in which a few more may be opened.
+    for (const client of [connectTo(), connectTo()]) {
+      let asked = 0;
+      await until(async () => (asked++, (await open(client)) === "RATE_LIMITED"));
+      expect(asked).toBeLessThan(10);
+    }
+    const [victim] = await pidsOf(server);
+    process.kill(victim!, "SIGKILL");
+    // A connection that was just being handed to it is lost without a word.
+    await until(async () => !(await pidsOf(server)).includes(victim!));
+    await until(async () => {
+      const lost = sleep(5_000, "lost", { ref: false });
+      return (await Promise.race([open(connectTo()).catch(() => "closed"), lost])) === undefined;
+    });
+    for (const client of clients) void client.dispose();
+  });
+
+  test("slow bodies of a caller are counted in all of them", async () => {
+    // Two places in each process are the caller's at most; fifty more bodies may arrive slowly without one.
+    await start({ MAX_CONCURRENT_OPERATIONS: "8" });
+    const { hostname, port } = new URL(server.url);
+    const sockets: Socket[] = [];
+    /** Resolves with true if it is let in: with nothing to read for longer than anybody waits for a place. */
+    const send = (): Promise<boolean> =>
+      new Promise((resolve) => {
+        const socket = connect({ host: hostname, port: Number(port) });
+        sockets.push(socket.on("error", () => resolve(false)));
+        socket.write(
+          'POST /graphql HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"query":',
+        );
+        socket.once("data", (data) => resolve(!String(data).startsWith("HTTP/1.1 503")));
+        setTimeout(() => resolve(true), 1_000).unref();
+      });
+    let accepted = 0;
+    for (let i = 0; i < 45; i++)
+      accepted += (await Promise.all([send(), send(), send(), send()])).filter(Boolean).length;
+    // Reports take a moment, in which a few more are let in.
+    expect(accepted).toBeGreaterThanOrEqual(50);
+    expect(accepted).toBeLessThanOrEqual(50 + 4 + 8);
+    for (const socket of sockets) socket.destroy();
+    await until(async () => (await ask(server, "{ users { totalCount } }")).status === 200);
   });
 
   test("the end of one drops no other's requests, and another one takes its place", async () => {

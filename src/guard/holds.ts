@@ -1,0 +1,27 @@
+// What callers hold at this moment, counted in all processes of the server together (PROCESSES).
+import type { Siblings } from "../processes/siblings.ts";
+
+/** Undefined if the caller holds as many of the kind as the limit allows, else what gives it back. */
+export type Hold = (kind: string, caller: string, limit: number) => (() => void) | undefined;
+
+export function createHold(siblings?: Pick<Siblings, "reportHeld" | "heldElsewhere">): Hold {
+  const own = new Map<string, number>();
+
+  function change(key: string, by: 1 | -1): void {
+    const count = (own.get(key) ?? 0) + by;
+    if (count > 0) own.set(key, count);
+    else own.delete(key);
+    siblings?.reportHeld(key, count);
+  }
+
+  return (kind, caller, limit) => {
+    const key = `${kind} ${caller}`;
+    if ((own.get(key) ?? 0) + (siblings?.heldElsewhere(key) ?? 0) >= limit) return undefined;
+    change(key, 1);
+    let isHeld = true;
+    return () => {
+      if (isHeld) change(key, -1);
+      isHeld = false;
+    };
+  };
+}
