@@ -39,7 +39,7 @@ export interface Setup {
   ask(query: string, headers?: Record<string, string>, url?: string): Promise<Answer>;
   /** A second instance on the same databases. */
   startInstance(environment?: Record<string, string>): Promise<{ url: string; close(): Promise<void> }>;
-  connect(): Client;
+  connect(at?: string): Client;
   /** Resolves when every replica has replayed what is written by now. */
   caughtUp(): Promise<void>;
   close(): Promise<void>;
@@ -49,6 +49,8 @@ export async function createSetup(
   count: number,
   environment: Record<string, string> = {},
   optionsOfReplicas?: string,
+  /** SQL of the user's own, applied before the server starts. */
+  ownSql = "",
 ): Promise<Setup> {
   const primary = await createCluster();
   const administrator = createPool({ connectionString: primary.url("postgres") }, { max: 1 });
@@ -57,6 +59,7 @@ export async function createSetup(
   const pool = createPool({ connectionString: primary.url("shop") }, { max: 4 });
   await applySchema(pool);
   await migrateWorker(pool);
+  await pool.query(ownSql);
   const replicas: Replica[] = [];
   for (let i = 0; i < count; i++) replicas.push(await primary.createReplica(optionsOfReplicas));
   const pools = replicas.map((replica) => createPool({ connectionString: replica.url("shop") }, { max: 2 }));
@@ -116,9 +119,9 @@ export async function createSetup(
         body,
       };
     },
-    connect() {
+    connect(at = url) {
       const client = createClient({
-        url: `${url.replace("http", "ws")}/graphql`,
+        url: `${at.replace("http", "ws")}/graphql`,
         webSocketImpl: WebSocket,
         connectionParams: { authorization: `Bearer ${token}` },
         retryAttempts: 0,
