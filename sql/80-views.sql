@@ -101,7 +101,30 @@ begin atomic
                  where m.schema_name = 'strata') as metrics
   ) k
   cross join lateral strata.metric_lag(k.metrics) b
-  where k.metrics <> '{}';
+  where k.metrics <> '{}'
+  union all
+  -- A materialized view of one's own. Changes of tables that no metric reads are not logged; what runs wrote is known.
+  select c.relname::text, s.refreshed_at, s.run_id, greatest(l.row_count, w.row_count, k.has_failed::integer),
+         coalesce(extract(epoch from current_timestamp - least(l.since, w.since, case when k.has_failed then s.refreshed_at end)), 0)::double precision
+  from strata.refresh_state s
+  cross join strata.refresh_order() v
+  join pg_catalog.pg_class c on c.oid = v.relation and v.metric is null
+  cross join lateral (
+    select coalesce(array_agg(t.relation::text), '{}') as tables, s.view_errors ? v.relation::text as has_failed,
+           coalesce(bool_or(exists (select from strata.metrics m where m.schema_name = 'strata' and to_regclass(strata.metric_table(m)) = t.relation)), false) as is_ours
+    from strata.base_tables(v.relation) t
+  ) k
+  cross join lateral (
+    select coalesce(sum(x.row_count), 0)::bigint as row_count, min(x.logged_at) as since from strata.changes x where x.relation = any (k.tables)
+  ) l
+  cross join lateral (
+    select coalesce(sum(d.rows_written + d.rows_deleted), 0)::bigint as row_count, min(greatest(r.started_at, s.refreshed_at)) as since
+    from strata.runs r join strata.run_datasets d on d.run_id = r.run_id join strata.datasets x on x.dataset = d.dataset
+    -- A run that refreshed after it wrote left nothing behind.
+    where r.run_id is distinct from s.run_id and coalesce(r.finished_at, 'infinity') > coalesce(s.refreshed_at, '-infinity')
+      and d.rows_written + d.rows_deleted > 0 and strata.production_table(x.dataset)::text = any (k.tables)
+  ) w
+  where not k.is_ours;
 end;
 
 comment on function strata.freshness_rows() is 'How far each dataset and metric lags behind its source.';
@@ -180,7 +203,9 @@ begin atomic
          array(select distinct b.relname::text from strata.base_tables(c.oid::regclass) t join pg_catalog.pg_class b on b.oid = t.relation order by 1),
          case when c.relkind = 'm' then strata.estimated_rows(c.oid::regclass) end, null, null, null
   from pg_catalog.pg_class c
-  where c.relnamespace = 'analytics'::regnamespace and c.relkind in ('v', 'm')
+  where c.relnamespace in ('production'::regnamespace, 'analytics'::regnamespace) and c.relkind in ('v', 'm')
+    -- A name is one row; what it means in analytics is listed.
+    and not (c.relnamespace = 'production'::regnamespace and to_regclass(format('analytics.%I', c.relname)) is not null)
     -- Views of the machinery about itself, and live views of metrics, are not data of their own.
     and c.relname not in ('pipeline_runs', 'pipeline_incidents', 'run_datasets', 'quarantine', 'freshness', 'datasets', 'lineage', 'refresh_state')
     and not exists (select from strata.metrics m where m.metric || '_live' = c.relname);

@@ -279,3 +279,46 @@ test("finds a day's transactions by index, however long the history is", async (
   expect(lines).not.toContain("Seq Scan on transactions");
   await sql("truncate production.users cascade");
 });
+
+test("a materialized view of one's own has a line in freshness, and views of production are listed", async () => {
+  await sql(`
+    create table production.parcels (parcel_id integer primary key, weight integer not null);
+    select strata.add_dataset('parcels');
+    create view production.heavy_parcels as select parcel_id from production.parcels where weight > 10;
+    create view production.datasets as select 1 as one;
+    create materialized view analytics.parcel_weight as select sum(weight) as weight from production.heavy_parcels join production.parcels using (parcel_id)`);
+  await sql("select strata.reconcile()");
+  await refresh();
+  const behind = async () =>
+    (
+      await sql(
+        "select rows_behind::int as rows, lag_seconds > 0 as lags from analytics.freshness where dataset = 'parcel_weight'",
+      )
+    )[0];
+  expect(await behind()).toEqual({ rows: 0, lags: false });
+  const add =
+    "insert into staging.raw_parcels (parcel_id, weight) select n, 20 from generate_series($1::int, $2::int) n";
+  for (const [from, to, count] of [
+    [1, 3, 3],
+    [4, 5, 5],
+  ]) {
+    await sql(add, [from, to]);
+    await runStep(database.pool, { step: "transform", trigger: "cli" });
+    expect(await behind()).toEqual({ rows: count, lags: true });
+  }
+  await refresh();
+  expect(await behind()).toEqual({ rows: 0, lags: false });
+  // A run of both steps leaves nothing behind.
+  await sql(add, [6, 9]);
+  await runStep(database.pool, { step: "pipeline", trigger: "cli" });
+  expect(await behind()).toEqual({ rows: 0, lags: false });
+  expect(await sql("select weight::int from analytics.parcel_weight")).toEqual([{ weight: 180 }]);
+  expect(
+    await sql(
+      "select dataset, kind, parents from analytics.datasets where dataset in ('heavy_parcels', 'parcel_weight', 'datasets') order by 1",
+    ),
+  ).toEqual([
+    { dataset: "heavy_parcels", kind: "view", parents: ["parcels"] },
+    { dataset: "parcel_weight", kind: "materialized view", parents: ["parcels"] },
+  ]);
+});
