@@ -442,6 +442,10 @@ begin
       execute format('comment on column %s.%I is %L', raw, col.name, col.description);
     end if;
   end loop;
+  -- Another word would be taken for that of a row to write.
+  if not exists (select from pg_constraint k where k.conrelid = raw::regclass and k.conname = 'known_operation') then
+    execute format('alter table %s add constraint known_operation check (ingest_operation = ''delete'')', raw);
+  end if;
   -- Every field has a word, if only its name: comments that are written later win.
   for col in
     select a.attname as name, coalesce(col_description(production, c.attnum), a.attname::text) as description

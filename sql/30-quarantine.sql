@@ -70,7 +70,8 @@ comment on column staging.quarantine.row_key is 'Key of the row that the record 
 comment on column staging.quarantine.operation is 'What was to be done with that row: empty to write it, or delete.';
 comment on column staging.quarantine.retried_by is 'Run that retried it last on request: an entry that is still here has come back from it.';
 
--- For payloads whose fields have the right types.
+-- For payloads whose fields have the right types. A deletion that a full snapshot left waiting has no record of its own:
+-- strata.take_waiting_deletions finds it by its entry.
 drop function if exists strata.requeue(text, bigint[]);
 create or replace function strata.requeue(dataset text, ids bigint[], by_run bigint default null)
 returns integer
@@ -82,7 +83,8 @@ declare
   requeued integer;
 begin
   update staging.quarantine q
-  set retried_at = clock_timestamp(), raw_id = coalesce(q.raw_id, public.uuid_generate_v4()),
+  set retried_at = clock_timestamp(),
+      raw_id = case when q.operation = 'delete' and q.stage = 'transform' then q.raw_id else coalesce(q.raw_id, public.uuid_generate_v4()) end,
       retried_by = coalesce(by_run, q.retried_by)
   where q.quarantine_id = any (ids) and q.dataset = requeue.dataset;
   get diagnostics requeued = row_count;
@@ -93,7 +95,7 @@ begin
     insert into %1$s as r (%2$I, source_system, ingest_seq, ingest_line, ingest_operation, %3$s)
     select q.raw_id, q.source_system, coalesce(q.ingest_seq, nextval(%6$L)), case when q.source_line <= 2147483647 then q.source_line end, q.operation, %4$s
     from staging.quarantine q, jsonb_populate_record(null::%1$s, q.payload) p
-    where q.quarantine_id = any ($1) and q.dataset = $2
+    where q.quarantine_id = any ($1) and q.dataset = $2 and q.raw_id is not null
     on conflict (%2$I) do update set ingest_xid = pg_current_xact_id(), (%3$s) = row(%5$s)
   $sql$, raw, raw_id, array_to_string(fields, ', '), 'p.' || array_to_string(fields, ', p.'),
     'excluded.' || array_to_string(fields, ', excluded.'), pg_get_serial_sequence(raw::text, 'ingest_seq'))

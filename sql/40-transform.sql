@@ -925,16 +925,19 @@ language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   execute format($sql$
     with places as (
-      select ingest_xid, ingest_seq, row_number() over (order by ingest_xid, ingest_seq) as number, count(*) over () as row_count
+      select ingest_xid, ingest_seq, row_number() over place as number, count(*) over () as row_count,
+             (ingest_xid, ingest_seq) < (lead(ingest_xid) over place, lead(ingest_seq) over place) as divides
       from %s where (ingest_xid, ingest_seq) > ($1, $2) and (ingest_xid, ingest_seq) <= ($3, $4)
+      window place as (order by ingest_xid, ingest_seq)
     )
-    select row_count, ingest_xid, ingest_seq from places where number = (row_count + 1) / 2
+    select row_count, case when divides then ingest_xid end, case when divides then ingest_seq end
+    from places order by divides desc nulls last, abs(number - (row_count + 1) / 2), number limit 1
   $sql$, strata.raw_table(dataset))
   into row_count, xid, seq using from_xid, from_seq, to_xid, to_seq;
 end
 $$;
 
-comment on function strata.window_middle(text, xid8, bigint, xid8, bigint) is 'How many raw rows lie between two places, and which is the middle one.';
+comment on function strata.window_middle(text, xid8, bigint, xid8, bigint) is 'How many raw rows lie between two places, and which one divides them best; none does if they all have the same place.';
 
 -- A row that cannot even be judged, as when its mapping view divides by zero, is found by halving, too.
 create or replace function strata.take_window(
@@ -962,6 +965,10 @@ begin
     end if;
   end;
   select * into middle from strata.window_middle(dataset, from_xid, from_seq, to_xid, to_seq);
+  if middle.row_count > 1 and middle.xid is null then
+    -- Somebody has given several records one number.
+    raise exception '%', problem using errcode = state, detail = format('Records of %s have the same place in the order of arrival.', strata.raw_table(dataset));
+  end if;
   if middle.row_count = 1 then
     execute format('create temporary table strata_batch on commit drop as select ingest_xid, ingest_seq, %s array[$5] as strata_reasons from %s '
                    'where (ingest_xid, ingest_seq) > ($1, $2) and (ingest_xid, ingest_seq) <= ($3, $4)',
@@ -1259,6 +1266,18 @@ $$;
 
 comment on function strata.delete_batch(text) is 'Deletes the rows that the batch names, unless a later record has written them, and returns how many.';
 
+-- As strata.requeue_waiting reads it.
+create or replace function strata.referrers_sql(dataset text)
+returns text
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+  select coalesce(string_agg(format('case when %L = any (b.strata_reasons) then jsonb_build_object(%L, jsonb_build_object(%s)) else ''{}'' end', r.reason, r.waiting_key,
+           (select string_agg(format('%L, b.%I::text', t, t), ', ') from unnest(r.theirs) t)), ' || '), 'null::jsonb')
+  from strata.referrers(dataset) r where r.is_about_key;
+end;
+
+comment on function strata.referrers_sql(text) is 'Expression for what a rejected deletion of the batch waits for.';
+
 -- What the snapshot does not hold, and its source brought, is gone. A row that others refer to waits in quarantine. One
 -- that cannot be deleted for another reason, and a snapshot that is not whole, delete nothing.
 create or replace function strata.take_snapshot(run_id bigint, dataset text, seq bigint, words jsonb, out rows_deleted bigint, out rows_rejected bigint)
@@ -1269,13 +1288,13 @@ declare
   snapshot strata.snapshots;
   not_taken bigint;
   fault text;
-  waiting text;
 begin
   rows_deleted := 0;
   rows_rejected := 0;
   select * into strict snapshot from strata.snapshots s where s.dataset = take_snapshot.dataset and s.ingest_seq = seq for update;
+  -- A row that belongs to another source says nothing about those of this one.
   select count(*) into not_taken from staging.quarantine q
-  where q.dataset = take_snapshot.dataset and q.source_system = snapshot.source_system
+  where q.dataset = take_snapshot.dataset and q.source_system = snapshot.source_system and q.reasons <> '{owned_by_another_source}'
     and q.ingest_seq > snapshot.first_seq and q.ingest_seq < snapshot.ingest_seq;
   if not_taken > 0 then
     fault := format('%s of its rows %s in quarantine', not_taken, case when not_taken = 1 then 'is' else 'are' end);
@@ -1289,17 +1308,15 @@ begin
       perform strata.mark_referenced(dataset);
       -- Those of an earlier snapshot are among these, or their rows are there again.
       delete from staging.quarantine q
-      where q.dataset = take_snapshot.dataset and q.source_system = snapshot.source_system and q.operation = 'delete' and q.raw_id is null;
-      waiting := (select string_agg(format('case when %L = any (b.strata_reasons) then jsonb_build_object(%L, jsonb_build_object(%s)) else ''{}'' end', r.reason, r.waiting_key,
-                         (select string_agg(format('%L, b.%I::text', t, t), ', ') from unnest(r.theirs) t)), ' || ')
-                  from strata.referrers(dataset) r where r.is_about_key);
+      where q.dataset = take_snapshot.dataset and q.source_system = snapshot.source_system
+        and q.operation = 'delete' and q.stage = 'transform' and q.raw_id is null;
       execute format($sql$
         insert into staging.quarantine (dataset, stage, reasons, detail, waiting, waiting_for, payload, ingest_seq, source_system, source_name, row_key, operation, run_id)
         select $1, 'transform', b.strata_reasons, strata.describe(b.strata_reasons, p.payload, $2), b.strata_reasons <@ $3, %s, p.payload,
                b.ingest_seq, b.strata_source, (select u.arguments ->> 'sourceName' from strata.runs u where u.run_id = $5), concat_ws(', ', %s), 'delete', $4
         from pg_temp.strata_batch b cross join lateral (select jsonb_build_object(%s) as payload) p
         where b.strata_reasons <> '{}'
-      $sql$, coalesce(waiting, 'null::jsonb'), (select string_agg(format('b.%I::text', k), ', ' order by i) from unnest(keys) with ordinality x (k, i)),
+      $sql$, strata.referrers_sql(dataset), (select string_agg(format('b.%I::text', k), ', ' order by i) from unnest(keys) with ordinality x (k, i)),
         (select string_agg(format('%L, b.%I', k, k), ', ') from unnest(keys) k))
       using dataset, words, array(select r.reason from strata.referrers(dataset) r where r.is_about_key), run_id, snapshot.run_id;
       get diagnostics rows_rejected = row_count;
@@ -1325,6 +1342,77 @@ $$;
 
 comment on function strata.take_snapshot(bigint, text, bigint, jsonb) is 'Deletes the rows of a source that its full snapshot does not hold, and returns how many; those that others refer to go to quarantine.';
 
+-- Deletions that full snapshots left waiting and that are tried again. Only what the source still owns, and has not sent
+-- since, is gone.
+create or replace function strata.take_waiting_deletions(run_id bigint, dataset text, words jsonb, out rows_read bigint, out rows_deleted bigint, out rows_rejected bigint)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+declare
+  production regclass := strata.production_table(dataset);
+  keys text[] := strata.key_columns(production);
+  given bigint[] := array(
+    select q.quarantine_id from staging.quarantine q
+    where q.retried_at is not null and q.dataset = take_waiting_deletions.dataset
+      and q.operation = 'delete' and q.stage = 'transform' and q.raw_id is null
+    order by q.quarantine_id for update
+  );
+  tried bigint[];
+  reason text;
+  deleted bigint;
+  rejected bigint;
+begin
+  rows_read := cardinality(given);
+  rows_deleted := 0;
+  rows_rejected := 0;
+  -- All at once; if a trigger rejects one, one after the other.
+  for tried in
+    select given where rows_read > 0
+    union all
+    select array[g] from unnest(given) g where rows_read > 1
+  loop
+    begin
+      execute format($sql$
+        create temporary table strata_batch on commit drop as
+        select q.quarantine_id, q.ingest_seq, q.source_system::text as strata_source, '{}'::text[] as strata_reasons, %s
+        from staging.quarantine q cross join lateral jsonb_populate_record(null::%s, q.payload) p
+        where q.quarantine_id = any ($1) and exists (
+          select from %2$s t where %s and t.strata_source = q.source_system and t.source_seq < q.ingest_seq)
+      $sql$, (select string_agg(format('p.%I', k), ', ') from unnest(keys) k), production, strata.columns_equal(production, keys, 't', 'p'))
+      using tried;
+      perform strata.mark_referenced(dataset);
+      execute format($sql$
+        update staging.quarantine q
+        set reasons = b.strata_reasons, detail = strata.describe(b.strata_reasons, q.payload, $1), waiting = b.strata_reasons <@ $2, waiting_for = %s,
+            run_id = $3, attempts = q.attempts + 1, last_attempt_at = clock_timestamp(), retried_at = null
+        from pg_temp.strata_batch b where b.quarantine_id = q.quarantine_id and b.strata_reasons <> '{}'
+      $sql$, strata.referrers_sql(dataset))
+      using words, array(select r.reason from strata.referrers(dataset) r where r.is_about_key), run_id;
+      get diagnostics rejected = row_count;
+      deleted := strata.delete_batch(dataset);
+      drop table pg_temp.strata_batch;
+      delete from staging.quarantine q where q.quarantine_id = any (tried) and q.retried_at is not null;
+    exception when others or assert_failure then
+      if not strata.is_fault_of_row(sqlstate) then
+        raise;
+      end if;
+      continue when cardinality(tried) > 1;
+      reason := strata.error_reason(sqlstate, null);
+      update staging.quarantine q
+      set reasons = array[reason], detail = sqlerrm, waiting = false, waiting_for = null, run_id = take_waiting_deletions.run_id,
+          attempts = q.attempts + 1, last_attempt_at = clock_timestamp(), retried_at = null
+      where q.quarantine_id = any (tried);
+      rejected := 1;
+      deleted := 0;
+    end;
+    rows_deleted := rows_deleted + deleted;
+    rows_rejected := rows_rejected + rejected;
+    exit when cardinality(tried) = cardinality(given);
+  end loop;
+end
+$$;
+
+comment on function strata.take_waiting_deletions(bigint, text, jsonb) is
+  'Tries the deletions again that full snapshots left waiting and that were given back; those whose rows are still referred to wait on.';
+
 -- ------------------------------------------------------------------------------------------------------
 -- The next rows
 -- ------------------------------------------------------------------------------------------------------
@@ -1344,6 +1432,7 @@ declare
   statements strata.merge_statements;
   words jsonb;
   part record;
+  waiting_read bigint := 0;
 begin
   perform strata.enter_batch(run_id);
   perform strata.check_dataset(dataset);
@@ -1370,6 +1459,14 @@ begin
   rows_replaced := 0;
   rows_replaced_from_other_source := 0;
   rows_deleted := 0;
+  -- Nobody tries a load with those of others.
+  if run_id is not null and exists (select from staging.quarantine q where q.retried_at is not null and q.raw_id is null and q.dataset = transform_batch.dataset) then
+    words := strata.reason_words(dataset);
+    select * into part from strata.take_waiting_deletions(run_id, dataset, words);
+    waiting_read := part.rows_read;
+    rows_deleted := part.rows_deleted;
+    rows_rejected := part.rows_rejected;
+  end if;
   for part in
     select * from strata.window_parts(dataset, mark.xid, mark.seq, to_xid, to_seq, case when rows_read < batch_size then upper_xid end)
   loop
@@ -1401,7 +1498,8 @@ begin
   update strata.datasets d
   set xid = coalesce(to_xid, d.xid), seq = coalesce(to_seq, d.seq), run_id = transform_batch.run_id, updated_at = clock_timestamp()
   where d.dataset = transform_batch.dataset;
-  perform strata.count_batch(run_id, rows_read, rows_written, rows_rejected, rows_deleted, progress, dataset, rows_replaced, rows_replaced_from_other_source);
+  perform strata.count_batch(run_id, rows_read + waiting_read, rows_written, rows_rejected, rows_deleted, progress, dataset,
+                             rows_replaced, rows_replaced_from_other_source);
 end
 $$;
 

@@ -217,6 +217,11 @@ begin
   from strata.incidents i
   where i.resolved_at is null and i.kind in ('freshness', 'quarantine')
     and not exists (select from jsonb_array_elements(problems) p where p ->> 'kind' = i.kind and left(p ->> 'subject', 200) = i.subject);
+  -- Nothing of a dataset that was removed will ever succeed.
+  perform strata.resolve_incident(i.kind, i.subject)
+  from strata.incidents i join strata.runs r on r.run_id = i.run_id
+  where i.resolved_at is null and i.kind = 'run_failed'
+    and r.dataset is not null and not exists (select from strata.datasets d where d.dataset = r.dataset);
   delete from strata.incidents i where i.resolved_at < clock_timestamp() - interval '90 days';
   delete from strata.outbox o where o.created_at < clock_timestamp() - interval '90 days';
   return query select * from strata.incidents i where i.opened_at >= began or i.resolved_at >= began order by i.incident_id;

@@ -118,6 +118,26 @@ test("what fails in a part of a pipeline is one incident, not two", async () => 
   ]);
 });
 
+test("a failed load of a dataset that was removed is over", async () => {
+  await sql(
+    `create table production.parts (part text primary key);
+     select strata.add_dataset('parts');
+     insert into strata.runs (step, status, dataset) values ('ingest', 'running', 'parts'), ('ingest', 'running', 'users');
+     update strata.runs set status = 'failed'`,
+  );
+  const open = async () =>
+    (
+      await sql<{ subject: string }>(
+        "select subject from strata.incidents where resolved_at is null order by 1",
+      )
+    ).map(({ subject }) => subject);
+  await sql("select strata.check_incidents()");
+  expect(await open()).toEqual(["ingest parts", "ingest users"]);
+  await sql("select strata.remove_dataset('parts'); drop table production.parts, staging.raw_parts");
+  await sql("select strata.check_incidents()");
+  expect(await open()).toEqual(["ingest users"]);
+});
+
 test("a dead run is an incident although nobody starts another one", async () => {
   await sql(
     `insert into strata.runs (step, status, started_at, heartbeat_at) values ('refresh', 'running', now(), now() - interval '1 hour')`,

@@ -372,6 +372,180 @@ describe("a full snapshot", () => {
   });
 });
 
+describe("deletions that a snapshot left waiting", () => {
+  const snapshot = (ids: number[], options: Partial<IngestOptions> = {}) =>
+    loadUsers(ids, { operation: "replace", ...options });
+  const waiting = async () => (await entries()).map(({ key, reasons }) => `${key} ${reasons.join()}`);
+  /** Users 1, 2 and 3 of the source, all but 3 referred to, and a snapshot without the first two. */
+  const leaveWaiting = async () => {
+    await loadUsers([1, 2, 3]);
+    await rawTransactions({ transaction_id: 5, user_id: 1 }, { transaction_id: 6, user_id: 2 });
+    await transform();
+    await snapshot([3]);
+    expect(await transform()).toMatchObject({ status: "succeeded", rowsDeleted: 0, rowsRejected: 2 });
+  };
+  const bothWait = ["1 referenced_by_transactions", "2 referenced_by_transactions"];
+
+  test("wait on when they are tried too early, and go together", async () => {
+    await leaveWaiting();
+    expect(await retry({ everything: true })).toBe(2);
+    expect(await transform()).toMatchObject({ status: "succeeded", rowsDeleted: 0, rowsRejected: 2 });
+    expect(await waiting()).toEqual(bothWait);
+    await load("transactions", "transaction_id\n5\n6\n", { operation: "delete" });
+    expect(await transform()).toMatchObject({
+      status: "succeeded",
+      rowsRead: 4,
+      rowsDeleted: 4,
+      rowsRejected: 0,
+    });
+    expect(await userIds()).toEqual([3]);
+    expect(await entries()).toEqual([]);
+    expect(await sql("select from staging.raw_users where ingest_operation is not null")).toEqual([]);
+  });
+
+  test("leave a row alone that its source has sent again, or that another one has taken", async () => {
+    await loadUsers([1, 2, 3]);
+    await rawTransactions({ transaction_id: 5, user_id: 1 }, { transaction_id: 6, user_id: 2 });
+    // Older than the snapshot, and in quarantine until after it.
+    await load("users", "user_id,username,email\n2,bob,bad\n", { sourceSystem: "shop" });
+    await transform();
+    await snapshot([3]);
+    await transform();
+    await retry({ reason: "valid_email" }, { email: "bob@example.org" });
+    await loadUsers([1]);
+    await transform();
+    expect(await waiting()).toEqual(bothWait);
+    await load("transactions", "transaction_id\n5\n6\n", { operation: "delete" });
+    expect(await transform()).toMatchObject({ status: "succeeded", rowsDeleted: 2, rowsRejected: 0 });
+    expect(
+      await sql("select user_id as id, strata_source as source from production.users order by 1"),
+    ).toEqual([
+      { id: 1, source: "crm" },
+      { id: 2, source: "shop" },
+      { id: 3, source: "crm" },
+    ]);
+    expect(await entries()).toEqual([]);
+  });
+
+  test("are those of the last snapshot, once each", async () => {
+    await leaveWaiting();
+    await retry({ everything: true });
+    await transform();
+    await snapshot([3]);
+    await transform();
+    expect(await waiting()).toEqual(bothWait);
+    await snapshot([2, 3]);
+    await transform();
+    expect(await waiting()).toEqual([bothWait[0]]);
+  });
+
+  test("one that a trigger rejects costs no other", async () => {
+    await leaveWaiting();
+    await sql(`
+      create function production.protect() returns trigger language plpgsql as $$
+      begin if old.user_id = 1 then raise exception 'user 1 stays'; end if; return old; end $$;
+      create trigger protect before delete on production.users for each row execute function production.protect()`);
+    try {
+      await load("transactions", "transaction_id\n5\n6\n", { operation: "delete" });
+      expect(await transform()).toMatchObject({ status: "succeeded", rowsDeleted: 3, rowsRejected: 1 });
+      expect(await userIds()).toEqual([1, 3]);
+      expect(await entries()).toMatchObject([
+        { key: "1", reasons: ["rejected_by_trigger"], detail: "user 1 stays", waiting: false },
+      ]);
+    } finally {
+      await sql("drop trigger protect on production.users; drop function production.protect()");
+    }
+    await retry({ everything: true });
+    expect(await transform()).toMatchObject({ rowsDeleted: 1 });
+    expect(await userIds()).toEqual([3]);
+  });
+
+  test("a deletion that somebody sent stays in quarantine", async () => {
+    await loadUsers([1, 2]);
+    await transform();
+    await load("users", "user_id\n2\nx\n", { operation: "delete" });
+    expect(await entries()).toMatchObject([{ reasons: ["invalid_integer"], operation: "delete" }]);
+    await snapshot([1]);
+    expect(await transform()).toMatchObject({ status: "succeeded", rowsDeleted: 1 });
+    expect(await entries()).toMatchObject([{ reasons: ["invalid_integer"], operation: "delete" }]);
+  });
+});
+
+describe("keys of two columns", () => {
+  const stock = (rows: string, options: Partial<IngestOptions> = {}) =>
+    load("stock", `shop,part,amount\n${rows}`, options);
+  const left = async () =>
+    (await sql<{ r: string }>("select shop || part || amount as r from production.stock order by 1")).map(
+      ({ r }) => r,
+    );
+  const usingStock = async (work: () => Promise<void>) => {
+    await sql(`
+      create table production.stock (shop text, part integer, amount integer not null, primary key (shop, part));
+      select strata.add_dataset('stock')`);
+    try {
+      await work();
+    } finally {
+      await sql("select strata.remove_dataset('stock'); drop table production.stock, staging.raw_stock");
+    }
+  };
+
+  test("are deleted as a whole, and one that lacks a part names no row", () =>
+    usingStock(async () => {
+      await stock("a,1,10\na,2,20\nb,1,30\n");
+      await transform();
+      const gone = await load("stock", "shop,part\na,1\n,2\nb,\nc,1\n", { operation: "delete" });
+      expect(gone).toMatchObject({ rowsWritten: 2, rowsRejected: 2, reasons: { missing_key: 2 } });
+      expect(await transform()).toMatchObject({ rowsRead: 2, rowsDeleted: 1, rowsRejected: 0 });
+      expect(await left()).toEqual(["a220", "b130"]);
+      // Past the ingest, as by SQL.
+      await sql("insert into staging.raw_stock (shop, ingest_operation) values ('a', 'delete')");
+      expect(await transform()).toMatchObject({ rowsDeleted: 0, rowsRejected: 1 });
+      expect((await entries()).map(({ reasons }) => reasons)).toContainEqual(["part_missing"]);
+    }));
+
+  test("are compared as a whole by a snapshot, and against older records", () =>
+    usingStock(async () => {
+      await stock("a,1,10\na,2,20\nb,1,30\n");
+      await stock("b,2,40\n", { sourceSystem: "shop" });
+      await stock("a,3,x\n");
+      await transform();
+      await stock("a,2,21\n", { operation: "replace" });
+      expect(await transform()).toMatchObject({ status: "succeeded", rowsWritten: 1, rowsDeleted: 2 });
+      expect(await left()).toEqual(["a221", "b240"]);
+      await retry({ everything: true }, { amount: 5 });
+      await transform();
+      expect(await left()).toEqual(["a221", "b240"]);
+    }));
+});
+
+test("only known operations come into staging", async () => {
+  for (const operation of ["replace", "DELETE", "upsert"])
+    await expect(
+      sql("insert into staging.raw_users (user_id, ingest_operation) values (1, $1)", [operation]),
+    ).rejects.toMatchObject({ code: "23514" });
+});
+
+test("records with one number that cannot be judged end the run, and are not divided for ever", async () => {
+  await sql(`
+    create table production.parts (part text primary key, price numeric not null);
+    select strata.add_dataset('parts');
+    create view staging.parts as select part, 1 / (price - 3) as price, ingest_xid, ingest_seq, source_system from staging.raw_parts`);
+  try {
+    await load("parts", "part,price\na,1\nb,3\nc,5\n");
+    expect(await transform()).toMatchObject({ status: "succeeded", rowsWritten: 2, rowsRejected: 1 });
+    await sql(
+      "insert into staging.raw_parts (part, price, ingest_seq) values ('d', 1, 900), ('e', 3, 901), ('f', 3, 901)",
+    );
+    const failed = await transform();
+    expect(failed).toMatchObject({ status: "failed" });
+    expect(failed.error).toMatch(/division by zero/);
+  } finally {
+    await sql(
+      "select strata.remove_dataset('parts'); drop view staging.parts; drop table production.parts, staging.raw_parts",
+    );
+  }
+});
+
 describe("a dry run", () => {
   const tryLoad = (csv: string, options: Partial<IngestOptions> = {}) =>
     dryRun(pool(), "users", Readable.from([csv]), {
@@ -564,6 +738,16 @@ describe("a dataset that is owned by source", () => {
           expect.stringMatching(/belongs to the source crm;.*Given: shop/) as string,
         ],
         ["owned_by_another_source", "c", expect.stringMatching(/belongs to the source shop;/) as string],
+      ]);
+      // A snapshot is about the rows of its source: one that belongs to another is rejected, and says nothing of them.
+      await load("parts", "part,price\nc,2\nd,2\n", { sourceSystem: "shop" });
+      await transform();
+      await load("parts", "part,price\nb,7\nc,2\n", { sourceSystem: "shop", operation: "replace" });
+      expect(await transform()).toMatchObject({ status: "succeeded", rowsRejected: 1, rowsDeleted: 1 });
+      expect(await sql("select part from production.parts order by 1")).toEqual([
+        { part: "a" },
+        { part: "b" },
+        { part: "c" },
       ]);
       // Its owner may delete it, and then another one may bring it.
       await load("parts", "part\nc\n", { sourceSystem: "shop", operation: "delete" });
