@@ -8,24 +8,37 @@ import { extendSchema } from "graphile-utils";
 import type { PgResource } from "@dataplan/pg";
 import type { DatasetField } from "./CataloguePlugin.ts";
 
-export interface IngestRowsRequest {
-  dataset: string;
-  rows: Record<string, unknown>[];
+/** What a load says of its rows, as over HTTP. */
+interface LoadOptions {
   sourceSystem?: string | null;
-  dateFormat?: string | null;
+  operation?: "delete" | "replace" | null;
   maxRejected?: string | null;
+  dateFormat?: string | null;
   decimal?: string | null;
   timezone?: string | null;
   null?: string[] | null;
   set?: string[] | null;
+}
+
+export interface IngestRowsRequest extends LoadOptions {
+  dataset: string;
+  rows: Record<string, unknown>[];
+  /** Do nothing if the same rows were ingested before. */
+  once: boolean;
+  dryRun: boolean;
   background: boolean;
 }
 
-interface IngestedRows {
-  id: string;
+export interface IngestedRows {
+  /** Absent after a dry run. */
+  id?: string;
   /** Absent while the run goes on in the background. */
   rowsWritten?: number;
   rowsRejected?: number;
+  /** The run is an earlier one, which has ingested the same rows. */
+  skipped?: boolean;
+  /** What the load would do. */
+  dryRun?: object;
 }
 
 declare global {
@@ -37,15 +50,10 @@ declare global {
   }
 }
 
-interface IngestInput {
+interface IngestInput extends LoadOptions {
   rows: Record<string, unknown>[];
-  sourceSystem?: string | null;
-  dateFormat?: string | null;
-  maxRejected?: string | null;
-  decimal?: string | null;
-  timezone?: string | null;
-  null?: string[] | null;
-  set?: string[] | null;
+  once?: boolean | null;
+  dryRun?: boolean | null;
   background?: boolean | null;
   clientMutationId?: string | null;
 }
@@ -66,6 +74,85 @@ function describe({ type, description, is_required: isRequired }: DatasetField):
   return isRequired ? `${words} A row without it is rejected.` : words;
 }
 
+/** The same for all datasets. */
+const SHARED = `
+  "What a load does with its rows, if it does not write them."
+  enum IngestOperation {
+    "The rows name rows of production to delete, by their key; other fields are not used."
+    delete
+    "The rows are all that their source has: when the transform has taken them, its other rows are deleted, if none of these was rejected."
+    replace
+  }
+  "What a load would do."
+  type IngestDryRun {
+    "How many rows were read."
+    rowsRead: Int!
+    "How many rows would land in staging."
+    rowsLanding: Int!
+    "How many rows would go to quarantine at once."
+    rowsRejected: Int!
+    "How many rows each reason rejects."
+    reasons: JSON!
+    "The first rows that would land."
+    landing: [IngestDryRunExample!]!
+    "The first rows of each reason."
+    rejected: [IngestDryRunExample!]!
+    "What the transform would do with the first 20,000 rows that would land; null for a role that may not read the dataset, and if none would land."
+    transform: IngestDryRunTransform
+    "The run that has ingested the same rows: with once, the load would do nothing."
+    sameAs: BigInt
+    "Why the load would fail."
+    error: String
+  }
+  "What the transform would do with the rows of a load."
+  type IngestDryRunTransform {
+    "How many rows it would take."
+    rowsRead: Int!
+    "How many rows it would insert or update."
+    rowsWritten: Int!
+    "How many rows would take the place of others with other values."
+    rowsReplaced: Int!
+    "Of these, how many rows of another source would be replaced."
+    rowsReplacedFromOtherSource: Int!
+    "How many rows it would delete; null for a full snapshot that is longer than what is tried."
+    rowsDeleted: Int
+    "How many rows it would reject."
+    rowsRejected: Int!
+    "How many rows each reason rejects."
+    reasons: JSON!
+    "The first rows that would be replaced."
+    replaced: [IngestDryRunExample!]!
+    "The first rows that would be deleted."
+    deleted: [IngestDryRunExample!]!
+    "The first rows that it would reject, of each reason."
+    rejected: [IngestDryRunExample!]!
+    "Why a full snapshot would delete nothing."
+    problem: String
+    "Rows of parents that wait for the transform, by dataset: rows that need them count as rejected."
+    waiting: JSON!
+  }
+  "A row that a load would land, reject, replace or delete; what does not apply is null."
+  type IngestDryRunExample {
+    "Place of the row among those given, from 1."
+    line: Int
+    "Key of the row."
+    key: String
+    "The row as it would land: its fields as text."
+    row: JSON
+    "Source of the row in production."
+    source: String
+    "Fields of the row in production that would change."
+    before: JSON
+    "The same fields after the change."
+    after: JSON
+    "Why it would be rejected."
+    reasons: [String!]
+    "The reasons in words."
+    detail: String
+    "The row as it was given."
+    text: String
+  }`;
+
 function typeDefsOf({ dataset, mutation, rowType, columns }: Ingest): string {
   const type = mutation[0]!.toUpperCase() + mutation.slice(1);
   const required = [...columns].flatMap(([name, { is_required: isRequired }]) => (isRequired ? name : []));
@@ -84,6 +171,12 @@ function typeDefsOf({ dataset, mutation, rowType, columns }: Ingest): string {
       rows: [${rowType}!]!
       "Where the rows come from, up to 50 characters."
       sourceSystem: String = "api"
+      "Delete the rows that these name, or also those of the source that are not among these. Both take the right to delete rows of the dataset."
+      operation: IngestOperation
+      "Say what the load would do, and change nothing."
+      dryRun: Boolean = false
+      "Do nothing if the same rows were ingested before with the same options."
+      once: Boolean = false
       "How dates that are not ISO 8601 are written, such as DD/MM/YYYY."
       dateFormat: String
       "How many rows may be rejected, as a number or a share such as 5%. If there are more, the run fails and none of its rows goes on."
@@ -107,12 +200,16 @@ function typeDefsOf({ dataset, mutation, rowType, columns }: Ingest): string {
     }
     "Result of ${mutation}."
     type ${type}Payload {
-      "The run that landed the rows."
+      "The run that landed the rows; empty after a dry run."
       run: PipelineRun
-      "How many rows landed in staging; empty for a run in the background."
+      "How many rows landed in staging; empty for a run in the background and after a dry run."
       rowsIngested: Int
-      "How many rows went to quarantine; empty for a run in the background."
+      "How many rows went to quarantine; empty for a run in the background and after a dry run."
       rowsRejected: Int
+      "Whether nothing was done because the run has ingested the same rows before."
+      skipped: Boolean!
+      "What the load would do, if that was asked for."
+      dryRun: IngestDryRun
       "The string given in the input."
       clientMutationId: String
     }`;
@@ -128,12 +225,15 @@ function planIngest({ dataset, columns }: Ingest) {
         dataset,
         rows: input.rows.map(asColumns),
         sourceSystem: input.sourceSystem,
-        dateFormat: input.dateFormat,
+        operation: input.operation,
         maxRejected: input.maxRejected,
+        dateFormat: input.dateFormat,
         decimal: input.decimal,
         timezone: input.timezone,
         null: input.null,
         set: input.set,
+        once: input.once ?? false,
+        dryRun: input.dryRun ?? false,
         background: input.background ?? false,
       }),
     );
@@ -167,13 +267,18 @@ export const IngestMutationsPlugin: GraphileConfig.Plugin = extendSchema((build)
     });
   const payloadPlans = {
     run: ($payload: Payload) =>
-      runs.get({ run_id: lambda($payload.get("run"), (run) => run.id, true) }) as Step,
-    rowsIngested: ($payload: Payload) => lambda($payload.get("run"), (run) => run.rowsWritten ?? null, true),
-    rowsRejected: ($payload: Payload) => lambda($payload.get("run"), (run) => run.rowsRejected ?? null, true),
+      runs.get({ run_id: lambda($payload.get("run"), (run) => run.id ?? null, true) }) as Step,
+    // An earlier run's rows did not land by this.
+    rowsIngested: ($payload: Payload) =>
+      lambda($payload.get("run"), (run) => (run.skipped ? 0 : (run.rowsWritten ?? null)), true),
+    rowsRejected: ($payload: Payload) =>
+      lambda($payload.get("run"), (run) => (run.skipped ? 0 : (run.rowsRejected ?? null)), true),
+    skipped: ($payload: Payload) => lambda($payload.get("run"), (run) => run.skipped ?? false, true),
+    dryRun: ($payload: Payload) => lambda($payload.get("run"), (run) => run.dryRun ?? null, true),
     clientMutationId: ($payload: Payload) => $payload.get("clientMutationId"),
   };
   return {
-    typeDefs: ingests.map((ingest) => parse(typeDefsOf(ingest))),
+    typeDefs: [SHARED, ...ingests.map(typeDefsOf)].map((text) => parse(text)),
     objects: {
       Mutation: { plans: Object.fromEntries(ingests.map((ingest) => [ingest.mutation, planIngest(ingest)])) },
       ...Object.fromEntries(

@@ -207,25 +207,34 @@ $$;
 
 comment on function strata.start_run(text, text, text, jsonb, bigint) is 'Asks for a run of a step; joins the one that waits.';
 
+create or replace function strata.check_may_load(role_name text, dataset text, operation text)
+returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  perform strata.check_dataset(dataset);
+  if not has_table_privilege(role_name, strata.raw_table(dataset), 'INSERT') then
+    raise exception 'permission denied for dataset %', dataset using errcode = 'insufficient_privilege',
+      hint = format('Allow it: grant insert on %s to %I.', strata.raw_table(dataset), role_name);
+  end if;
+  if operation is not null and not has_table_privilege(role_name, strata.production_table(dataset), 'DELETE') then
+    raise exception 'permission denied to delete rows of dataset %', dataset using errcode = 'insufficient_privilege',
+      hint = format('Allow it: grant delete on %s to %I.', strata.production_table(dataset), role_name);
+  end if;
+end
+$$;
+
+comment on function strata.check_may_load(text, text, text) is 'Refuses loads of a dataset, or loads that delete, to a role that may not.';
+
 -- Ingests may overlap: each one only adds rows.
 create or replace function strata.start_ingest_run(dataset text, run_trigger text, actor text, arguments jsonb default '{}')
 returns bigint
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
   started bigint;
-  -- This function runs as its owner: the caller is the role that the request switched to, or the login.
-  caller text := coalesce(nullif(current_setting('role', true), 'none'), session_user);
 begin
-  perform strata.check_dataset(start_ingest_run.dataset);
-  if not has_table_privilege(caller, strata.raw_table(start_ingest_run.dataset), 'INSERT') then
-    raise exception 'permission denied for dataset %', start_ingest_run.dataset using errcode = 'insufficient_privilege',
-      hint = format('Allow it: grant insert on %s to %I.', strata.raw_table(start_ingest_run.dataset), caller);
-  end if;
-  if start_ingest_run.arguments ->> 'operation' is not null
-     and not has_table_privilege(caller, strata.production_table(start_ingest_run.dataset), 'DELETE') then
-    raise exception 'permission denied to delete rows of dataset %', start_ingest_run.dataset using errcode = 'insufficient_privilege',
-      hint = format('Allow it: grant delete on %s to %I.', strata.production_table(start_ingest_run.dataset), caller);
-  end if;
+  -- This function runs as its owner: the caller is the role that the request switched to, or the login.
+  perform strata.check_may_load(coalesce(nullif(current_setting('role', true), 'none'), session_user),
+                                start_ingest_run.dataset, start_ingest_run.arguments ->> 'operation');
   perform strata.close_dead_runs();
   insert into strata.runs (step, status, trigger, actor, dataset, arguments, started_at, heartbeat_at, held_from, first_seq)
   values ('ingest', 'running', start_ingest_run.run_trigger,
@@ -243,12 +252,14 @@ $$;
 comment on function strata.start_ingest_run(text, text, text, jsonb) is 'Starts a run that brings rows of a dataset into staging, and returns its number.';
 
 -- The name of the file and the limit say nothing about what lands.
-create or replace function strata.find_same_load(dataset text, arguments jsonb)
+create or replace function strata.find_same_load(dataset text, arguments jsonb, role_name text default null)
 returns bigint
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   same strata.runs;
 begin
+  -- Who may not load it does not learn what was loaded.
+  perform strata.check_may_load(coalesce(role_name, session_user), find_same_load.dataset, find_same_load.arguments ->> 'operation');
   -- Of two that ask at the same time, the second one finds the first.
   perform pg_advisory_xact_lock(hashtextextended('strata:load:' || (find_same_load.arguments ->> 'sha256'), 0));
   perform strata.close_dead_runs();
@@ -260,11 +271,19 @@ begin
   if same.status = 'running' then
     raise exception 'Run % is ingesting the same input.', same.run_id using errcode = 'object_in_use';
   end if;
+  -- A full snapshot of an earlier state is news again when its source has sent something else since.
+  if same.arguments ->> 'operation' = 'replace' and exists (
+    select from strata.runs r
+    where r.step = 'ingest' and r.dataset = same.dataset and r.run_id > same.run_id and r.rows_written > 0
+      and r.arguments ->> 'sourceSystem' = same.arguments ->> 'sourceSystem'
+  ) then
+    return null;
+  end if;
   return same.run_id;
 end
 $$;
 
-comment on function strata.find_same_load(text, jsonb) is 'The run that has ingested the same input (by its digest) into a dataset with the same options, if there is one.';
+comment on function strata.find_same_load(text, jsonb, text) is 'The run that has ingested the same input (by its digest) into a dataset with the same options, if there is one.';
 
 create or replace function strata.claim_run(run_id bigint)
 returns setof strata.runs

@@ -18,6 +18,8 @@ export function describeDryRun(dataset: string, tried: DryRun): string {
     ...tried.rejected.map(({ line, detail, text }) => `    ${place(line)}: ${cut(detail)} ${cut(text)}`),
   ];
   if (tried.transform) lines.push(...describeTransform(tried.transform, tried.rowsLanding));
+  if (tried.sameAs !== null)
+    lines.push(`With --once the load does nothing: run ${tried.sameAs} has ingested the same content.`);
   if (tried.error) lines.push(`The load would fail: ${tried.error}`);
   return lines.join("\n");
 }

@@ -39,6 +39,7 @@ const DATABASE: [prefix: string, code: string, message?: string][] = [
   ["57014", "TIMEOUT", "The statement took too long and was cancelled; nothing of it was saved"],
   ["40", "CONFLICT", "Another transaction changed the same rows; try again"],
   ["55P03", "CONFLICT", "Another transaction holds the same rows; try again"],
+  ["55006", "CONFLICT"],
   ["22023", "BAD_USER_INPUT"],
   ["22P02", "BAD_USER_INPUT"],
   ["22003", "BAD_USER_INPUT"],

@@ -1,4 +1,5 @@
 // PostGraphile on Fastify: the preset of graphile.config.ts plus what only this process knows.
+import { createHash } from "node:crypto";
 import { Readable } from "node:stream";
 import type {} from "grafserv/node";
 import { grafserv } from "grafserv/fastify/v5";
@@ -7,7 +8,7 @@ import type { FastifyBaseLogger, FastifyInstance } from "fastify";
 import { lexicographicSortSchema, printSchema } from "grafast/graphql";
 import { createPreset } from "../../graphile.config.ts";
 import type { PipelineStepRequest } from "../../plugins/PipelineMutationsPlugin.ts";
-import type { IngestRowsRequest } from "../../plugins/IngestMutationsPlugin.ts";
+import type { IngestedRows, IngestRowsRequest } from "../../plugins/IngestMutationsPlugin.ts";
 import type { RetryQuarantinedRequest } from "../../plugins/RetryQuarantinedPlugin.ts";
 import type { Config } from "../config.ts";
 import { SHARED_CONNECTIONS } from "../database/batches.ts";
@@ -16,7 +17,8 @@ import { CONNECTIONS } from "../database/connections.ts";
 import { createOperationPool, createPool, type Database } from "../database/connect.ts";
 import { createNotifications } from "../database/notifications.ts";
 import { isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
-import { ingest } from "../ingest/ingest.ts";
+import { dryRun } from "../ingest/dry-run.ts";
+import { ingest, type IngestOptions } from "../ingest/ingest.ts";
 import { checkRetry } from "../ingest/retry.ts";
 import { retentionOf } from "../pipeline/cleanup.ts";
 import { queueStep, runStep } from "../pipeline/runs.ts";
@@ -92,26 +94,42 @@ function stepRunner({ config, database, hurry }: GraphqlOptions, { databaseRole:
 
 /** Rows of a mutation take the same way as those of a file. */
 function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject }: Claims) {
-  return ({ dataset, rows, sourceSystem, background, ...reading }: IngestRowsRequest) =>
-    new Promise<{ id: string }>((resolve, reject) => {
-      const lines = Readable.from(rows.map((row) => `${JSON.stringify(row)}\n`));
-      ingest(database.pool, dataset as never, lines, {
-        format: "ndjson",
-        sourceSystem: sourceSystem ?? undefined,
-        dateFormat: reading.dateFormat ?? undefined,
-        decimal: reading.decimal ?? undefined,
-        timezone: reading.timezone ?? undefined,
-        null: reading.null ?? undefined,
-        set: reading.set ?? undefined,
-        maxRejected: reading.maxRejected ?? undefined,
-        trigger: "api",
-        actor: subject,
-        role,
-        onStart: (id) => background && resolve({ id }),
-      }).then(resolve, (error: Error) =>
-        reject(isOfCaller(error) ? refusal("BAD_USER_INPUT", error.message) : error),
-      );
-    });
+  return async (request: IngestRowsRequest): Promise<IngestedRows> => {
+    const { dataset, rows, once, dryRun: isDryRun, background } = request;
+    if (isDryRun && background)
+      throw refusal("BAD_USER_INPUT", "dryRun and background are both true; a dry run is answered at once");
+    const lines = rows.map((row) => `${JSON.stringify(row)}\n`);
+    const load: IngestOptions = {
+      format: "ndjson",
+      sourceSystem: request.sourceSystem ?? undefined,
+      operation: request.operation ?? undefined,
+      maxRejected: request.maxRejected ?? undefined,
+      dateFormat: request.dateFormat ?? undefined,
+      decimal: request.decimal ?? undefined,
+      timezone: request.timezone ?? undefined,
+      null: request.null ?? undefined,
+      set: request.set ?? undefined,
+      sha256: once ? digestOf(lines) : undefined,
+      trigger: "api",
+      actor: subject,
+      role,
+    };
+    try {
+      if (isDryRun) return { dryRun: await dryRun(database.pool, dataset, Readable.from(lines), load) };
+      return await new Promise<IngestedRows>((resolve, reject) => {
+        const onStart = (id: string) => background && resolve({ id });
+        ingest(database.pool, dataset, Readable.from(lines), { ...load, onStart }).then(resolve, reject);
+      });
+    } catch (error) {
+      throw isOfCaller(error) ? refusal("BAD_USER_INPUT", error.message) : error;
+    }
+  };
+}
+
+function digestOf(lines: string[]): string {
+  const hash = createHash("sha256");
+  for (const line of lines) hash.update(line);
+  return hash.digest("hex");
 }
 
 const isOfCaller = (error: unknown): error is Error =>

@@ -1,5 +1,6 @@
 // A CSV or NDJSON body that stays a stream: what it may be, and the parameters beside it.
-import { PassThrough, type Readable } from "node:stream";
+import { createHash } from "node:crypto";
+import { PassThrough, Transform, type Readable } from "node:stream";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { refusal } from "../graphql/errors.ts";
 import { readOptionsOf, type ReadOptions } from "../ingest/options.ts";
@@ -61,9 +62,24 @@ export function readParametersOf(request: FastifyRequest): ReadOptions {
   });
 }
 
-/** Ends apart from the connection, which still has to carry an answer. */
-export function bodyOf({ raw }: FastifyRequest): Readable {
-  const body = new PassThrough();
+/** Ends apart from the connection, which still has to carry an answer. What arrives has to have the digest, if one is given. */
+export function bodyOf({ raw }: FastifyRequest, sha256?: string): Readable {
+  const body = sha256 === undefined ? new PassThrough() : checkDigest(sha256);
   raw.on("error", () => body.destroy(new Error("The connection ended before the body did")));
   return raw.pipe(body);
+}
+
+/** Passes bytes on, and fails at their end if they are others than was said. */
+function checkDigest(sha256: string): Transform {
+  const hash = createHash("sha256");
+  return new Transform({
+    transform(piece: Buffer, _encoding, done) {
+      hash.update(piece);
+      done(null, piece);
+    },
+    flush(done) {
+      const found = hash.digest("hex");
+      done(found === sha256 ? null : new Error(`The SHA-256 of the body is ${found}; given: ${sha256}`));
+    },
+  });
 }

@@ -1,5 +1,6 @@
 // POST /ingest/{dataset}: a body of any size, read only as fast as the rows land.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { finished } from "node:stream/promises";
 import type { Pool } from "pg";
 import { badOption, isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
 import { dryRun as tryLoad } from "../ingest/dry-run.ts";
@@ -27,8 +28,19 @@ interface Query {
   maxRejected?: string;
   operation?: Operation;
   dryRun?: string;
+  sha256?: string;
 }
-const PARAMETERS = ["source", "name", "map", "set", ...READ_PARAMETERS, "maxRejected", "operation", "dryRun"];
+const PARAMETERS = [
+  "source",
+  "name",
+  "map",
+  "set",
+  ...READ_PARAMETERS,
+  "maxRejected",
+  "operation",
+  "dryRun",
+  "sha256",
+];
 const REPEATABLE = ["map", "set", ...REPEATABLE_READ_PARAMETERS];
 const OPERATIONS: unknown[] = ["delete", "replace"] satisfies Operation[];
 
@@ -37,6 +49,13 @@ async function addWritten(reply: FastifyReply, nodes: Nodes): Promise<void> {
   const route: Route = { floor: undefined, primaryOnly: true };
   await nodes.noteWritten(route).catch(() => undefined);
   addPosition(reply, route);
+}
+
+/** Reads the rest of a body that nobody needs: many clients hear no answer before they have sent it. */
+async function discard({ raw }: FastifyRequest, stopping?: AbortSignal): Promise<void> {
+  raw.unpipe();
+  raw.resume();
+  await finished(raw, { writable: false, signal: stopping }).catch(() => undefined);
 }
 
 export function addIngest(
@@ -58,6 +77,9 @@ export function addIngest(
       const { dataset } = request.params as { dataset: string };
       const query = parametersOf(request, PARAMETERS, REPEATABLE) as Query;
       const { source, name, map, set, maxRejected, operation, dryRun = "false" } = query;
+      const sha256 = query.sha256?.toLowerCase();
+      if (sha256 !== undefined && !/^[0-9a-f]{64}$/.test(sha256))
+        throw badOption(`"${query.sha256!.slice(0, 100)}" is no SHA-256; allowed: 64 hexadecimal digits`);
       if (!/^(true|false)$/.test(dryRun)) throw badOption(`dryRun is "${dryRun}"; allowed: true, false`);
       if (operation !== undefined && !OPERATIONS.includes(operation))
         throw badOption(
@@ -73,17 +95,19 @@ export function addIngest(
         ...readParametersOf(request),
         maxRejected,
         operation,
+        sha256,
         trigger: "api",
         actor: subject,
         role,
         signal: stopping,
       };
       if (dryRun === "true") {
-        const tried = await tryLoad(pool, dataset, bodyOf(request), load);
+        const tried = await tryLoad(pool, dataset, bodyOf(request, sha256), load);
         return await reply.status(tried.error === null ? 200 : 422).send({ dryRun: tried });
       }
-      const { run, failedBy } = await receive(pool, dataset, bodyOf(request), load);
-      if (nodes) await addWritten(reply, nodes);
+      const { run, failedBy } = await receive(pool, dataset, bodyOf(request, sha256), load);
+      if (run.skipped) await discard(request, stopping);
+      else if (nodes) await addWritten(reply, nodes);
       if (run.status === "succeeded") return { run };
       reply.header("connection", "close");
       if (failedBy === "rows") return await reply.status(422).send({ run });

@@ -3,14 +3,15 @@
 import type { Readable } from "node:stream";
 import type pg from "pg";
 import { isUnavailable } from "../database/unavailable.ts";
-import { readDataset } from "./dataset.ts";
+import { readDataset, type Dataset } from "./dataset.ts";
 import { isBadInput } from "./faults.ts";
-import type { Formatter, Row } from "./format.ts";
+import { decodeCopy, type Formatter, type Row } from "./format.ts";
 import {
   BATCH_CHARACTERS,
   BATCH_ROWS,
   checkOptions,
   findFault,
+  findSameLoad,
   readRows,
   startRun,
   type IngestOptions,
@@ -36,8 +37,8 @@ export interface DryRun {
   rowsLanding: number;
   rowsRejected: number;
   reasons: Reasons;
-  /** The first rows that would land. */
-  landing: { line: number; row: Record<string, unknown> | null }[];
+  /** The first rows that would land, as they would: their fields as text, without those that are absent. */
+  landing: { line: number; row: Record<string, string> }[];
   /** The first rows of each reason. */
   rejected: { line: number; reasons: string[]; detail: string; text: string }[];
   /** Of the first rows that would land; null for a role that may not read the dataset, and if none would land. */
@@ -58,6 +59,8 @@ export interface DryRun {
     /** Rows of parents that wait for the transform, by dataset: rows that need them count as rejected. */
     waiting: Record<string, number>;
   } | null;
+  /** Run that has ingested the same input: the load would do nothing. */
+  sameAs: string | null;
   /** Why the load would fail. */
   error: string | null;
 }
@@ -75,6 +78,7 @@ export async function dryRun(
   const load = { ...options, sourceSystem, sha256: undefined };
   // Who may not ingest learns nothing of the dataset.
   await undone(pool, (client) => startRun(client, name, load));
+  const sameAs = await undone(pool, (client) => findSameLoad(client, name, { ...options, sourceSystem }));
   options.signal?.addEventListener("abort", () => input.destroy(new Error("The dry run was cancelled")), {
     once: true,
   });
@@ -117,9 +121,7 @@ export async function dryRun(
     rowsLanding: progress.rowsWritten,
     rowsRejected: progress.rowsRejected,
     reasons,
-    landing: accepted
-      .slice(0, SAMPLES)
-      .map(({ line, text }) => ({ line, row: made!.formatter.payload(text) })),
+    landing: accepted.slice(0, SAMPLES).map(({ line, copy }) => ({ line, row: fieldsOf(dataset, copy!) })),
     rejected: rejected.map(({ line, text, faults }) => ({
       line,
       reasons: [...new Set(faults.map(({ reason }) => reason))],
@@ -127,9 +129,15 @@ export async function dryRun(
       text,
     })),
     transform,
+    sameAs,
     error: error?.message ?? null,
   };
 }
+
+const fieldsOf = ({ fields }: Dataset, copy: string): Record<string, string> =>
+  Object.fromEntries(
+    decodeCopy(copy).flatMap((value, place) => (value === null ? [] : [[fields[place]!.name, value]])),
+  );
 
 async function tryRows(
   client: pg.PoolClient,

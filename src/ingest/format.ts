@@ -356,6 +356,16 @@ export function encodeCopy(cells: readonly (string | null)[]): string {
   return line;
 }
 
+const UNESCAPED: Record<string, string> = { "\\": "\\", n: "\n", r: "\r", t: "\t" };
+
+/** The cells of such a line. */
+export const decodeCopy = (line: string): (string | null)[] =>
+  line
+    .split("\t")
+    .map((cell) =>
+      cell === "\\N" ? null : cell.replace(/\\([\\nrt])/g, (_, character: string) => UNESCAPED[character]!),
+    );
+
 /**
  * JSON for the quarantine, whatever the row holds: jsonb takes neither NUL nor half a surrogate pair. A row with
  * numbers that nobody could read back has its text only.

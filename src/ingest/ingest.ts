@@ -119,11 +119,11 @@ export async function receive(
   const { id: runId, isOld } = await inTransaction(pool, (client) =>
     startRun(client, name, { ...options, sourceSystem }),
   );
-  options.onStart?.(runId);
   if (isOld) {
     input.destroy();
     return { run: { ...(await readRun(pool, runId)), reasons: {}, skipped: true } };
   }
+  options.onStart?.(runId);
   const { signal, operation, sourceName = null } = options;
   const { sets } = given;
   const source = {
@@ -325,35 +325,47 @@ export async function readRows(
   if (!formatter && format === "csv") throw badInput("The input is empty; a CSV file starts with a header");
 }
 
+/** What is not given is left out: the same load has the same arguments, whoever asks for it. */
+function argumentsOf(options: IngestOptions): object {
+  const { sourceSystem, sourceName, map, set, operation, maxRejected, sha256 } = options;
+  const { null: nulls, ...reading } = readOptionsOf(options);
+  return {
+    ...{ sourceSystem, sourceName, map, operation, maxRejected, sha256, ...reading },
+    ...(set?.length && { set }),
+    ...(nulls?.length && { null: nulls }),
+  };
+}
+
+/** The run that has ingested the same input with the same options. */
+export async function findSameLoad(
+  client: pg.PoolClient,
+  dataset: string,
+  options: IngestOptions,
+): Promise<string | null> {
+  if (options.sha256 === undefined) return null;
+  const { rows } = await client.query<{ id: string | null }>(
+    "select strata.find_same_load($1, $2, $3) as id",
+    [dataset, JSON.stringify(argumentsOf(options)), options.role ?? null],
+  );
+  return rows[0]!.id;
+}
+
 /** The run of the load, or the one that has ingested the same input before. */
 export async function startRun(
   client: pg.PoolClient,
   dataset: string,
   options: IngestOptions,
 ): Promise<{ id: string; isOld: boolean }> {
-  const { sourceSystem, sourceName, map, set, operation, maxRejected, sha256 } = options;
+  const same = await findSameLoad(client, dataset, options);
+  if (same !== null) return { id: same, isOld: true };
   const { role, trigger, actor } = options;
-  // What is not given is left out: the same load has the same arguments, whoever asks for it.
-  const { null: nulls, ...reading } = readOptionsOf(options);
-  const given = {
-    ...{ sourceSystem, sourceName, map, operation, maxRejected, sha256, ...reading },
-    ...(set?.length && { set }),
-    ...(nulls?.length && { null: nulls }),
-  };
-  if (sha256 !== undefined) {
-    const { rows } = await client.query<{ id: string | null }>("select strata.find_same_load($1, $2) as id", [
-      dataset,
-      JSON.stringify(given),
-    ]);
-    if (rows[0]!.id !== null) return { id: rows[0]!.id, isOld: true };
-  }
   await client.query("select set_config('role', $1, true), set_config('strata.sub', $2, true)", [
     role ?? "none",
     actor ?? "",
   ]);
   const { rows } = await client.query<{ id: string }>(
     "select strata.start_ingest_run($1, $2, $3, $4) as id",
-    [dataset, trigger, actor ?? null, JSON.stringify(given)],
+    [dataset, trigger, actor ?? null, JSON.stringify(argumentsOf(options))],
   );
   await client.query("select set_config('role', 'none', true)");
   return { id: rows[0]!.id, isOld: false };

@@ -209,6 +209,47 @@ describe("strata ingest", () => {
     expect((await database.pool.query("select count(*) from strata.runs")).rows).toEqual(before.rows);
   });
 
+  it("makes fields by expressions in deletions, snapshots and trials, and says what is known of a file", async () => {
+    const set = [
+      "--set",
+      "user_id=nr + 970",
+      "--set",
+      "username=lower(name)",
+      "--set",
+      "email=name || '@example.org'",
+    ];
+    const load = (path: string, ...options: string[]) =>
+      run(["ingest", "users", path, "--source", "set", ...set, ...options]);
+    const people = file("people.csv", "nr,name\n1,ANN\n2,BOB\n3,CYD\n");
+    const tried = await load(people, "--dry-run", "--once");
+    expect(tried.stdout).toMatch(
+      /would land in users\n {4}line 2: {"user_id":"971","username":"ann","email":"ANN@example.org"}\n/,
+    );
+    expect(tried.stdout).not.toMatch(/--once/);
+    expect((await load(people, "--once")).stdout).toMatch(/^ingest succeeded/);
+    await run(["transform"]);
+    expect((await load(people, "--once")).stdout).toMatch(/^ingest skipped/);
+    expect((await load(people, "--dry-run", "--once")).stdout).toMatch(
+      /\nWith --once the load does nothing: run \d+ has ingested the same content\.\n/,
+    );
+    expect((await load(people, "--once", "--set", "country='DE'")).stdout).toMatch(/^ingest succeeded/);
+
+    const gone = file("gone.csv", "nr,name\n1,\n");
+    expect((await load(gone, "--delete", "--dry-run")).stdout).toMatch(
+      /would delete 1\n {4}line 2, key 971\n/,
+    );
+    await load(gone, "--delete");
+    expect((await run(["transform"])).stdout).toMatch(/deleted 1 /);
+    const left = file("left.csv", "nr,name\n3,CYD\n");
+    expect((await load(left, "--replace", "--dry-run")).stdout).toMatch(/would delete 1\n {4}key 972\n/);
+    await load(left, "--replace");
+    expect((await run(["transform"])).stdout).toMatch(/deleted 1 /);
+    const { rows } = await database.pool.query(
+      "select user_id from production.users where strata_source = 'set'",
+    );
+    expect(rows).toEqual([{ user_id: 973 }]);
+  });
+
   it("skips a file that it has ingested once", async () => {
     const path = file("once.csv", "user_id,username\n961,ann\n");
     const first = JSON.parse((await run(["ingest", "users", path, "--once", "--json"])).stdout);

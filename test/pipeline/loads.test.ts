@@ -697,11 +697,129 @@ describe("the same content again", () => {
     expect(await sql("select user_id from staging.raw_users")).toHaveLength(6);
   });
 
+  test("is a snapshot's news if its source has sent something else since", async () => {
+    const send = async (ids: number[], digest: string) => {
+      const done = await loadUsers(ids, { sha256: digest.repeat(64), operation: "replace" });
+      await transform();
+      return done.skipped ?? false;
+    };
+    expect(await send([1], "a")).toBe(false);
+    expect(await send([1], "a")).toBe(true);
+    expect(await send([2], "b")).toBe(false);
+    expect(await send([1], "a")).toBe(false);
+    expect(await userIds()).toEqual([1]);
+    // Other sources do not matter.
+    await loadUsers([3], { sourceSystem: "shop" });
+    expect(await send([1], "a")).toBe(true);
+    await loadUsers([4]);
+    expect(await send([1], "a")).toBe(false);
+    expect(await userIds()).toEqual([1, 3]);
+  });
+
+  test("a dry run names the run that has ingested it", async () => {
+    const { id } = await loadUsers([1], { sha256 });
+    const csv = `user_id,username,email\n${user(1)}`;
+    const tryAgain = (options: Partial<IngestOptions>) =>
+      dryRun(pool(), "users", Readable.from([csv]), {
+        format: "csv",
+        sourceSystem: "crm",
+        trigger: "cli",
+        ...options,
+      });
+    expect(await tryAgain({ sha256 })).toMatchObject({ rowsLanding: 1, sameAs: id, error: null });
+    expect(await tryAgain({ sha256, sourceSystem: "shop" })).toMatchObject({ sameAs: null });
+    expect(await tryAgain({})).toMatchObject({ sameAs: null });
+  });
+
   test("is ingested if it failed before, and refused while it is ingested", async () => {
     await load("users", "user_id\nx\n", { sha256 });
     expect((await loadUsers([1], { sha256 })).skipped).toBeUndefined();
     await sql("update strata.runs set status = 'running', finished_at = null, heartbeat_at = now()");
     await expect(loadUsers([1], { sha256 })).rejects.toThrow(/Run \d+ is ingesting the same input/);
+  });
+});
+
+describe("fields made by expressions", () => {
+  const set = ["user_id=nr * 10", "username=lower(name)", "email=mail"];
+  const people = (rows: string, options: Partial<IngestOptions> = {}) =>
+    load("users", `nr,name,mail\n${rows}`, { set, ...options });
+
+  test("name rows to delete, also when a row is corrected", async () => {
+    await loadUsers([10, 20, 30]);
+    await transform();
+    const gone = await people("1,,\nx,,\n4,,\n", { operation: "delete" });
+    expect(gone).toMatchObject({ rowsWritten: 2, rowsRejected: 1, reasons: { invalid_expression: 1 } });
+    expect(await transform()).toMatchObject({ rowsRead: 2, rowsDeleted: 1, rowsRejected: 0 });
+    expect(await userIds()).toEqual([20, 30]);
+    await retry({ everything: true }, { nr: 3 });
+    expect(await transform()).toMatchObject({ rowsDeleted: 1 });
+    expect(await userIds()).toEqual([20]);
+  });
+
+  test("are those of a snapshot, which a row that cannot be made keeps from deleting", async () => {
+    await people("1,ANN,a@x.org\n2,BOB,b@x.org\n3,CYD,c@x.org\n");
+    await transform();
+    expect(await people("2,BOB,b@x.org\nx,,\n", { operation: "replace" })).toMatchObject({
+      status: "failed",
+      error: expect.stringMatching(/invalid_expression 1\), so the snapshot deletes nothing/) as string,
+    });
+    expect(await transform()).toMatchObject({ status: "succeeded", rowsDeleted: 0 });
+    await people("3,DAN,d@x.org\n4,EVE,e@x.org\n", { operation: "replace" });
+    expect(await transform()).toMatchObject({ rowsWritten: 2, rowsReplaced: 1, rowsDeleted: 2 });
+    expect(await sql("select user_id, username from production.users order by 1")).toEqual([
+      { user_id: 30, username: "dan" },
+      { user_id: 40, username: "eve" },
+    ]);
+  });
+
+  test("are shown by a dry run as they would land, of deletions and snapshots, too", async () => {
+    await loadUsers([10, 20]);
+    await transform();
+    const tryPeople = (rows: string, options: Partial<IngestOptions>) =>
+      dryRun(pool(), "users", Readable.from([`nr,name,mail\n${rows}`]), {
+        format: "csv",
+        sourceSystem: "crm",
+        trigger: "cli",
+        set,
+        ...options,
+      });
+    expect(await tryPeople("2,A\tB,a@x.org\n", {})).toMatchObject({
+      landing: [{ line: 2, row: { user_id: "20", username: "a\tb", email: "a@x.org" } }],
+      transform: {
+        rowsReplaced: 1,
+        replaced: [{ key: "20", before: { username: "user20" }, after: { username: "a\tb" } }],
+      },
+    });
+    expect(await tryPeople("1,,\nx,,\n", { operation: "delete" })).toMatchObject({
+      rowsLanding: 1,
+      reasons: { invalid_expression: 1 },
+      landing: [{ line: 2, row: { user_id: "10" } }],
+      transform: { rowsDeleted: 1, deleted: [{ line: 2, key: "10" }] },
+      error: null,
+    });
+    expect(await tryPeople("2,BOB,b@x.org\n", { operation: "replace" })).toMatchObject({
+      transform: { rowsWritten: 1, rowsDeleted: 1, deleted: [{ key: "10" }], problem: null },
+      error: null,
+    });
+    expect(await tryPeople("2,BOB,b@x.org\nx,,\n", { operation: "replace" })).toMatchObject({
+      transform: { rowsDeleted: 0 },
+      error: expect.stringMatching(/invalid_expression 1/) as string,
+    });
+    expect(await userIds()).toEqual([10, 20]);
+  });
+
+  test("make another load of the same content", async () => {
+    const sha256 = "c".repeat(64);
+    const rows = "1,ANN,a@x.org\n";
+    const first = await people(rows, { sha256 });
+    expect(await people(rows, { sha256 })).toMatchObject({ id: first.id, skipped: true });
+    for (const options of [
+      { set: [...set, "country='DE'"] },
+      { set: set.toReversed() },
+      { operation: "delete" },
+      { operation: "replace" },
+    ] satisfies Partial<IngestOptions>[])
+      expect((await people(rows, { sha256, ...options })).skipped).toBeUndefined();
   });
 });
 

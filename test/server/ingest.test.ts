@@ -1,4 +1,5 @@
 // Pushing rows over HTTP and by mutation: who may, what is taken, and what stays when the client goes away.
+import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { request, type IncomingMessage } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -89,6 +90,38 @@ describe("POST /ingest", () => {
     ]);
   });
 
+  it("makes the keys of deletions and snapshots by expressions, once, and tries them", async () => {
+    const operator = { role: "strata_operator" } as const;
+    const set = `set=${encodeURIComponent("user_id=nr*10")}&source=set`;
+    const body = "nr\n7\nx\n";
+    const digest = createHash("sha256").update(body).digest("hex");
+    const tried = await push(`/ingest/users?${set}&operation=delete&dryRun=true`, body, operator);
+    expect([tried.status, tried.body.dryRun]).toMatchObject([
+      200,
+      {
+        rowsLanding: 1,
+        rowsRejected: 1,
+        reasons: { invalid_expression: 1 },
+        landing: [{ line: 2, row: { user_id: "70" } }],
+        transform: { rowsRead: 1, rowsDeleted: 0, rowsRejected: 0 },
+      },
+    ]);
+    const path = `/ingest/users?${set}&operation=delete&sha256=${digest}`;
+    const { run } = (await push(path, body, operator)).body;
+    expect(run).toMatchObject({ rowsWritten: 1, rowsRejected: 1, reasons: { invalid_expression: 1 } });
+    expect((await push(path, body, operator)).body.run).toMatchObject({ id: run.id, skipped: true });
+    const others = (await push(path.replace("*10", "*20"), body, operator)).body;
+    expect(others.run.skipped).toBeUndefined();
+    expect(await landed()).toMatchObject([{ user_id: 70 }, { user_id: 140 }]);
+    const snapshot = await push(`/ingest/users?${set}&operation=replace`, body, operator);
+    expect([snapshot.status, snapshot.body.run.error]).toEqual([
+      422,
+      expect.stringMatching(
+        /^1 of 2 rows were rejected \(invalid_expression 1\), so the snapshot deletes nothing/,
+      ),
+    ]);
+  });
+
   it("tries a body, and shows production only to those who may read it", async () => {
     const path = "/ingest/users?dryRun=true";
     const body = "user_id,username,email\n77,ann,ann77@example.org\nx,bob,\n";
@@ -103,6 +136,72 @@ describe("POST /ingest", () => {
     expect((await push(`${path}&maxRejected=0`, body)).status).toBe(422);
     expect((await push("/ingest/users?dryRun=yes", body)).status).toBe(400);
     expect(await landed()).toEqual([]);
+  });
+
+  it("takes the same content once, and only from those who may ingest", async () => {
+    const body = "user_id,username\n81,ann\n82,bob\n";
+    const digest = createHash("sha256").update(body).digest("hex");
+    const path = `/ingest/users?source=once&sha256=${digest.toUpperCase()}`;
+    const first = await push(path, body);
+    expect([first.status, first.body.run.skipped]).toEqual([200, undefined]);
+    // The name of the file and the limit say nothing about what lands.
+    const again = await push(`${path}&name=again.csv&maxRejected=0`, body);
+    expect([again.status, again.body.run]).toMatchObject([200, { id: first.body.run.id, skipped: true }]);
+    expect(await landed()).toHaveLength(2);
+    expect((await push(path, body, { role: "strata_reader" })).status).toBe(403);
+    const tried = await push(`${path}&dryRun=true`, body);
+    expect(tried.body.dryRun).toMatchObject({ rowsLanding: 2, sameAs: first.body.run.id });
+
+    expect((await push(`${path}&operation=replace`, body)).status).toBe(403);
+    const other = await push(`/ingest/users?source=other&sha256=${digest}`, body);
+    expect(other.body.run.skipped).toBeUndefined();
+    expect(await landed()).toHaveLength(4);
+  });
+
+  it("answers a body that it does not take again when all of it has arrived", async () => {
+    const body = `user_id,username\n${"83,carl\n".repeat(1_000_000)}`;
+    const path = `/ingest/users?sha256=${createHash("sha256").update(body).digest("hex")}`;
+    await database.pool.query(
+      `insert into strata.runs (step, status, dataset, arguments)
+       values ('ingest', 'succeeded', 'users', jsonb_build_object('sourceSystem', 'api', 'map', '[]'::jsonb, 'sha256', $1::text))`,
+      [path.split("=")[1]],
+    );
+    for (let sent = 0; sent < 3; sent++)
+      expect(await push(path, body)).toMatchObject({ status: 200, body: { run: { skipped: true } } });
+    expect(await landed()).toEqual([]);
+  });
+
+  it("fails a body that is not what its digest says", async () => {
+    const body = "user_id,username\n84,dan\n";
+    const digest = createHash("sha256").update("something else").digest("hex");
+    const { status, body: answer } = await push(`/ingest/users?maxRejected=0&sha256=${digest}`, body);
+    expect([status, answer.run.status, answer.run.error]).toEqual([
+      400,
+      "failed",
+      expect.stringMatching(/^The SHA-256 of the body is [0-9a-f]{64}; given: [0-9a-f]{64}$/),
+    ]);
+    expect(await landed()).toEqual([]);
+    const wrong = await push("/ingest/users?sha256=abc", body);
+    expect([wrong.status, wrong.body.errors[0].message]).toEqual([
+      400,
+      '"abc" is no SHA-256; allowed: 64 hexadecimal digits',
+    ]);
+  });
+
+  it("refuses content that is being ingested", async () => {
+    const digest = "b".repeat(64);
+    await database.pool.query(
+      `insert into strata.runs (step, status, dataset, arguments, heartbeat_at)
+       values ('ingest', 'running', 'users', jsonb_build_object('sourceSystem', 'api', 'map', '[]'::jsonb, 'sha256', $1::text), now())`,
+      [digest],
+    );
+    const { status, body } = await push(`/ingest/users?sha256=${digest}`, "user_id\n1\n");
+    expect([status, body.errors[0].extensions.code, body.errors[0].message]).toEqual([
+      400,
+      "CONFLICT",
+      expect.stringMatching(/^Run \d+ is ingesting the same input\.$/),
+    ]);
+    await database.pool.query("update strata.runs set status = 'failed' where status = 'running'");
   });
 
   it("lands a CSV body and answers with the run", async () => {
@@ -166,7 +265,7 @@ describe("POST /ingest", () => {
       "/ingest/users?sauce=x",
       {},
       400,
-      /Unknown parameter "sauce"; allowed: source, name, map, set, delimiter, encoding, decimal, dateFormat, timezone, null/,
+      /Unknown parameter "sauce"; allowed: source, name, map, set, delimiter, encoding, decimal, dateFormat, timezone, null, maxRejected, operation, dryRun, sha256/,
     ],
     ["an unknown dataset", "/ingest/orders", {}, 404, /There is no dataset "orders"; there are: users, /],
     [
@@ -390,6 +489,129 @@ describe("ingest mutations", () => {
       "select reasons from staging.quarantine order by source_line",
     );
     expect(reasons).toEqual([{ reasons: ["invalid_integer"] }, { reasons: ["missing_key"] }]);
+  });
+
+  it("takes deletions and snapshots of those who may delete", async () => {
+    const load = (operation: string, rows: object[], role: Role) =>
+      mutate(
+        `mutation ($rows: [IngestUsersRow!]!, $operation: IngestOperation) {
+          ingestUsers(input: { rows: $rows, operation: $operation, sourceSystem: "crm" }) { rowsIngested run { status error } }
+        }`,
+        { rows, operation },
+        role,
+      );
+    for (const operation of ["delete", "replace"]) {
+      const denied = await load(operation, [{ userId: 5 }], "strata_ingestor");
+      expect(denied.errors).toMatchObject([{ extensions: { code: "FORBIDDEN" } }]);
+    }
+    expect(await landed()).toEqual([]);
+    const deleted = await load("delete", [{ userId: 5 }, { userId: "x" }], "strata_operator");
+    expect(deleted.data.ingestUsers).toEqual({
+      rowsIngested: 1,
+      run: { status: "succeeded", error: null },
+    });
+    const { rows } = await database.pool.query(
+      `select user_id, ingest_operation as operation from staging.raw_users
+       union all select null, operation from staging.quarantine`,
+    );
+    expect(rows).toEqual([
+      { user_id: 5, operation: "delete" },
+      { user_id: null, operation: "delete" },
+    ]);
+    const empty = await load("replace", [], "strata_operator");
+    expect(empty.data.ingestUsers.run).toEqual({
+      status: "failed",
+      error: "The snapshot is empty: it deletes nothing",
+    });
+    const wrong = await load("drop", [{ userId: 5 }], "strata_operator");
+    expect(wrong.errors[0].message).toMatch(/Value "drop" does not exist in "IngestOperation" enum/);
+  });
+
+  it("tries rows, as over HTTP", async () => {
+    const query = `mutation ($rows: [IngestUsersRow!]!, $limit: String, $background: Boolean) {
+      ingestUsers(input: { rows: $rows, maxRejected: $limit, dryRun: true, background: $background }) {
+        rowsIngested rowsRejected skipped run { status }
+        dryRun {
+          rowsRead rowsLanding rowsRejected reasons error sameAs
+          landing { line row } rejected { line reasons detail text }
+          transform { rowsRead rowsWritten rowsReplaced rowsDeleted rowsRejected reasons replaced { key } problem waiting }
+        }
+      }
+    }`;
+    const rows = [{ userId: 77, username: "ann", email: "ann77@example.org" }, { userId: "x" }];
+    const runs = async () => (await database.pool.query("select run_id from strata.runs")).rowCount;
+    const before = await runs();
+    const { data } = await mutate(query, { rows }, "strata_operator");
+    expect(data.ingestUsers).toEqual({
+      rowsIngested: null,
+      rowsRejected: null,
+      skipped: false,
+      run: null,
+      dryRun: {
+        rowsRead: 2,
+        rowsLanding: 1,
+        rowsRejected: 1,
+        reasons: { invalid_integer: 1 },
+        error: null,
+        sameAs: null,
+        landing: [{ line: 1, row: { user_id: "77", username: "ann", email: "ann77@example.org" } }],
+        rejected: [
+          {
+            line: 2,
+            reasons: ["invalid_integer"],
+            detail: expect.stringMatching(/user_id/),
+            text: '{"user_id":"x"}',
+          },
+        ],
+        transform: {
+          rowsRead: 1,
+          rowsWritten: 1,
+          rowsReplaced: 0,
+          rowsDeleted: 0,
+          rowsRejected: 0,
+          reasons: {},
+          replaced: [],
+          problem: null,
+          waiting: {},
+        },
+      },
+    });
+    // Who may not read production is not told of it.
+    expect((await mutate(query, { rows })).data.ingestUsers.dryRun).toMatchObject({
+      rowsLanding: 1,
+      transform: null,
+    });
+    const limited = await mutate(query, { rows, limit: "0" });
+    expect(limited.data.ingestUsers.dryRun.error).toMatch(/allowed: 0\./);
+    const both = await mutate(query, { rows, background: true });
+    expect(both.errors).toMatchObject([{ extensions: { code: "BAD_USER_INPUT" } }]);
+    expect((await mutate(query, { rows }, "strata_reader")).errors).toMatchObject([
+      { extensions: { code: "FORBIDDEN" } },
+    ]);
+    expect(await runs()).toBe(before);
+    expect(await landed()).toEqual([]);
+  });
+
+  it("takes the same rows once", async () => {
+    const query = `mutation ($rows: [IngestUsersRow!]!, $background: Boolean) {
+      ingestUsers(input: { rows: $rows, once: true, background: $background }) {
+        rowsIngested rowsRejected skipped run { runId status }
+      }
+    }`;
+    const rows = [{ userId: 91, username: "ann" }, { userId: "x" }];
+    const first = (await mutate(query, { rows })).data.ingestUsers;
+    expect(first).toMatchObject({ rowsIngested: 1, rowsRejected: 1, skipped: false });
+    // In whatever order a row's fields are given.
+    const again = [{ username: "ann", userId: 91 }, { userId: "x" }];
+    for (const background of [false, true])
+      expect((await mutate(query, { rows: again, background })).data.ingestUsers).toEqual({
+        rowsIngested: 0,
+        rowsRejected: 0,
+        skipped: true,
+        run: first.run,
+      });
+    expect((await mutate(query, { rows: rows.toReversed() })).data.ingestUsers.skipped).toBe(false);
+    expect(await landed()).toHaveLength(2);
   });
 
   it("makes fields by expressions, over HTTP and by mutation", async () => {
