@@ -1,7 +1,9 @@
 // JSON Schema of the events that Strata sends, written after the specification of OpenLineage (2-0-2) and of the facets
 // named below. It is stricter than the specification, which lets anybody add to anything: what Strata sends and does not
 // name here is a fault.
-import { Ajv2020, type AnySchema } from "ajv/dist/2020.js";
+import { readdirSync, readFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import { Ajv2020, type AnySchema, type ValidateFunction } from "ajv/dist/2020.js";
 import addFormats from "ajv-formats";
 
 const text = { type: "string" };
@@ -126,11 +128,59 @@ const runEvent = object({
 const ajv = new Ajv2020({ allErrors: true });
 addFormats.default(ajv);
 const validate = ajv.compile(runEvent);
+const describe = ({ errors }: ValidateFunction): string[] =>
+  errors!.map(({ instancePath, message, params }) => `${instancePath} ${message} ${JSON.stringify(params)}`);
+
+type Validators = (name: string) => ValidateFunction | undefined;
+
+/**
+ * By the specification's own files, beside the schema above: OPENLINEAGE_SPEC is the folder `spec` of a clone of
+ * OpenLineage. They hold the last version of each facet, which may be younger than the one that Strata names.
+ */
+function readSpecification(folder: string): Validators {
+  const read = (file: string) => readFileSync(join(folder, file), "utf8");
+  const official = new Ajv2020({ allErrors: true, strict: false });
+  addFormats.default(official);
+  const core = JSON.parse(read("OpenLineage.json")) as { $id: string };
+  official.addSchema(core);
+  const ids = new Map([["RunEvent", core.$id]]);
+  for (const file of readdirSync(join(folder, "facets")).filter((name) => name.endsWith(".json"))) {
+    const text = read(join("facets", file));
+    // Each refers to the core of its time, of which a clone has the last version only.
+    for (const [$id] of text.matchAll(/https:\/\/openlineage\.io\/spec\/[\d-]+\/OpenLineage\.json/g))
+      if (!official.getSchema($id)) official.addSchema({ ...core, $id });
+    const facet = JSON.parse(text) as { $id: string };
+    official.addSchema(facet);
+    ids.set(basename(file, ".json"), facet.$id);
+  }
+  return (name) => (ids.has(name) ? official.getSchema(`${ids.get(name)}#/$defs/${name}`) : undefined);
+}
+
+const { OPENLINEAGE_SPEC } = process.env;
+const specification = OPENLINEAGE_SPEC === undefined ? undefined : readSpecification(OPENLINEAGE_SPEC);
+
+function findOfficialFaults(event: unknown, validators: Validators): string[] {
+  const check = (name: string, value: unknown): string[] => {
+    const validator = validators(name);
+    if (!validator) return [`The specification has no ${name}`];
+    return validator(value) === true ? [] : describe(validator).map((fault) => `${name}: ${fault}`);
+  };
+  const facets: [string, unknown][] = [];
+  const collect = (value: unknown): void => {
+    if (typeof value !== "object" || value === null) return;
+    const { _schemaURL: url } = value as { _schemaURL?: string };
+    const name = url && /\/facets\/.*#\/\$defs\/(\w+)$/.exec(url)?.[1];
+    if (name) facets.push([name, value]);
+    Object.values(value).forEach(collect);
+  };
+  collect(event);
+  return [...check("RunEvent", event), ...facets.flatMap(([name, facet]) => check(name, facet))];
+}
 
 /** What is wrong with an event. */
 export function findEventFaults(event: unknown): string[] {
-  if (validate(event) === true) return [];
-  return validate.errors!.map(
-    ({ instancePath, message, params }) => `${instancePath} ${message} ${JSON.stringify(params)}`,
-  );
+  return [
+    ...(validate(event) === true ? [] : describe(validate)),
+    ...(specification ? findOfficialFaults(event, specification) : []),
+  ];
 }
