@@ -7,17 +7,18 @@ import { parse } from "grafast/graphql";
 import { extendSchema } from "graphile-utils";
 import type { PgResource } from "@dataplan/pg";
 import type { DatasetField } from "./CataloguePlugin.ts";
+import { givenOf, type Nullable } from "./support/inputs.ts";
 
 /** What a load says of its rows, as over HTTP. */
 interface LoadOptions {
-  sourceSystem?: string | null;
-  operation?: "delete" | "replace" | null;
-  maxRejected?: string | null;
-  dateFormat?: string | null;
-  decimal?: string | null;
-  timezone?: string | null;
-  null?: string[] | null;
-  set?: string[] | null;
+  sourceSystem?: string;
+  operation?: "delete" | "replace";
+  maxRejected?: string;
+  dateFormat?: string;
+  decimal?: string;
+  timezone?: string;
+  null?: string[];
+  set?: string[];
 }
 
 export interface IngestRowsRequest extends LoadOptions {
@@ -50,13 +51,7 @@ declare global {
   }
 }
 
-interface IngestInput extends LoadOptions {
-  rows: Record<string, unknown>[];
-  once?: boolean | null;
-  dryRun?: boolean | null;
-  background?: boolean | null;
-  clientMutationId?: string | null;
-}
+type IngestInput = Nullable<Omit<IngestRowsRequest, "dataset"> & { clientMutationId: string }>;
 
 /** A dataset with the names that its mutation takes. */
 interface Ingest {
@@ -220,23 +215,11 @@ function planIngest({ dataset, columns }: Ingest) {
     Object.fromEntries(Array.from(columns, ([name, { field }]) => [field, row[name]]));
   return (_$root: Step, args: FieldArgs) => {
     const $input = args.getRaw("input") as Step<IngestInput>;
-    const $run = sideEffect([context().get("ingestRows"), $input], ([ingestRows, input]) =>
-      ingestRows({
-        dataset,
-        rows: input.rows.map(asColumns),
-        sourceSystem: input.sourceSystem,
-        operation: input.operation,
-        maxRejected: input.maxRejected,
-        dateFormat: input.dateFormat,
-        decimal: input.decimal,
-        timezone: input.timezone,
-        null: input.null,
-        set: input.set,
-        once: input.once ?? false,
-        dryRun: input.dryRun ?? false,
-        background: input.background ?? false,
-      }),
-    );
+    const $run = sideEffect([context().get("ingestRows"), $input], ([ingestRows, input]) => {
+      const { rows, once = false, dryRun = false, background = false, ...given } = givenOf(input);
+      const { clientMutationId: _, ...options } = given;
+      return ingestRows({ dataset, rows: rows!.map(asColumns), once, dryRun, background, ...options });
+    });
     return object({
       run: $run,
       clientMutationId: lambda($input, (input) => input.clientMutationId ?? null, true),

@@ -5,6 +5,7 @@ import { context, lambda, object, sideEffect, type FieldArgs, type Step } from "
 import { parse } from "grafast/graphql";
 import { extendSchema } from "graphile-utils";
 import type { PgResource } from "@dataplan/pg";
+import { givenOf } from "./support/inputs.ts";
 
 export interface PipelineStepRequest {
   step: "transform" | "refresh" | "pipeline" | "cleanup";
@@ -97,14 +98,10 @@ const typeDefs = Object.entries(MUTATIONS).map(
 function planStep(step: PipelineStepRequest["step"]) {
   return (_$root: Step, args: FieldArgs) => {
     const $input = args.getRaw("input") as Step<StepInput | undefined>;
-    const $run = sideEffect([context().get("runPipelineStep"), $input], ([run, input]) =>
-      run({
-        step,
-        background: input?.background ?? false,
-        full: input?.full ?? undefined,
-        daysToKeep: input?.daysToKeep ?? undefined,
-      }),
-    );
+    const $run = sideEffect([context().get("runPipelineStep"), $input], ([run, input]) => {
+      const { background = false, full, daysToKeep } = givenOf(input ?? {});
+      return run({ step, background, full, daysToKeep });
+    });
     const pick = <T>(read: (input: StepInput | undefined) => T) => lambda($input, read, true);
     return object({ run: $run, clientMutationId: pick((input) => input?.clientMutationId ?? null) });
   };

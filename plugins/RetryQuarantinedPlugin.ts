@@ -6,6 +6,7 @@ import { parse } from "grafast/graphql";
 import { extendSchema } from "graphile-utils";
 import type { PgResource } from "@dataplan/pg";
 import { DATASET_NAME, hasDatasetNames } from "./EnumsPlugin.ts";
+import { givenOf, type Nullable } from "./support/inputs.ts";
 
 export interface RetryQuarantinedRequest {
   ids?: string[];
@@ -36,9 +37,7 @@ declare global {
   }
 }
 
-type RetryInput = { [Key in keyof RetryQuarantinedRequest]?: RetryQuarantinedRequest[Key] | null } & {
-  clientMutationId?: string | null;
-};
+type RetryInput = Nullable<RetryQuarantinedRequest & { clientMutationId: string }>;
 
 const typeDefs = (dataset: string) =>
   parse(`
@@ -128,20 +127,10 @@ const typeDefs = (dataset: string) =>
 
 function planRetry(_$root: Step, args: FieldArgs) {
   const $input = args.getRaw("input") as Step<RetryInput>;
-  const $run = sideEffect([context().get("retryQuarantined"), $input], ([retryQuarantined, input]) =>
-    retryQuarantined({
-      ids: input.ids ?? undefined,
-      reason: input.reason ?? undefined,
-      dataset: input.dataset ?? undefined,
-      everything: input.everything ?? undefined,
-      dateFormat: input.dateFormat ?? undefined,
-      decimal: input.decimal ?? undefined,
-      timezone: input.timezone ?? undefined,
-      null: input.null ?? undefined,
-      patch: input.patch ?? undefined,
-      background: input.background ?? false,
-    }),
-  );
+  const $run = sideEffect([context().get("retryQuarantined"), $input], ([retryQuarantined, input]) => {
+    const { clientMutationId: _, background = false, ...retry } = givenOf(input);
+    return retryQuarantined({ ...retry, background });
+  });
   return object({
     run: $run,
     clientMutationId: lambda($input, (input) => input.clientMutationId ?? null, true),

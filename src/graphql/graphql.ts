@@ -95,20 +95,13 @@ function stepRunner({ config, database, hurry }: GraphqlOptions, { databaseRole:
 /** Rows of a mutation take the same way as those of a file. */
 function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject }: Claims) {
   return async (request: IngestRowsRequest): Promise<IngestedRows> => {
-    const { dataset, rows, once, dryRun: isDryRun, background } = request;
+    const { dataset, rows, once, dryRun: isDryRun, background, ...options } = request;
     if (isDryRun && background)
       throw refusal("BAD_USER_INPUT", "dryRun and background are both true; a dry run is answered at once");
     const lines = rows.map((row) => `${JSON.stringify(row)}\n`);
     const load: IngestOptions = {
+      ...options,
       format: "ndjson",
-      sourceSystem: request.sourceSystem ?? undefined,
-      operation: request.operation ?? undefined,
-      maxRejected: request.maxRejected ?? undefined,
-      dateFormat: request.dateFormat ?? undefined,
-      decimal: request.decimal ?? undefined,
-      timezone: request.timezone ?? undefined,
-      null: request.null ?? undefined,
-      set: request.set ?? undefined,
       sha256: once ? digestOf(lines) : undefined,
       trigger: "api",
       actor: subject,
