@@ -109,16 +109,15 @@ subscription WatchRuns {
   },
 ];
 
-/** A script for the page, before GraphiQL starts: the tabs on the first visit, a fresh token and time on every one. */
-export function tabsScript(token: string | undefined): string {
-  const headers = token && JSON.stringify({ Authorization: `Bearer ${token}` }, null, 2);
-  const tabs = TABS.map(({ title, query, needsToken }, index) => ({
+/** A script for the page, before GraphiQL starts: the tabs on the first visit, a fresh time on every one. */
+export function tabsScript(hasToken: boolean): string {
+  const tabs = TABS.map(({ title, query }, index) => ({
     id: `strata-${index}`,
     hash: "",
     title,
     query,
     variables: null,
-    headers: (needsToken && headers) || null,
+    headers: null,
     operationName: /(?:query|mutation|subscription) (\w+)/.exec(query)![1],
     response: null,
   }));
@@ -129,9 +128,11 @@ export function tabsScript(token: string | undefined): string {
       const key = (name) => "graphiql:" + name;
       const stored = JSON.parse(localStorage.getItem(key("tabState")) ?? "null");
       const state = stored ?? ours;
-      for (const { id, query, headers } of ours.tabs)
+      // The page's own token, or that of a login, takes the place of one that a former visit has left.
+      const withoutHeaders = ${JSON.stringify(hasToken ? tabs.filter((_, index) => TABS[index]!.needsToken).map(({ id }) => id) : [])};
+      for (const { id, query } of ours.tabs)
         for (const tab of state.tabs.filter((tab) => tab.id === id)) {
-          if (headers) tab.headers = headers;
+          if (withoutHeaders.includes(id)) tab.headers = null;
           tab.title = tab.operationName ?? tab.title;
           if (query.includes("since: "))
             tab.query = tab.query.replace(/since: "[^"]*"/, 'since: "' + new Date().toISOString() + '"');

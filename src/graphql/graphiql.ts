@@ -84,7 +84,7 @@ export const createGraphiqlPlugin = (config: Config): GraphileConfig.Plugin => (
         const token = await tokenFor(config, page.headers);
         if (token) void reply.header("cache-control", "no-store");
         htmlParts.titleTag = HEAD;
-        htmlParts.headerScripts += tabsScript(token) + tokenScript(token, GRAPHQL_PATH);
+        htmlParts.headerScripts += tabsScript(token !== undefined) + tokenScript(token, GRAPHQL_PATH);
         return (await next()).replaceAll("<script", `<script nonce="${nonce}"`);
       },
     },
