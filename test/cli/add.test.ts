@@ -1,3 +1,4 @@
+/** @module-tag long */
 // strata add as a command: SQL on stdout, reasons on stderr, a file only with --write and never over one.
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

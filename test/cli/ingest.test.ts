@@ -1,3 +1,4 @@
+/** @module-tag long */
 // strata ingest and strata sample: what scripts rely on.
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

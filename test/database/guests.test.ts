@@ -1,3 +1,4 @@
+/** @module-tag long */
 // The port of the embedded database: psql and BI tools beside Strata, in one session.
 import { execFile } from "node:child_process";
 import { connect } from "node:net";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // One's own tables, views, metrics and functions are in the API by their grants, without a line of TypeScript.
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Columns that a CHECK limits to a few names are enums, wherever they are shown; in the database they stay text.
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createTestApp, type TestApp } from "../support/app.ts";

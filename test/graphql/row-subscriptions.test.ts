@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Subscriptions to rows of tables that announce their changes.
 import type { AddressInfo } from "node:net";
 import { createClient, type Client } from "graphql-ws";

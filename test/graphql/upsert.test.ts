@@ -1,3 +1,4 @@
+/** @module-tag long */
 // An upsert for every table that operators insert into and update, by each key that they can give.
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createTestApp, type TestApp } from "../support/app.ts";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // analytics.lineage: what is declared, and by experiment: when the values of a column change, only columns change that
 // the lineage leads to from it.
 import { expect, test } from "vitest";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Fields made by expressions: as PostgreSQL would make them, and never more than that.
 import { Readable } from "node:stream";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";

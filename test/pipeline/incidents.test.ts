@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Incidents are told once, and once more when they are over, whatever the receiver does; no run waits for it.
 import { createHmac } from "node:crypto";
 import type { Runner } from "graphile-worker";

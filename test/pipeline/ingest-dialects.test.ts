@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Files of every kind: encodings, delimiters, decimal and date conventions, byte order marks, ends of lines, quoting,
 // time zones, empty and missing values. What is meant lands; what is not certain is rejected, never guessed.
 import { Readable } from "node:stream";

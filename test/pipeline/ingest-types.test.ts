@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Any type that a column may have: certain values, doubts, and what JSON holds that CSV does not.
 import { Readable } from "node:stream";
 import { afterAll, beforeAll, beforeEach, expect, it } from "vitest";

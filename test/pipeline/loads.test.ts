@@ -1,3 +1,4 @@
+/** @module-tag long */
 // What a load as a whole may say: how much may be rejected, that its rows are deletions, that it is all there is.
 import { Readable } from "node:stream";
 import { describe, expect, test } from "vitest";

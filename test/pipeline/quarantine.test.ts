@@ -1,3 +1,4 @@
+/** @module-tag long */
 import { Readable } from "node:stream";
 import { describe, expect, test } from "vitest";
 import { ingest } from "../../src/ingest/ingest.ts";

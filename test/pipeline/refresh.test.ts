@@ -1,3 +1,4 @@
+/** @module-tag long */
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { runStep } from "../../src/pipeline/runs.ts";
 import { createDatabase, type TestDatabase } from "../support/database.ts";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 import { describe, expect, test } from "vitest";
 import { isServer } from "../support/database.ts";
 import { asAdministrator } from "../support/server.ts";

@@ -1,3 +1,4 @@
+/** @module-tag long */
 // How a server ends: on SIGTERM in order and in bounded time, on a second one at once; and what it leaves behind.
 import { once } from "node:events";
 import { existsSync } from "node:fs";

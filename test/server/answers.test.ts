@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Answers on refreshed data are kept, and never given after a refresh has returned.
 import type { FastifyInstance } from "fastify";
 import { parse } from "grafast/graphql";

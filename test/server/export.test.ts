@@ -1,3 +1,4 @@
+/** @module-tag long */
 // GET /export: what the API answers, as files, whole or not at all.
 import { request as httpRequest, type IncomingMessage } from "node:http";
 import type { AddressInfo } from "node:net";

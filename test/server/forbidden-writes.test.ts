@@ -1,3 +1,4 @@
+/** @module-tag long */
 // What a role may not read is null alone, and named, in payloads of mutations and in events of subscriptions, too.
 import { randomBytes } from "node:crypto";
 import type { AddressInfo } from "node:net";

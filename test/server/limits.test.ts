@@ -1,3 +1,4 @@
+/** @module-tag long */
 // How much may you: what is refused before it costs anything, and that nobody's load is everybody's.
 import { request as httpRequest } from "node:http";
 import { connect, type AddressInfo } from "node:net";

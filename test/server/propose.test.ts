@@ -1,3 +1,4 @@
+/** @module-tag long */
 // POST /propose: what `strata add` says of a file, over HTTP; nothing is changed by it.
 import { readdirSync } from "node:fs";
 import { tmpdir } from "node:os";

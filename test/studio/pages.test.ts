@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Each page as each caller: what it says to people who do not see it, and what axe finds.
 import type { Page } from "playwright-core";
 import { expect, test } from "vitest";
