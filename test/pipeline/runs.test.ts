@@ -1,3 +1,4 @@
+/** @module-tag long */
 import { describe, expect, test } from "vitest";
 import { executeRun, queueStep, type Run, type RunRequest, type Step } from "../../src/pipeline/runs.ts";
 import { isServer } from "../support/database.ts";

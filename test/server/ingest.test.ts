@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Pushing rows over HTTP and by mutation: who may, what is taken, and what stays when the client goes away.
 import { createHash } from "node:crypto";
 import { once } from "node:events";

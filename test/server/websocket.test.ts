@@ -1,3 +1,4 @@
+/** @module-tag long */
 // Who are you, on a socket: connection_init carries the token, and the socket ends with it.
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
