@@ -4,7 +4,7 @@ import { defineConfig } from "vitest/config";
 // Each file has a process of its own, and many tests start more: what they load is compiled once a machine.
 process.env.NODE_COMPILE_CACHE ??= join(import.meta.dirname, "node_modules/.cache/compiled");
 
-// A newcomer's run goes the main ways, in some four minutes; .ci/run sets TEST_LONG=1 and runs everything.
+// `npm test` runs the main tests, in about four minutes; .ci/run sets TEST_LONG=1 and runs all of them.
 const isLong = process.env.TEST_LONG === "1";
 const isServer = process.env.TEST_DATABASE_URL !== undefined;
 

@@ -76,7 +76,7 @@ export async function supervise({
           resolve(worker);
         }
       });
-      // A message to a process that ended a moment ago: its exit, which follows, says all there is to say.
+      // A message does not reach a process that has just ended; its exit event follows and is handled below.
       worker.on("error", (error) => logger.debug({ error }, "A message did not reach a process"));
       worker.once("exit", () => {
         if (ready.delete(worker)) tellServing();
