@@ -69,6 +69,8 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     // URLs that cannot be decoded never come to the handlers below.
     frameworkErrors: (...fault) => void handleError(...fault),
     requestTimeout: REQUEST_TIMEOUT_MS,
+    // The port stays open until sockets have said goodbye; what arrives meanwhile is answered like any other request.
+    return503OnClosing: false,
     http: { connectionsCheckingInterval: CHECK_MS },
     trustProxy: config.TRUSTED_PROXIES.length > 0 && config.TRUSTED_PROXIES,
   });

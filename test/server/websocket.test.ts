@@ -2,6 +2,7 @@
 // Who are you, on a socket: connection_init carries the token, and the socket ends with it.
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { WebSocket } from "ws";
 import { createToken } from "../../src/http/token.ts";
@@ -183,3 +184,28 @@ test.runIf(isServer)(
     connection.socket.close();
   },
 );
+
+test("while a stopping server waits for its sockets, it answers requests", async () => {
+  const leaving = await createTestApp();
+  await leaving.app.listen({ port: 0, host: "127.0.0.1" });
+  const origin = `127.0.0.1:${(leaving.app.server.address() as AddressInfo).port}`;
+  const silent = new WebSocket(`ws://${origin}/graphql`, "graphql-transport-ws");
+  await once(silent, "open");
+  // It reads no goodbye, hence sends none.
+  silent.pause();
+  const gone = leaving.close();
+  try {
+    await sleep(200);
+    const answer = await fetch(`http://${origin}/graphql`, {
+      method: "POST",
+      headers: { ...leaving.as.reader, "content-type": "application/json" },
+      body: JSON.stringify({ query: "{ users { totalCount } }" }),
+    });
+    expect(answer.status).toBe(200);
+    expect(answer.headers.get("connection")).toBe("close");
+    expect(await answer.json()).toEqual({ data: { users: { totalCount: 0 } } });
+  } finally {
+    silent.terminate();
+    await gone;
+  }
+});

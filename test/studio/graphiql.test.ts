@@ -10,11 +10,22 @@ import { describeInBrowser, launch } from "./browser.ts";
 const originOf = ({ app }: TestApp): string =>
   `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`;
 
+const YES_OR_NO = [() => true, () => false] as const;
+
 /** Runs what a tab has until its response shows the text. */
 async function run(page: Page, name: string, found: string): Promise<void> {
-  await page.locator(".graphiql-tab-button", { hasText: name }).click();
   const [first] = TABS.find(({ title }) => title === name)!.query.split("\n");
-  await page.locator(".graphiql-query-editor").getByText(first!).waitFor();
+  const shown = page.locator(".graphiql-query-editor").getByText(first!);
+  // A click on a tab is lost while the editor is being made.
+  await expect
+    .poll(
+      async () => {
+        await page.locator(".graphiql-tab-button", { hasText: name }).click();
+        return shown.waitFor({ timeout: 5_000 }).then(...YES_OR_NO);
+      },
+      { timeout: 60_000 },
+    )
+    .toBe(true);
   // Before GraphiQL has read the document, the button does nothing.
   await expect
     .poll(
@@ -24,10 +35,7 @@ async function run(page: Page, name: string, found: string): Promise<void> {
           .locator(".result-window")
           .getByText(found)
           .waitFor({ timeout: 10_000 })
-          .then(
-            () => true,
-            () => false,
-          );
+          .then(...YES_OR_NO);
       },
       { timeout: 60_000 },
     )

@@ -100,11 +100,13 @@ describeInBrowser("the state of the page", () => {
     await change(201);
     const before = await heap();
     await change(1_001);
-    const after = await heap();
+    // An answer that is being read takes memory for a moment; what a change leaves behind stays.
+    await expect
+      .poll(async () => (await heap()) - before, { timeout: 60_000, interval: 2_000 })
+      .toBeLessThan(1_000_000);
     await studio.sql("update strata.runs set status = 'succeeded', finished_at = now() where run_id = $1", [
       id,
     ]);
-    expect(after - before).toBeLessThan(1_000_000);
   });
 
   test("a dataset that is added while the page is open appears on it", async () => {
