@@ -271,7 +271,7 @@ const inGeneral = (answer: Answer) => {
 test.each([
   ["rows as usual", "select 1", "select 1"],
   ["rows that only SQL can write", ODD, NOT_ODD],
-])(`${QUERIES} random reads of %s`, { timeout: 3_600_000 }, async (name, before, after) => {
+])(`${QUERIES} random reads of %s`, { timeout: 7_200_000 }, async (name, before, after) => {
   await api.database.pool.query(before);
   const counts = { compiled: 0, planned: 0, variables: 0, rows: 0, pairs: 0, refused: 0 };
   for (let i = 0; i < QUERIES; i++) {

@@ -35,7 +35,8 @@ export async function createTestApp(
   const app = await createApp({ config: database.config, database, ...options });
   await app.ready();
   const headerFor = async (role: Role) => ({
-    authorization: `Bearer ${await createToken(database.config, { role, subject: `test-${role}` })}`,
+    // Some tests run for hours when they are told to.
+    authorization: `Bearer ${await createToken(database.config, { role, subject: `test-${role}`, ttl: "24h" })}`,
   });
   const as = {
     reader: await headerFor("strata_reader"),
