@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { AggregatorRegistry } from "prom-client";
 import type { Config } from "../config.ts";
+import { keepConnectionsOf } from "./hand-over.ts";
 import { applyHeld, isMessage, type ToProcess, type ToSupervisor } from "./messages.ts";
 
 interface SupervisorOptions {
@@ -51,6 +52,7 @@ export async function supervise({
   /** Resolves when the process is ready, or has ended. */
   function start(place: number): Promise<Worker> {
     const worker = cluster.fork();
+    keepConnectionsOf(worker);
     const orders = {
       processes,
       runsJobs: hasJobs && place === 0,

@@ -216,6 +216,17 @@ describe.runIf(isServer && process.platform === "linux")("two processes", { time
     other.destroy();
   });
 
+  test("a connection that one had not taken when it ended is another's", async () => {
+    await start();
+    const [, victim] = await pidsOf(server);
+    process.kill(victim!, "SIGSTOP");
+    // Connections go to the processes in turn, so that each has one of these.
+    const answers = [1, 2].map(() => ask(server, "{ users { nodes { username } } }", new Agent()));
+    await Promise.race(answers);
+    process.kill(victim!, "SIGKILL");
+    expect((await Promise.all(answers)).map(({ status }) => status)).toEqual([200, 200]);
+  });
+
   test("a message to one that has just ended ends none of the others", async () => {
     await start({ RATE_LIMIT_COST: "anonymous=100000" });
     const [first, second] = await pidsOf(server);
