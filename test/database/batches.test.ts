@@ -1,5 +1,5 @@
 // Small reads that come together: what they share, and what they do not do to each other.
-import { connect, createServer, type AddressInfo } from "node:net";
+import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Reading } from "../../src/database/adaptor.ts";
@@ -7,6 +7,7 @@ import { createBatches, TookLong, type Batches, type ReadRequest } from "../../s
 import { createOperationPool, createPool } from "../../src/database/connect.ts";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 import { until } from "../support/process.ts";
+import { createProxy } from "../support/proxy.ts";
 
 let database: TestDatabase;
 let operations: ReturnType<typeof createOperationPool>;
@@ -264,19 +265,15 @@ describe.runIf(isServer)("on a server", () => {
     const target = new URL(process.env.TEST_DATABASE_URL!);
     let isCutting = false;
     // Withholds "ready for query", the last six bytes.
-    const proxy = createServer((socket) => {
-      const upstream = connect(Number(target.port || 5432), target.hostname);
-      socket.pipe(upstream).on("error", () => socket.destroy());
-      socket.on("error", () => upstream.destroy());
-      upstream.on("data", (data) => {
-        if (isCutting) socket.end(data.subarray(0, -6));
-        else socket.write(data);
-      });
-    });
-    await new Promise<void>((resolve) => void proxy.listen(0, "127.0.0.1", resolve));
+    const toClient = (data: Buffer, client: Socket) =>
+      isCutting ? client.end(data.subarray(0, -6)) : client.write(data);
+    const proxy = await createProxy(
+      { host: target.hostname, port: Number(target.port || 5432) },
+      { toClient },
+    );
     const url = new URL(database.config.DATABASE_URL!);
     url.hostname = "127.0.0.1";
-    url.port = String((proxy.address() as AddressInfo).port);
+    url.port = String(proxy.port);
     const pool = createPool({ connectionString: url.href }, { pipeline: true, max: 1 });
     const from = createBatches({ pool, prepare: true, maxBytes: 1e9 });
     expect(await answers(ask("select 'a'", { from }), ask("select 'b'", { from }))).toEqual(["a", "b"]);

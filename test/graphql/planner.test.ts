@@ -1,9 +1,7 @@
 /** @module-tag long */
 // What the planner answers where no statement is compiled: the same as where one is.
-import { once } from "node:events";
-import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { WebSocket } from "ws";
+import { answerOnSocket } from "../support/socket.ts";
 import { createApi, type Api } from "./api.ts";
 
 let api: Api;
@@ -98,8 +96,7 @@ test("a JSON document is answered as it is, by whichever way", async () => {
       ],
     ],
   );
-  await api.app.listen({ port: 0, host: "127.0.0.1" });
-  const { port } = api.app.server.address() as AddressInfo;
+  const origin = await api.listen();
   for (const { id, text } of rows) {
     const query = `{ event(eventId: "${id}") { eventData } }`;
     const expected = `{"data":{"event":{"eventData":${text}}}}`;
@@ -115,14 +112,9 @@ test("a JSON document is answered as it is, by whichever way", async () => {
     }
     // There it becomes objects on its way, which JavaScript walks by recursion.
     if (text.startsWith("[[")) continue;
-    const socket = new WebSocket(`ws://127.0.0.1:${port}/graphql`, "graphql-transport-ws");
-    await once(socket, "open");
-    socket.send(JSON.stringify({ type: "connection_init", payload: api.as.operator }));
-    await once(socket, "message");
-    socket.send(JSON.stringify({ type: "subscribe", id: "1", payload: { query } }));
-    const [message] = (await once(socket, "message")) as [Buffer];
-    socket.close();
-    expect(dense(message.toString())).toContain(dense(expected.slice(1, -1)));
+    expect(dense(await answerOnSocket(origin, api.as.operator, { query }))).toContain(
+      dense(expected.slice(1, -1)),
+    );
   }
 });
 

@@ -1,10 +1,9 @@
 /** @module-tag long */
 // Subscriptions to rows of tables that announce their changes.
-import type { AddressInfo } from "node:net";
-import { createClient, type Client } from "graphql-ws";
+import type { Client } from "graphql-ws";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { WebSocket } from "ws";
 import { createTestApp, type TestApp } from "../support/app.ts";
+import { connect } from "../support/socket.ts";
 
 const OWN = `
   create table production.places (country text, code integer, name text, primary key (country, code));
@@ -23,14 +22,7 @@ let client: Client;
 
 beforeAll(async () => {
   server = await createTestApp({}, {}, OWN);
-  await server.app.listen({ port: 0, host: "127.0.0.1" });
-  const { port } = server.app.server.address() as AddressInfo;
-  client = createClient({
-    url: `ws://127.0.0.1:${port}/graphql`,
-    webSocketImpl: WebSocket,
-    connectionParams: server.as.reader,
-    retryAttempts: 0,
-  });
+  client = connect(await server.listen(), server.as.reader);
 });
 afterAll(async () => {
   await client.dispose();

@@ -1,11 +1,9 @@
-import { once } from "node:events";
-import type { AddressInfo } from "node:net";
-import { createClient, type Client } from "graphql-ws";
+import type { Client } from "graphql-ws";
 import pg from "pg";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
-import { WebSocket } from "ws";
 import { createTestApp, type TestApp } from "../support/app.ts";
 import { isServer } from "../support/database.ts";
+import { connect, initialise } from "../support/socket.ts";
 import { createApi, type Api } from "./api.ts";
 
 /** How many listen for announcements at this moment, and how many ever did. */
@@ -35,25 +33,20 @@ vi.mock("../../src/database/notifications.ts", async (importOriginal) => {
 });
 
 let api: Api;
+let origin: string;
 const clients: Client[] = [];
 
 beforeAll(async () => {
   api = await createApi();
-  await api.app.listen({ port: 0, host: "127.0.0.1" });
+  origin = await api.listen();
 });
 afterAll(async () => {
   for (const client of clients) await client.dispose();
   await api.close();
 });
 
-function connect(role: "reader" | "ingestor" | "operator", server: TestApp = api): Client {
-  const { port } = server.app.server.address() as AddressInfo;
-  const client = createClient({
-    url: `ws://127.0.0.1:${port}/graphql`,
-    webSocketImpl: WebSocket,
-    connectionParams: server.as[role],
-    retryAttempts: 0,
-  });
+function connectAs(role: "reader" | "ingestor" | "operator"): Client {
+  const client = connect(origin, api.as[role]);
   clients.push(client);
   return client;
 }
@@ -61,7 +54,7 @@ function connect(role: "reader" | "ingestor" | "operator", server: TestApp = api
 /** The events of a subscription, as they come. */
 function follow(role: "reader" | "ingestor" | "operator", query: string) {
   const before = listeners.started;
-  const events = connect(role).iterate({ query });
+  const events = connectAs(role).iterate({ query });
   const next = async (): Promise<any> => (await events.next()).value;
   /** Subscribed means that an announcement sent from now on arrives. */
   const settle = () => expect.poll(() => listeners.started, { timeout: 20_000 }).toBeGreaterThan(before);
@@ -174,7 +167,7 @@ test("who has completed a subscription leaves nothing behind that waits for the 
   ];
   const completes = queries.flatMap((query) =>
     Array.from({ length: 10 }, () =>
-      connect("reader").subscribe({ query }, { next() {}, error() {}, complete() {} }),
+      connectAs("reader").subscribe({ query }, { next() {}, error() {}, complete() {} }),
     ),
   );
   await expect.poll(() => listeners.count, { timeout: 20_000 }).toBe(20);
@@ -243,7 +236,7 @@ test("a client has as many subscriptions as it likes, up to a number", async () 
     const outcomes: unknown[] = [];
     const ends: (() => void)[] = [];
     for (let i = 0; i < count; i++) {
-      if (i % 40 === 0) connect("operator");
+      if (i % 40 === 0) connectAs("operator");
       const answer = (value: unknown) => outcomes.push(value);
       const sink = { next: answer, error: answer, complete() {} };
       ends.push(
@@ -272,10 +265,11 @@ test("a client has as many subscriptions as it likes, up to a number", async () 
 test("each event costs what the subscription does", async () => {
   const server = await createTestApp({ RATE_LIMIT_COST: "420", MAX_QUERY_COST: "400" });
   try {
-    await server.app.listen({ port: 0, host: "127.0.0.1" });
     await addHistory(server, 10);
     const query = sinceEver("query { users { nodes { userId } } }");
-    const events = connect("reader", server).iterate({ query });
+    const client = connect(await server.listen(), server.as.reader);
+    clients.push(client);
+    const events = client.iterate({ query });
     const told: unknown[] = [];
     const all = async () => {
       for await (const event of events) told.push(event);
@@ -296,14 +290,11 @@ test("events are made as the client takes them", async () => {
   const query = sinceEver(`query { users(first: 1000) { nodes { ${names} } } }`);
   const sent = vi.spyOn(pg.Client.prototype, "query");
   const made = () => sent.mock.calls.filter((call) => JSON.stringify(call[0]).includes("users")).length;
-  const { port } = api.app.server.address() as AddressInfo;
-  const socket = new WebSocket(`ws://127.0.0.1:${port}/graphql`, "graphql-transport-ws");
+  const { socket, send, next } = await initialise(origin, api.as.reader);
   try {
-    await once(socket, "open");
-    socket.send(JSON.stringify({ type: "connection_init", payload: api.as.reader }));
-    await once(socket, "message");
-    socket.send(JSON.stringify({ type: "subscribe", id: "1", payload: { query } }));
-    await once(socket, "message");
+    await next("connection_ack");
+    send({ type: "subscribe", id: "1", payload: { query } });
+    await next("next");
     socket.pause();
     let before = -1;
     const news = () => {

@@ -1,13 +1,13 @@
 // Several processes that serve as one server: PROCESSES.
-import { once } from "node:events";
 import { Agent, request } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
-import { connect, createServer, type AddressInfo, type Socket } from "node:net";
-import { createClient, type Client } from "graphql-ws";
-import { WebSocket } from "ws";
+import { connect, type Socket } from "node:net";
+import type { Client } from "graphql-ws";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 import { readiness, runStrata, startServer, startStrata, until, type Server } from "../support/process.ts";
+import { createProxy } from "../support/proxy.ts";
+import { connect as connectSocket } from "../support/socket.ts";
 
 const METRICS_TOKEN = "a-token-for-metrics";
 const environment = (database: TestDatabase): Record<string, string> => ({
@@ -129,12 +129,7 @@ describe.runIf(isServer && process.platform === "linux")("two processes", { time
     const clients: Client[] = [];
     // Each with a socket of its own: the next process takes it.
     const connectTo = (): Client => {
-      const client = createClient({
-        url: `${server.url.replace("http", "ws")}/graphql`,
-        webSocketImpl: WebSocket,
-        retryAttempts: 0,
-        lazy: true,
-      });
+      const client = connectSocket(server.url);
       clients.push(client);
       return client;
     };
@@ -276,21 +271,13 @@ describe.runIf(isServer && process.platform === "linux")("two processes", { time
 
   test("the port says that they are alive, and not ready, while the database is away", async () => {
     const place = new URL(environment(database).DATABASE_URL!);
-    const gate = createServer((socket) => socket.destroy());
-    gate.listen(0, "127.0.0.1");
-    await once(gate, "listening");
+    const gate = await createProxy(undefined);
     const real = { host: place.hostname, port: Number(place.port) };
     place.hostname = "127.0.0.1";
-    place.port = String((gate.address() as AddressInfo).port);
+    place.port = String(gate.port);
     server = await startServer({ ...environment(database), DATABASE_URL: place.href });
     expect(await readiness(server)).toMatchObject({ status: 503, retryAfter: expect.any(String) });
-    gate.removeAllListeners("connection");
-    gate.on("connection", (socket) => {
-      const there = connect(real);
-      socket.on("error", () => there.destroy());
-      there.on("error", () => socket.destroy());
-      socket.pipe(there).pipe(socket);
-    });
+    gate.leadTo(real);
     await until(async () => (await serving(server)) === "2 of 2 serve");
     expect((await ask(server, "{ users { nodes { username } } }")).status).toBe(200);
     await server.stop("SIGKILL");

@@ -5,7 +5,6 @@ import { existsSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import WebSocket from "ws";
 import { openDatabase } from "../../src/database/connect.ts";
 import { loadConfig } from "../../src/config.ts";
 import { createToken } from "../../src/http/token.ts";
@@ -19,6 +18,7 @@ import {
   until,
   type Server,
 } from "../support/process.ts";
+import { initialise } from "../support/socket.ts";
 
 const SOCKET = ".s.PGSQL.5432";
 // An embedded engine takes seconds to start, on a busy machine many.
@@ -142,14 +142,10 @@ test("a connection opened ahead of need does not keep it", { tags: ["long"] }, a
 
 test("sockets are told to go elsewhere", { tags: ["long"] }, async () => {
   server = await startReadyServer(place.environment);
-  const socket = new WebSocket(`${server.url.replace("http", "ws")}/graphql`, "graphql-transport-ws");
-  await once(socket, "open");
-  socket.send(JSON.stringify({ type: "connection_init", payload: { authorization: `Bearer ${token}` } }));
-  const [message] = (await once(socket, "message")) as [Buffer];
-  expect(JSON.parse(String(message))).toMatchObject({ type: "connection_ack" });
-  const closed = once(socket, "close");
+  const socket = await initialise(server.url, { authorization: `Bearer ${token}` });
+  await socket.next("connection_ack");
   const exit = server.stop();
-  expect((await closed)[0]).toBe(1001);
+  expect((await socket.closed).code).toBe(1001);
   expect(await exit).toBe(0);
 });
 

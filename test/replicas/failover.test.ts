@@ -1,44 +1,11 @@
 // The primary dies, a replica is promoted, the address leads to it: Strata goes on by itself, and what was acknowledged
 // is there.
-import { once } from "node:events";
-import { connect, createServer, type AddressInfo, type Server, type Socket } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { createPool } from "../../src/database/connect.ts";
 import type { Replica } from "../support/cluster.ts";
 import { until } from "../support/process.ts";
+import { createProxy, type Proxy } from "../support/proxy.ts";
 import { canReplicate, createSetup, type Setup } from "./setup.ts";
-
-/** An address that a service moves from one server to another, as a virtual one or HAProxy does. */
-async function createAddress(first: number) {
-  let target: number | undefined = first;
-  const open = new Set<Socket>();
-  const server: Server = createServer((client) => {
-    if (target === undefined) return void client.destroy();
-    const there = connect(target, "127.0.0.1");
-    for (const socket of [client, there]) {
-      open.add(socket);
-      socket.on("error", () => undefined);
-      socket.on("close", () => {
-        open.delete(socket);
-        client.destroy();
-        there.destroy();
-      });
-    }
-    client.pipe(there).pipe(client);
-  }).listen(0, "127.0.0.1");
-  await once(server, "listening");
-  return {
-    port: (server.address() as AddressInfo).port,
-    leadTo(port: number | undefined): void {
-      target = port;
-      for (const socket of open) socket.destroy();
-    },
-    close: () => {
-      for (const socket of open) socket.destroy();
-      server.close();
-    },
-  };
-}
 
 const portOf = (url: string): number => Number(new URL(url).port);
 const withPort = (url: string, port: number): string =>
@@ -47,7 +14,7 @@ const withPort = (url: string, port: number): string =>
 describe.runIf(canReplicate)("a failover", { tags: ["long"] }, () => {
   let setup: Setup;
   let heir: Replica;
-  let address: Awaited<ReturnType<typeof createAddress>>;
+  let address: Proxy;
   let instance: { url: string };
 
   beforeAll(async () => {
@@ -62,7 +29,7 @@ describe.runIf(canReplicate)("a failover", { tags: ["long"] }, () => {
       );
       return rows[0]?.sync_state === "sync";
     });
-    address = await createAddress(portOf(setup.primary.url("shop")));
+    address = await createProxy({ port: portOf(setup.primary.url("shop")) });
     instance = await setup.startInstance({
       DATABASE_URL: withPort(setup.primary.url("shop"), address.port),
       READ_DATABASE_URLS: [setup.replicas[0]!.url("shop"), heir.url("shop")].join(","),
@@ -139,7 +106,7 @@ describe.runIf(canReplicate)("a failover", { tags: ["long"] }, () => {
       const failed = () => answers.filter(({ status }) => status === 503).length;
       await until(() => Promise.resolve(failed() > 5));
       heir.promote();
-      address.leadTo(portOf(heir.url("shop")));
+      address.leadTo({ port: portOf(heir.url("shop")) });
       const before = acknowledged.length;
       const loadedBefore = loaded.length;
       await until(() =>

@@ -1,8 +1,6 @@
 // A primary with replicas that really stream from it, and Strata on them.
-import type { AddressInfo } from "node:net";
 import type pg from "pg";
-import { createClient, type Client } from "graphql-ws";
-import { WebSocket } from "ws";
+import type { Client } from "graphql-ws";
 import { loadConfig } from "../../src/config.ts";
 import { createPool, openDatabase } from "../../src/database/connect.ts";
 import { applySchema } from "../../src/database/migrate.ts";
@@ -10,6 +8,7 @@ import { migrateWorker } from "../../src/worker/worker.ts";
 import { createApp } from "../../src/http/app.ts";
 import { createToken } from "../../src/http/token.ts";
 import { canStartCluster, createCluster, type Cluster, type Replica } from "../support/cluster.ts";
+import { connect } from "../support/socket.ts";
 
 export const canReplicate = canStartCluster;
 if (!canReplicate)
@@ -79,13 +78,13 @@ export async function createSetup(
     const config = loadConfig({ ...settings, ...own });
     const database = await openDatabase(config);
     const app = await createApp({ config, database });
-    await app.listen({ port: 0, host: "127.0.0.1" });
+    const origin = await app.listen({ port: 0, host: "127.0.0.1" });
     const close = async (): Promise<void> => {
       await app.close();
       await database.close();
     };
     instances.push({ close });
-    return { url: `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`, close };
+    return { url: origin, close };
   };
   const { url } = await startInstance();
   const token = await createToken(loadConfig(settings), { role: "strata_operator" });
@@ -120,12 +119,7 @@ export async function createSetup(
       };
     },
     connect(at = url) {
-      const client = createClient({
-        url: `${at.replace("http", "ws")}/graphql`,
-        webSocketImpl: WebSocket,
-        connectionParams: { authorization: `Bearer ${token}` },
-        retryAttempts: 0,
-      });
+      const client = connect(at, { authorization: `Bearer ${token}` });
       clients.push(client);
       return client;
     },

@@ -1,12 +1,10 @@
 /** @module-tag long */
 // What a role may not read is null alone, and named, in payloads of mutations and in events of subscriptions, too.
 import { randomBytes } from "node:crypto";
-import type { AddressInfo } from "node:net";
-import { createClient, type Client } from "graphql-ws";
-import { SignJWT } from "jose";
+import type { Client } from "graphql-ws";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { WebSocket } from "ws";
 import { createTestApp, type TestApp } from "../support/app.ts";
+import { connect } from "../support/socket.ts";
 
 const editor = `editor_${randomBytes(4).toString("hex")}`;
 
@@ -43,14 +41,7 @@ beforeAll(async () => {
     select strata.announce_changes('users');
     select strata.reconcile();`,
   );
-  await server.app.listen({ port: 0, host: "127.0.0.1" });
-  const { port } = server.app.server.address() as AddressInfo;
-  client = createClient({
-    url: `ws://127.0.0.1:${port}/graphql`,
-    webSocketImpl: WebSocket,
-    connectionParams: server.as.reader,
-    retryAttempts: 0,
-  });
+  client = connect(await server.listen(), server.as.reader);
 });
 afterAll(async () => {
   await client.dispose();
@@ -59,20 +50,7 @@ afterAll(async () => {
   await server.database.drop();
 });
 
-async function ask(query: string, variables?: object, role = editor) {
-  const token = await new SignJWT({ sub: "ann", role })
-    .setProtectedHeader({ alg: "HS256" })
-    .setExpirationTime("1h")
-    .sign(new TextEncoder().encode(server.database.config.JWT_SECRET));
-  const response = await server.inject({
-    method: "POST",
-    url: "/graphql",
-    headers: { accept: "application/graphql-response+json", authorization: `Bearer ${token}` },
-    payload: { query, variables },
-  });
-  const body = response.json<{ data: any; errors?: any[] }>();
-  return { status: response.statusCode, data: body.data, errors: body.errors ?? [] };
-}
+const ask = (query: string, variables?: object, role = editor) => server.askWith({ role }, query, variables);
 
 const usersOf = async () =>
   (await sql("select user_id, username, email, country from production.users order by user_id")).rows;
@@ -93,7 +71,8 @@ test("in the payload of a mutation a column is null alone, and the change is mad
     }
   } fragment More on User { email }`;
   for (const country of ["Chile", "Norway"]) {
-    expect(await ask(update, { country })).toEqual({
+    const { status, data, errors } = await ask(update, { country });
+    expect({ status, data, errors }).toEqual({
       status: 200,
       data: {
         updateUser: {

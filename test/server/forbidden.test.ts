@@ -1,9 +1,7 @@
 // What a role may not read is null alone, and named: compiled as one statement, planned, and on a socket.
-import { once } from "node:events";
-import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { WebSocket } from "ws";
 import { createTestApp, type TestApp } from "../support/app.ts";
+import { answerOnSocket } from "../support/socket.ts";
 
 let server: TestApp;
 beforeAll(async () => {
@@ -107,17 +105,9 @@ test("by a filter nothing is told of the column", async () => {
 });
 
 test("on a socket, too", async () => {
-  await server.app.listen({ port: 0, host: "127.0.0.1" });
-  const { port } = server.app.server.address() as AddressInfo;
-  const socket = new WebSocket(`ws://127.0.0.1:${port}/graphql`, "graphql-transport-ws");
-  await once(socket, "open");
-  socket.send(JSON.stringify({ type: "connection_init", payload: server.as.reader }));
-  await once(socket, "message");
   const query = "{ user(userId: 1) { username email } }";
-  socket.send(JSON.stringify({ type: "subscribe", id: "1", payload: { query } }));
-  const [message] = (await once(socket, "message")) as [Buffer];
-  socket.close();
-  const { payload } = JSON.parse(message.toString()) as { payload: unknown };
+  const message = await answerOnSocket(await server.listen(), server.as.reader, { query });
+  const { payload } = JSON.parse(message) as { payload: unknown };
   expect(payload).toMatchObject({
     data: { user: { username: "ada", email: null } },
     errors: [forbidden("email", ["user", "email"])],

@@ -1,16 +1,14 @@
 /** @module-tag long */
 // Only these operations: from a folder, by name or hash, exclusively if wanted.
 import { createHash } from "node:crypto";
-import { once } from "node:events";
-import type { AddressInfo } from "node:net";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { WebSocket } from "ws";
 import { loadConfig } from "../../src/config.ts";
 import { readOperations } from "../../src/graphql/persisted.ts";
 import { createTestApp, type TestApp } from "../support/app.ts";
+import { answerOnSocket } from "../support/socket.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "strata-operations-"));
 const KNOWN = "query Users($n: Int = 1) { users(first: $n) { totalCount } }";
@@ -44,16 +42,7 @@ const counted = { data: { users: { totalCount: 0 } } };
 
 /** The first answer to an operation that a reader sends on a socket. */
 async function overSocket(server: TestApp, payload: object): Promise<unknown> {
-  const { port } = server.app.server.address() as AddressInfo;
-  const socket = new WebSocket(`ws://127.0.0.1:${port}/graphql`, "graphql-transport-ws");
-  const send = (message: object) => socket.send(JSON.stringify(message));
-  await once(socket, "open");
-  send({ type: "connection_init", payload: server.as.reader });
-  await once(socket, "message");
-  send({ type: "subscribe", id: "1", payload });
-  const [data] = (await once(socket, "message")) as [Buffer];
-  socket.close();
-  const message = JSON.parse(data.toString());
+  const message = JSON.parse(await answerOnSocket(await server.listen(), server.as.reader, payload));
   return message.type === "error" ? message.payload[0].extensions : message.payload;
 }
 
@@ -126,7 +115,6 @@ test("exclusively means that nobody else sends an operation of their own", async
   });
   try {
     const query = "{ __typename }";
-    await server.app.listen({ port: 0, host: "127.0.0.1" });
     expect(await overSocket(server, { query })).toMatchObject({ code: "OPERATION_NOT_PERSISTED" });
     expect(await overSocket(server, { documentId: "users", query: "" })).toEqual(counted);
     for (const who of ["nobody", "reader", "ingestor"] as const)

@@ -1,10 +1,8 @@
 /** @module-tag long */
 // How large may an answer be: MAX_RESPONSE_MB, whichever way it is made, and the process survives what is larger.
-import type { AddressInfo } from "node:net";
-import { createClient } from "graphql-ws";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { WebSocket } from "ws";
 import { createTestApp, type TestApp } from "../support/app.ts";
+import { connect } from "../support/socket.ts";
 import { isServer } from "../support/database.ts";
 
 let server: TestApp;
@@ -21,7 +19,6 @@ beforeAll(async () => {
      select n, 1, 'large', jsonb_build_object('text', repeat('x', $1::integer)) from generate_series(1, 100) n`,
     [SIZE],
   );
-  await server.app.listen({ port: 0, host: "127.0.0.1" });
 });
 afterAll(() => server.close());
 
@@ -74,13 +71,7 @@ describe.each([
   });
 
   test.each(tooLarge)("over a socket: %s", async (_name, query) => {
-    const { port } = server.app.server.address() as AddressInfo;
-    const client = createClient({
-      url: `ws://127.0.0.1:${port}/graphql`,
-      webSocketImpl: WebSocket,
-      connectionParams: server.as.reader,
-      retryAttempts: 0,
-    });
+    const client = connect(await server.listen(), server.as.reader);
     for await (const { data, errors } of client.iterate({ query: as(query) }))
       expect({ data, errors }).toMatchObject({ data: null, errors: [TOO_LARGE] });
     await client.dispose();
@@ -104,13 +95,7 @@ test("a mutation whose answer is too large says what became of it", async () => 
 });
 
 test("an event of a subscription that is too large is an error, and the next one comes", async () => {
-  const { port } = server.app.server.address() as AddressInfo;
-  const client = createClient({
-    url: `ws://127.0.0.1:${port}/graphql`,
-    webSocketImpl: WebSocket,
-    connectionParams: server.as.operator,
-    retryAttempts: 0,
-  });
+  const client = connect(await server.listen(), server.as.operator);
   const query = 'subscription { pipelineRunUpdated(since: "2020-01-01T00:00:00Z") { run { error } } }';
   const insert = (size: number) =>
     server.database.pool.query(

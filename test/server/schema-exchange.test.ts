@@ -1,17 +1,14 @@
 /** @module-tag long */
 // A running server follows the database's catalogue: no request is rejected, and subscriptions stay open.
-import type { AddressInfo } from "node:net";
-import { createClient } from "graphql-ws";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
-import { WebSocket } from "ws";
 import { createTestApp, type TestApp } from "../support/app.ts";
 import { isServer } from "../support/database.ts";
+import { connect } from "../support/socket.ts";
 
 let server: TestApp;
 
 beforeAll(async () => {
   server = await createTestApp({ RATE_LIMIT_COST: "0" });
-  await server.app.listen({ port: 0, host: "127.0.0.1" });
 });
 afterAll(() => server.close());
 
@@ -36,13 +33,7 @@ const hasField = async (name: string) => {
 };
 
 test("a table that a migration adds appears under load, with no request lost and a subscription open", async () => {
-  const { port } = server.app.server.address() as AddressInfo;
-  const client = createClient({
-    url: `ws://127.0.0.1:${port}/graphql`,
-    webSocketImpl: WebSocket,
-    connectionParams: server.as.reader,
-    retryAttempts: 0,
-  });
+  const client = connect(await server.listen(), server.as.reader);
   const events = client.iterate({ query: "subscription { analyticsRefreshed { version } }" });
   const event = events.next();
 

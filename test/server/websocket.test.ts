@@ -1,52 +1,27 @@
 /** @module-tag long */
 // Who are you, on a socket: connection_init carries the token, and the socket ends with it.
 import { once } from "node:events";
-import type { AddressInfo } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { WebSocket } from "ws";
 import { createToken } from "../../src/http/token.ts";
 import { createTestApp, type TestApp } from "../support/app.ts";
 import { isServer } from "../support/database.ts";
+import { initialise as initialiseAt, openSocket, socketOf } from "../support/socket.ts";
 
 let server: TestApp;
+let origin: string;
 
 beforeAll(async () => {
   server = await createTestApp({ CORS_ORIGINS: "https://app.example" });
-  await server.app.listen({ port: 0, host: "127.0.0.1" });
+  origin = await server.listen();
 });
 afterAll(() => server.close());
 
-const port = () => (server.app.server.address() as AddressInfo).port;
 const token = (ttl = "1h") => createToken(server.database.config, { role: "strata_reader", ttl });
 
-function open(headers: Record<string, string> = {}) {
-  const socket = new WebSocket(`ws://127.0.0.1:${port()}/graphql`, "graphql-transport-ws", { headers });
-  const messages: any[] = [];
-  socket.on("message", (data: Buffer) => messages.push(JSON.parse(data.toString())));
-  const closed = once(socket, "close").then(([code, reason]) => ({
-    code: Number(code),
-    reason: String(reason),
-  }));
-  const send = (message: unknown) => socket.send(JSON.stringify(message));
-  const next = async (type: string) => {
-    const isIt = (message: any) => message.type === type;
-    while (!messages.some(isIt))
-      await Promise.race([
-        once(socket, "message"),
-        closed.then((end) => Promise.reject(new Error(`closed with ${end.code} ${end.reason}`))),
-      ]);
-    return messages.find(isIt);
-  };
-  return { socket, closed, send, next };
-}
-
-async function initialise(payload: unknown, headers?: Record<string, string>) {
-  const connection = open(headers);
-  await once(connection.socket, "open");
-  connection.send({ type: "connection_init", payload });
-  return connection;
-}
+const initialise = (payload: unknown, headers?: Record<string, string>) =>
+  initialiseAt(origin, payload, headers);
 
 test("a good token is acknowledged, and the socket acts under its role", async () => {
   const connection = await initialise({ Authorization: `Bearer ${await token()}` });
@@ -105,16 +80,14 @@ test("the socket is closed when its token expires", async () => {
 });
 
 test("subscribing before connection_init closes with 4401", async () => {
-  const connection = open();
-  await once(connection.socket, "open");
+  const connection = await openSocket(origin);
   connection.send({ type: "subscribe", id: "1", payload: { query: "{ __typename }" } });
   expect(await connection.closed).toMatchObject({ code: 4401 });
 });
 
 test("what is not the protocol closes the socket, and the server goes on", async () => {
   for (const message of ["{", "[]", '{"type":"subscribe"}', "x".repeat(600_000)]) {
-    const connection = open();
-    await once(connection.socket, "open");
+    const connection = await openSocket(origin);
     connection.socket.send(message);
     expect((await connection.closed).code, message.slice(0, 20)).toBeGreaterThan(1000);
   }
@@ -122,14 +95,14 @@ test("what is not the protocol closes the socket, and the server goes on", async
 });
 
 test("pages of other origins may not open sockets, those of CORS_ORIGINS may", async () => {
-  const refused = open({ origin: "https://evil.example" });
+  const refused = socketOf(origin, { origin: "https://evil.example" });
   const [, response] = (await once(refused.socket, "unexpected-response")) as [
     unknown,
     { statusCode: number },
   ];
   expect(response.statusCode).toBe(403);
-  for (const origin of ["https://app.example", `http://127.0.0.1:${port()}`]) {
-    const connection = await initialise({ authorization: `Bearer ${await token()}` }, { origin });
+  for (const page of ["https://app.example", origin]) {
+    const connection = await initialise({ authorization: `Bearer ${await token()}` }, { origin: page });
     await connection.next("connection_ack");
     connection.socket.close();
   }
@@ -187,16 +160,14 @@ test.runIf(isServer)(
 
 test("while a stopping server waits for its sockets, it answers requests", async () => {
   const leaving = await createTestApp();
-  await leaving.app.listen({ port: 0, host: "127.0.0.1" });
-  const origin = `127.0.0.1:${(leaving.app.server.address() as AddressInfo).port}`;
-  const silent = new WebSocket(`ws://${origin}/graphql`, "graphql-transport-ws");
-  await once(silent, "open");
+  const address = await leaving.listen();
+  const { socket: silent } = await openSocket(address);
   // It reads no goodbye, hence sends none.
   silent.pause();
   const gone = leaving.close();
   try {
     await sleep(200);
-    const answer = await fetch(`http://${origin}/graphql`, {
+    const answer = await fetch(`${address}/graphql`, {
       method: "POST",
       headers: { ...leaving.as.reader, "content-type": "application/json" },
       body: JSON.stringify({ query: "{ users { totalCount } }" }),

@@ -1,6 +1,5 @@
 // The studio in a real browser: a server with sample data, a worker, and pages that are watched for what they must not do.
 import { existsSync } from "node:fs";
-import { createServer, connect, type AddressInfo, type Socket } from "node:net";
 import axe from "axe-core";
 import { chromium, type Browser, type BrowserContextOptions, type Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, describe, expect } from "vitest";
@@ -8,6 +7,7 @@ import { createToken } from "../../src/http/token.ts";
 import { loadSample } from "../../src/sample/sample.ts";
 import { startWorker } from "../../src/worker/worker.ts";
 import { createTestApp, type TestApp } from "../support/app.ts";
+import { createProxy } from "../support/proxy.ts";
 
 const DEBIAN = "/usr/bin/chromium";
 export const executablePath = process.env.CHROMIUM ?? (existsSync(DEBIAN) ? DEBIAN : undefined);
@@ -47,45 +47,26 @@ export interface Wire {
 }
 
 async function createWire(port: number): Promise<Wire> {
-  const open = new Set<Socket>();
-  let isCut = false;
   let areSocketsBlocked = false;
-  const server = createServer((client) => {
-    if (isCut) return void client.destroy();
-    const upstream = connect(port, "127.0.0.1");
-    for (const socket of [client, upstream]) {
-      open.add(socket);
-      socket.on("error", () => undefined);
-      socket.on("close", () => {
-        open.delete(socket);
-        client.destroy();
-        upstream.destroy();
-      });
-    }
-    client.on("data", (data: Buffer) => {
-      if (areSocketsBlocked && /^upgrade: websocket/im.test(data.toString("latin1", 0, 2_000)))
-        client.destroy();
-      else upstream.write(data);
-    });
-    upstream.pipe(client);
-  }).listen(0, "127.0.0.1");
-  await new Promise((resolve) => server.once("listening", resolve));
-  const endAll = (): void => open.forEach((socket) => socket.destroy());
+  const proxy = await createProxy(
+    { port },
+    {
+      toServer(data, server, client) {
+        if (areSocketsBlocked && /^upgrade: websocket/im.test(data.toString("latin1", 0, 2_000)))
+          client.destroy();
+        else server.write(data);
+      },
+    },
+  );
   return {
-    origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    cut: () => {
-      isCut = true;
-      endAll();
-    },
-    restore: () => void (isCut = false),
-    blockSockets: (isBlocked) => {
+    origin: `http://127.0.0.1:${proxy.port}`,
+    cut: () => proxy.leadTo(undefined),
+    restore: () => proxy.leadTo({ port }),
+    blockSockets(isBlocked) {
       areSocketsBlocked = isBlocked;
-      if (isBlocked) endAll();
+      if (isBlocked) proxy.endAll();
     },
-    close: () => {
-      endAll();
-      server.close();
-    },
+    close: () => proxy.close(),
   };
 }
 
@@ -122,8 +103,7 @@ export function useStudio(
     const { pool, config } = server.database;
     if (hasSample) await loadSample(pool, { users: 100, transactions: 1_500, events: 1_000 });
     worker = await startWorker({ config, pool, log: () => undefined });
-    await server.app.listen({ port: 0, host: "127.0.0.1" });
-    wire = await createWire((server.app.server.address() as AddressInfo).port);
+    wire = await createWire(Number(new URL(await server.listen()).port));
     browser = await launch();
   }, 180_000);
   afterAll(async () => {
