@@ -5,35 +5,6 @@ import type pg from "pg";
 /** Scrapes of several collectors share one reading. */
 const SHARED_MS = 5_000;
 
-const RUNS = `
-  select step, status, count(*)::float8 as runs from strata.runs group by step, status`;
-const LAST_RUNS = `
-  select distinct on (step) step, status, duration_ms / 1000.0::float8 as seconds, extract(epoch from finished_at)::float8 as at
-  from strata.runs where finished_at is not null order by step, run_id desc`;
-const FRESHNESS = `
-  select dataset, lag_seconds::float8 as lag, rows_behind::float8 as behind from analytics.freshness`;
-const PROMISES = `
-  select dataset, extract(epoch from fresh_within)::float8 as seconds from strata.promises`;
-const QUARANTINE = `
-  select dataset, count(*)::float8 as rows from staging.quarantine where retried_at is null group by dataset`;
-const INCIDENTS = `
-  select k.kind, count(i.incident_id)::float8 as open
-  from unnest(array['run_failed', 'freshness', 'quarantine', 'worker']) k (kind)
-  left join strata.incidents i on i.kind = k.kind and i.resolved_at is null group by k.kind`;
-const OUTBOX = `
-  select r.receiver, s.state, count(o.message_id)::float8 as messages
-  from strata.receivers r cross join unnest(array['waiting', 'rejected']) s (state)
-  left join strata.outbox o on o.receiver = r.receiver and (o.rejected is not null) = (s.state = 'rejected') group by 1, 2`;
-const WORKER = `
-  select extract(epoch from seen_at)::float8 as seen from strata.worker_state where seen_at is not null`;
-const JOBS = `
-  select s.state, count(j.id)::float8 as jobs
-  from unnest(array['running', 'given_up', 'scheduled', 'waiting']) s (state)
-  left join graphile_worker.jobs j on s.state = case
-    when j.locked_at is not null then 'running' when j.attempts >= j.max_attempts then 'given_up'
-    when j.run_at > now() then 'scheduled' else 'waiting' end
-  group by 1`;
-
 interface Reading {
   runs: { step: string; status: string; runs: number }[];
   lastRuns: { step: string; status: string; seconds: number; at: number }[];
@@ -47,15 +18,29 @@ interface Reading {
 }
 
 const READINGS: Record<keyof Reading, string> = {
-  runs: RUNS,
-  lastRuns: LAST_RUNS,
-  freshness: FRESHNESS,
-  promises: PROMISES,
-  quarantine: QUARANTINE,
-  incidents: INCIDENTS,
-  outbox: OUTBOX,
-  worker: WORKER,
-  jobs: JOBS,
+  runs: `select step, status, count(*)::float8 as runs from strata.runs group by step, status`,
+  lastRuns: `
+    select distinct on (step) step, status, duration_ms / 1000.0::float8 as seconds, extract(epoch from finished_at)::float8 as at
+    from strata.runs where finished_at is not null order by step, run_id desc`,
+  freshness: `select dataset, lag_seconds::float8 as lag, rows_behind::float8 as behind from analytics.freshness`,
+  promises: `select dataset, extract(epoch from fresh_within)::float8 as seconds from strata.promises`,
+  quarantine: `select dataset, count(*)::float8 as rows from staging.quarantine where retried_at is null group by dataset`,
+  incidents: `
+    select k.kind, count(i.incident_id)::float8 as open
+    from unnest(array['run_failed', 'freshness', 'quarantine', 'worker']) k (kind)
+    left join strata.incidents i on i.kind = k.kind and i.resolved_at is null group by k.kind`,
+  outbox: `
+    select r.receiver, s.state, count(o.message_id)::float8 as messages
+    from strata.receivers r cross join unnest(array['waiting', 'rejected']) s (state)
+    left join strata.outbox o on o.receiver = r.receiver and (o.rejected is not null) = (s.state = 'rejected') group by 1, 2`,
+  worker: `select extract(epoch from seen_at)::float8 as seen from strata.worker_state where seen_at is not null`,
+  jobs: `
+    select s.state, count(j.id)::float8 as jobs
+    from unnest(array['running', 'given_up', 'scheduled', 'waiting']) s (state)
+    left join graphile_worker.jobs j on s.state = case
+      when j.locked_at is not null then 'running' when j.attempts >= j.max_attempts then 'given_up'
+      when j.run_at > now() then 'scheduled' else 'waiting' end
+    group by 1`,
 };
 
 export function addPipelineMetrics(registry: Registry, pool: pg.Pool): void {
