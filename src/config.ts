@@ -93,19 +93,19 @@ function isProxy(name: string): boolean {
   return version !== 0 && length >= 1 && length <= (version === 4 ? 32 : 128);
 }
 const isWithin = (value: number, min: number, max: number): boolean => value >= min && value <= max;
-const url = (protocols: RegExp) =>
-  z.string().refine((value) => URL.canParse(value) && protocols.test(value), { error: "expected a URL" });
+const url = z
+  .string()
+  .refine((value) => URL.canParse(value) && /^https?:/.test(value), { error: "expected a URL" })
+  .optional();
+const databaseUrl = z
+  .string()
+  .regex(/^postgres(ql)?:\/\//, "expected postgres://user:password@host:port/database")
+  .optional();
 
 const schema = z.object({
-  DATABASE_URL: z
-    .string()
-    .regex(/^postgres(ql)?:\/\//, "expected postgres://user:password@host:port/database")
-    .optional(),
+  DATABASE_URL: databaseUrl,
   // PgBouncer in transaction mode, say, for GraphQL operations; everything else needs sessions of its own.
-  POOLED_DATABASE_URL: z
-    .string()
-    .regex(/^postgres(ql)?:\/\//, "expected postgres://user:password@host:port/database")
-    .optional(),
+  POOLED_DATABASE_URL: databaseUrl,
   // Streaming replicas of DATABASE_URL, each one server: queries go there.
   READ_DATABASE_URLS: z
     .string()
@@ -132,7 +132,7 @@ const schema = z.object({
       "expected a random value, such as `openssl rand -base64 32` prints",
     )
     .optional(),
-  JWKS_URL: url(/^https?:/).optional(),
+  JWKS_URL: url,
   JWT_AUDIENCE: z.string().optional(),
   JWT_ISSUER: z.string().optional(),
   // "none" when set to nothing: 401 without a token. Unset: reader on the embedded default, else none.
@@ -170,7 +170,7 @@ const schema = z.object({
   RUN_RETENTION_DAYS: integer(1, 36_500, 90),
   QUARANTINE_RETENTION_DAYS: integer(1, 36_500, 365),
   // Where incidents go; by default in Slack's form if the host is hooks.slack.com, else as JSON.
-  ALERT_WEBHOOK_URL: url(/^https?:/).optional(),
+  ALERT_WEBHOOK_URL: url,
   ALERT_WEBHOOK_FORMAT: z.enum(["json", "slack"]).optional(),
   ALERT_WEBHOOK_SECRET: z
     .string()
@@ -182,7 +182,7 @@ const schema = z.object({
   // Rows that a dataset may reject within a day; 0: any number.
   ALERT_QUARANTINE_ROWS: integer(0, 1_000_000_000, 1_000),
   // The standard variables of OpenLineage's clients.
-  OPENLINEAGE_URL: url(/^https?:/).optional(),
+  OPENLINEAGE_URL: url,
   OPENLINEAGE_ENDPOINT: z.string().default("api/v1/lineage"),
   OPENLINEAGE_API_KEY: z.string().optional(),
   OPENLINEAGE_NAMESPACE: z.string().default("default"),
@@ -209,8 +209,8 @@ const schema = z.object({
     .refine((names) => names.every(isProxy), {
       error: "expected addresses, networks such as 10.0.0.0/8, loopback, linklocal or uniquelocal",
     }),
-  OTEL_EXPORTER_OTLP_ENDPOINT: url(/^https?:/).optional(),
-  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: url(/^https?:/).optional(),
+  OTEL_EXPORTER_OTLP_ENDPOINT: url,
+  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: url,
   OTEL_SERVICE_NAME: z.string().default("strata"),
   OTEL_TRACES_SAMPLER_ARG: z.coerce.number().min(0).max(1).default(1),
   OTEL_SDK_DISABLED: z.stringbool().default(false),
