@@ -26,7 +26,7 @@ const ALWAYS_TOLERATED = 3;
 
 const FIRST_SLOTS = 1024;
 
-export function createDistinct(tolerant: boolean, room: Room = NO_LIMIT): Distinct {
+export function createDistinct(room: Room = NO_LIMIT): Distinct {
   let slots = new Float64Array(FIRST_SLOTS);
   let size = 0;
   let every = 1;
@@ -70,7 +70,7 @@ export function createDistinct(tolerant: boolean, room: Room = NO_LIMIT): Distin
         if (++size > slots.length * 0.6) grow();
       } else {
         repeats++;
-        gaveUp = !tolerant || repeats > ALWAYS_TOLERATED + watched * TOLERANCE;
+        gaveUp = repeats > ALWAYS_TOLERATED + watched * TOLERANCE;
         if (gaveUp) {
           room.slots += slots.length - FIRST_SLOTS;
           slots = new Float64Array(1);

@@ -35,7 +35,6 @@ export interface Column {
 }
 
 export interface Profile {
-  format: Format;
   rows: number;
   columns: Column[];
   broken: { count: number; examples: (Example & { detail: string })[] };
@@ -79,7 +78,6 @@ export async function profileFile(reading: Reading): Promise<Profile> {
   const broken: Profile["broken"] = { count: 0, examples: [] };
   let headers: string[] | undefined;
   let rows = 0;
-  let format: Format = "csv";
   let samples: Sample[] | undefined;
   const rules = reading.dialect?.rules ?? NO_RULES;
   const columnOf = (header: string): Column => {
@@ -90,8 +88,7 @@ export async function profileFile(reading: Reading): Promise<Profile> {
     }
     return column;
   };
-  await eachRecord(reading, (record, found) => {
-    format = found;
+  await eachRecord(reading, (record, format) => {
     if (format === "csv" && !headers) {
       headers = headerOf(record);
       headers.forEach(columnOf);
@@ -116,7 +113,7 @@ export async function profileFile(reading: Reading): Promise<Profile> {
     for (const sample of samples ?? []) takeSample(sample, valuesOf(row, headers, sample.headers));
   });
   if (columns.size === 0) throw badInput(`"${basename(reading.file)}" is empty`);
-  return { format, rows, columns: [...columns.values()], broken, samples: samples ?? [] };
+  return { rows, columns: [...columns.values()], broken, samples: samples ?? [] };
 }
 
 const startSamples = ({ referencesOf }: Reading, headers: string[]): Sample[] =>
@@ -137,7 +134,7 @@ function valuesOf(row: FileRow, headers: string[] | undefined, names: string[]):
 
 /** Which of the groups of columns have no value twice. */
 export async function findUnique(reading: Reading, groups: string[][]): Promise<Distinct[]> {
-  const trackers = groups.map(() => createDistinct(true, reading.room));
+  const trackers = groups.map(() => createDistinct(reading.room));
   let headers: string[] | undefined;
   await eachRecord(reading, (record, format) => {
     if (format === "csv" && !headers) return void (headers = headerOf(record));
@@ -223,7 +220,7 @@ const createColumn = (header: string, room: Room | undefined): Column => ({
   notPositiveCount: 0,
   negativeCount: 0,
   few: new Map(),
-  distinct: createDistinct(true, room),
+  distinct: createDistinct(room),
 });
 
 function take(column: Column, raw: string, line: number, rules: Rules): void {
