@@ -231,12 +231,12 @@ export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesO
     before: string | undefined,
     after: string | undefined,
   ): void {
-    if (!nodes || !node || !route) return settle({ resolve, reject }, undefined, text);
+    if (!nodes || !node || !route) return settle({ resolve, reject }, text);
     const finish = (position: string): void => {
       try {
         nodes.accept(node, before, route);
         nodes.note(node, position, route);
-        settle({ resolve, reject }, undefined, text);
+        settle({ resolve, reject }, text);
       } catch (error) {
         reject(error as Error);
       }
@@ -277,7 +277,7 @@ export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesO
   return { isSmall, readShared, readAlone };
 }
 
-function settle({ resolve, reject }: Waiting, error: Error | undefined, text: string | undefined): void {
-  if (text !== undefined && !error) resolve(text);
-  else reject(error ?? new Error("A read gave no text"));
+function settle({ resolve, reject }: Waiting, text: string | undefined): void {
+  if (text !== undefined) resolve(text);
+  else reject(new Error("A read gave no text"));
 }
