@@ -48,11 +48,13 @@ export function createPool(connection: pg.PoolConfig, options: pg.PoolConfig = {
   return pool;
 }
 
-/** Ending it politely would wait for what is still running there. */
+/** Ends a connection at once: politely, it would wait for what is still running there. */
+export const cut = (client: pg.ClientBase): void =>
+  void (client as unknown as { connection: pg.Connection }).connection.stream.destroy();
+
 export function destroy(client: pg.PoolClient): void {
-  const { connection } = client as unknown as { connection: pg.Connection };
   client.release(true);
-  connection.stream.destroy();
+  cut(client);
 }
 
 /**

@@ -6,7 +6,7 @@ import pg from "pg";
 import { Cancelled } from "./adaptor.ts";
 import { TookLong } from "./batches.ts";
 import { meter, ResponseTooLarge } from "./budget.ts";
-import { createPool, REPLICA_CONNECTIONS, WATCH_CONNECTIONS } from "./connect.ts";
+import { createPool, cut, REPLICA_CONNECTIONS, WATCH_CONNECTIONS } from "./connect.ts";
 import { isUnavailable } from "./unavailable.ts";
 import {
   BEFORE,
@@ -190,8 +190,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
   function lose(node: Watched, error: unknown): void {
     const { code, message } = error as { code?: string; message?: string };
     judge(node, error instanceof NotReached ? error.message : `does not answer (${code ?? message})`);
-    for (const client of node.clients)
-      (client as unknown as { connection: pg.Connection }).connection.stream.destroy();
+    node.clients.forEach(cut);
   }
 
   function findFault(node: Watched, recovering: boolean): string | undefined {

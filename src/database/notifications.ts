@@ -2,6 +2,7 @@
 // up on what was announced meanwhile.
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
+import { cut } from "./connect.ts";
 
 const CHANNELS = ["strata:run", "strata:refresh", "strata:schema", "strata:rows"];
 /** A subscriber that falls so far behind catches up instead. */
@@ -52,7 +53,7 @@ export function createNotifications(
       };
       if (!before) return push();
       // A connection that is lost meanwhile is made again, and everybody is told to catch up.
-      order = order.then(() => before(created)).then(push, () => destroy(created));
+      order = order.then(() => before(created)).then(push, () => cut(created));
     });
     try {
       await created.connect();
@@ -72,7 +73,7 @@ export function createNotifications(
       const late = sleep(PROBE_MS / 2, undefined, { ref: false }).then(() =>
         Promise.reject(new Error("late")),
       );
-      Promise.race([answer, late]).catch(() => destroy(current));
+      Promise.race([answer, late]).catch(() => cut(current));
     }, PROBE_MS);
     probe.unref();
     await ended;
@@ -108,14 +109,11 @@ export function createNotifications(
       released.abort();
       for (const subscriber of subscribers) subscriber.end();
       // An end in the middle of connecting would leave pg's connect without an outcome.
-      if (client) destroy(client);
+      if (client) cut(client);
       await listening;
     },
   };
 }
-
-const destroy = (client: pg.Client): unknown =>
-  (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
 
 /** Subscribed from the call on, not from the first `next`. */
 function subscription(channel: string, subscribers: Set<Subscriber>): AsyncGenerator<string, void> {
