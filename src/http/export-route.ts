@@ -13,6 +13,7 @@ import { mayIntrospect } from "../guard/guard.ts";
 import { identityOf, type Spend } from "../guard/rate-limit.ts";
 import type { Claims } from "./auth.ts";
 import { parametersOf } from "./body.ts";
+import { RETRY_AFTER_S } from "./health.ts";
 
 interface ExportRouteOptions {
   config: Config;
@@ -31,7 +32,6 @@ const TYPES: Record<ExportFormat, string> = {
 const PARAMETERS = ["filter", "orderBy", "columns", "limit"];
 /** Cost units of an export before its first row, as of any computation over many rows; each row is one more. */
 const BASE_COST = 50;
-const RETRY_AFTER_S = 5;
 
 function formatOf(file: string): { name: string; format: ExportFormat } {
   const [, name, format] = /^([^.]+)\.(\w+)$/s.exec(file) ?? [];

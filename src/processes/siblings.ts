@@ -1,6 +1,7 @@
 // A process among others that serve together (PROCESSES): what it is told, and what it shares with them.
 import cluster from "node:cluster";
 import { AggregatorRegistry, type Registry } from "prom-client";
+import { STOP_SIGNALS } from "../lifecycle.ts";
 import {
   applyHeld,
   isMessage,
@@ -41,7 +42,7 @@ const REPORT_MS = 100;
 export async function joinSiblings(): Promise<Siblings | undefined> {
   if (!cluster.isWorker) return undefined;
   // The supervisor alone hears signals; a Ctrl-C reaches all processes of a terminal.
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => undefined);
+  for (const signal of STOP_SIGNALS) process.on(signal, () => undefined);
   const send = (message: ToSupervisor): void => {
     if (process.connected) process.send!(message);
   };
