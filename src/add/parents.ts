@@ -46,7 +46,7 @@ export async function readParents(pool: Pool, folder: string): Promise<Parent[]>
 
 /** Tables of simple `create table` statements; others become known when they are applied. */
 function readDeclarations(folder: string): Parent[] {
-  return readDatasetFiles(folder).flatMap(({ name: file, sql }) =>
+  return readDatasetFiles(folder).flatMap(({ name: file, text: sql }) =>
     statementsOf(sql).flatMap(({ text }) => {
       const [, table] =
         /^create\s+table\s+(?:if\s+not\s+exists\s+)?production\s*\.\s*"?(\w+)"?\s*\(/i.exec(text) ?? [];

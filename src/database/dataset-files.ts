@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { DatabaseError, Pool, PoolClient } from "pg";
 import { BEGIN_SCHEMA, currentVersion } from "./migrate.ts";
 import { faultAt, indexOfPosition, lineAt, splitStatements, type Statement } from "./sql-text.ts";
+import { inTransaction } from "./transaction.ts";
 
 export interface AppliedFile {
   /** Its path, as error messages show it. */
@@ -13,13 +14,12 @@ export interface AppliedFile {
   changed: boolean;
 }
 
-interface FolderFile {
+interface File {
   name: string;
   path: string;
   text: string;
   hash: string;
 }
-type SqlFile = FolderFile & { sql: string };
 
 /**
  * How long a statement of a file waits for a lock, in ms. While it waits, everybody who comes after it waits, too: a
@@ -30,7 +30,7 @@ const LOCK_TIMEOUT_MS = 5_000;
 /** Files of SQL, and of smart tags. */
 export const isDatasetFile = (name: string): boolean => /^[^.].*\.(sql|json5)$/.test(name);
 
-function readFolder(folder: string): FolderFile[] {
+function readFolder(folder: string): File[] {
   let names: string[];
   try {
     names = readdirSync(folder).filter(isDatasetFile);
@@ -47,10 +47,8 @@ function readFolder(folder: string): FolderFile[] {
 }
 
 /** The files of SQL in the order in which they are applied; none where there is no folder. */
-export const readDatasetFiles = (folder: string): SqlFile[] =>
-  readFolder(folder)
-    .filter(({ name }) => name.endsWith(".sql"))
-    .map((file) => ({ ...file, sql: file.text }));
+export const readDatasetFiles = (folder: string): File[] =>
+  readFolder(folder).filter(({ name }) => name.endsWith(".sql"));
 
 /**
  * Applies the files one after the other and stops at the first that fails: what came before it stays, nothing of it
@@ -67,7 +65,7 @@ export async function applyDatasetFiles(
     "select file, hash, schema_version as version from strata.applied_files",
   );
   const known = new Map(rows.map((row) => [row.file, row]));
-  const isChanged = ({ name, hash }: SqlFile): boolean =>
+  const isChanged = ({ name, hash }: File): boolean =>
     known.get(name)?.hash !== hash || known.get(name)?.version !== version;
   const applied: AppliedFile[] = [];
   const haveTagsChanged = await noteTagFiles(pool, folder, version);
@@ -105,18 +103,10 @@ async function noteTagFiles(pool: Pool, folder: string, version: number): Promis
 }
 
 /** The machinery follows the catalogue, and running servers are told. */
-async function reconcile(pool: Pool): Promise<void> {
-  const client = await pool.connect();
-  try {
-    await client.query(`${BEGIN_SCHEMA}; select strata.reconcile(); commit`);
-    client.release();
-  } catch (error) {
-    client.release(true);
-    throw error;
-  }
-}
+const reconcile = (pool: Pool): Promise<unknown> =>
+  inTransaction(pool, (client) => client.query("select strata.reconcile()"), BEGIN_SCHEMA);
 
-async function applyFile(pool: Pool, file: SqlFile, version: number): Promise<void> {
+async function applyFile(pool: Pool, file: File, version: number): Promise<void> {
   const statements = checkedStatements(file);
   const client = await pool.connect();
   try {
@@ -148,9 +138,9 @@ async function applyFile(pool: Pool, file: SqlFile, version: number): Promise<vo
 const ENDS_TRANSACTION =
   /^(begin|commit|end|abort|start\s+transaction|prepare\s+transaction|rollback(?!\s+(work\s+|transaction\s+)?to\b))\b/i;
 
-function checkedStatements(file: SqlFile): Statement[] {
+function checkedStatements(file: File): Statement[] {
   try {
-    const statements = splitStatements(file.sql);
+    const statements = splitStatements(file.text);
     for (const { text, line } of statements) {
       const [word] = ENDS_TRANSACTION.exec(text) ?? [];
       if (word)
@@ -168,7 +158,7 @@ function checkedStatements(file: SqlFile): Statement[] {
   }
 }
 
-function explain(error: DatabaseError, file: SqlFile, statement?: Statement): Error {
+function explain(error: DatabaseError, file: File, statement?: Statement): Error {
   const { message, detail, hint, position, code } = error;
   if (!code) return error;
   const within =
@@ -181,7 +171,7 @@ function explain(error: DatabaseError, file: SqlFile, statement?: Statement): Er
 }
 
 function fault(
-  { path: file }: SqlFile,
+  { path: file }: File,
   line: number | undefined,
   problem: string,
   detail?: string,

@@ -1,10 +1,11 @@
 // Applies the machinery (sql/) and the model (schema.sql), and tells whether a database has them.
 import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import type { DatabaseError, Pool } from "pg";
+import type { DatabaseError, Pool, PoolClient } from "pg";
 import type { Database } from "./connect.ts";
 import { root } from "../paths.ts";
 import { indexOfPosition, lineAt } from "./sql-text.ts";
+import { inTransaction } from "./transaction.ts";
 
 /**
  * Two processes must not change the schema at the same time. Queries on the catalogue look expensive to the planner and
@@ -57,22 +58,15 @@ export async function installedVersion(pool: Pool): Promise<number | undefined> 
 
 /** All files in one transaction: a database has all of it or is as it was. */
 export async function applySchema(pool: Pool): Promise<void> {
-  const client = await pool.connect();
-  try {
-    await client.query(BEGIN_SCHEMA);
+  const applyAll = async (client: PoolClient): Promise<void> => {
     for (const { name, sql } of schemaFiles())
       await client.query(sql).catch((error: unknown) => {
         const { position } = error as DatabaseError;
         const line = position ? `:${lineAt(sql, indexOfPosition(sql, Number(position)))}` : "";
         throw Object.assign(error as Error, { message: `${name}${line}: ${(error as Error).message}` });
       });
-    await client.query("commit");
-    client.release();
-  } catch (error) {
-    // The transaction may be open still: a pooled connection must not carry it on.
-    client.release(true);
-    throw error;
-  }
+  };
+  await inTransaction(pool, applyAll, BEGIN_SCHEMA);
 }
 
 /** The embedded database follows the code by itself; a server's schema is changed by `strata migrate` alone. */

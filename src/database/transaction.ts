@@ -1,13 +1,23 @@
-// One transaction on one connection: committed if the work resolves, rolled back if it throws.
+// One transaction on one connection, which the pool gets back clean.
 import type { Pool, PoolClient } from "pg";
 
-export async function inTransaction<T>(pool: Pool, work: (client: PoolClient) => Promise<T>): Promise<T> {
+type Work<T> = (client: PoolClient) => Promise<T>;
+
+/** Committed if the work resolves, rolled back if it throws. */
+export const inTransaction = <T>(pool: Pool, work: Work<T>, begin = "begin"): Promise<T> =>
+  transaction(pool, work, begin, "commit");
+
+/** Rolled back in any case. */
+export const undone = <T>(pool: Pool, work: Work<T>): Promise<T> =>
+  transaction(pool, work, "begin", "rollback");
+
+async function transaction<T>(pool: Pool, work: Work<T>, begin: string, end: string): Promise<T> {
   const client = await pool.connect();
   let broken: Error | undefined;
   try {
-    await client.query("begin");
+    await client.query(begin);
     const result = await work(client);
-    await client.query("commit");
+    await client.query(end);
     return result;
   } catch (error) {
     await client.query("rollback").catch((lost: Error) => (broken = lost));

@@ -7,6 +7,7 @@ import type { Pool } from "pg";
 import { createPool, type Database } from "../database/connect.ts";
 import { openEmbedded } from "../embedded/embedded.ts";
 import { applySchema } from "../database/migrate.ts";
+import { undone } from "../database/transaction.ts";
 
 // One row per object. The owner's own rights are left out: they are called differently everywhere.
 const CATALOGUE = `
@@ -69,18 +70,13 @@ const REPEAT_CHECKS = `
 
 type Catalogue = Map<string, string>;
 
-async function list(pool: Pool): Promise<Catalogue> {
-  const client = await pool.connect();
-  try {
-    await client.query("begin");
+function list(pool: Pool): Promise<Catalogue> {
+  return undone(pool, async (client) => {
     // Definitions name what is on the search path without its schema; databases differ in it.
     await client.query("set local search_path = pg_catalog");
     const { rows } = await client.query<{ kind: string; name: string; definition: string }>(CATALOGUE);
     return new Map(rows.map(({ kind, name, definition }) => [`${kind} ${name}`, definition]));
-  } finally {
-    await client.query("rollback");
-    client.release();
-  }
+  });
 }
 
 export interface Drift {

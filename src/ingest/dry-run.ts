@@ -2,6 +2,7 @@
 // the transform in a transaction that is rolled back.
 import type { Readable } from "node:stream";
 import type pg from "pg";
+import { undone } from "../database/transaction.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import { readDataset, type Dataset } from "./dataset.ts";
 import { isBadInput } from "./faults.ts";
@@ -150,18 +151,6 @@ async function tryRows(
     [source.runId, SAMPLES],
   );
   return tried[0]!.transform;
-}
-
-async function undone<T>(pool: pg.Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
-  const client = await pool.connect();
-  let broken: Error | undefined;
-  try {
-    await client.query("begin");
-    return await work(client);
-  } finally {
-    await client.query("rollback").catch((lost: Error) => (broken = lost));
-    client.release(broken);
-  }
 }
 
 interface Judging extends Landing {
