@@ -9,6 +9,7 @@ import { report } from "../add/report.ts";
 import { readOptionsOf, type ReadOptions } from "../ingest/options.ts";
 import { withInputOptions, withTextFile, type InputOptions } from "./input.ts";
 import { withReadOptions } from "./options.ts";
+import { clearProgress, showProgress } from "./progress.ts";
 import { withDatabase } from "./with-database.ts";
 
 interface AddOptions extends ReadOptions, InputOptions {
@@ -35,7 +36,7 @@ export async function add(file: string, options: AddOptions): Promise<void> {
         reading: readOptionsOf(options),
         onProgress: createProgress(statSync(text).size),
       }),
-    ).finally(() => process.stderr.isTTY && process.stderr.write("\r\x1b[K"));
+    ).finally(clearProgress);
     const { rows, proposal, sql, ingest } = found;
     const path = join(DATASETS_DIR, found.fileName);
     if (written) writeNew(path, sql);
@@ -47,10 +48,8 @@ export async function add(file: string, options: AddOptions): Promise<void> {
   });
 }
 
-const createProgress = (total: number) => (bytes: number, rows: number) => {
-  if (!process.stderr.isTTY) return;
-  process.stderr.write(`\r\x1b[K${rows.toLocaleString("en")} rows, ${Math.floor((100 * bytes) / total)} %`);
-};
+const createProgress = (total: number) => (bytes: number, rows: number) =>
+  showProgress(`${rows.toLocaleString("en")} rows, ${Math.floor((100 * bytes) / total)} %`);
 
 function refuseUnreadable(file: string): void {
   const stat = statSync(file, { throwIfNoEntry: false });

@@ -3,7 +3,7 @@ import { userInfo } from "node:os";
 import { describeReasons, type IngestRun } from "../ingest/ingest.ts";
 import { retentionOf } from "../pipeline/cleanup.ts";
 import { readReasons, runStep, type Run, type RunRequest } from "../pipeline/runs.ts";
-import { clearProgress } from "./progress.ts";
+import { clearProgress, showProgress } from "./progress.ts";
 import { stoppable } from "./stop-signal.ts";
 import { withDatabase } from "./with-database.ts";
 
@@ -24,7 +24,7 @@ export async function printStep(
         retention: request.step === "cleanup" ? retentionOf(config, request.daysToKeep) : undefined,
         trigger: "cli",
         actor: userInfo().username,
-        onProgress: showProgress,
+        onProgress: showRun,
         signal,
       }).finally(clearProgress);
       return { ...done, reasons: done.rowsRejected > 0 ? await readReasons(pool, done.id) : {} };
@@ -72,7 +72,5 @@ function describeRun(run: Run & Partial<IngestRun>): string {
   return `${run.step} ${run.status} in ${seconds} s: ${result} (run ${run.id})`;
 }
 
-export function showProgress(run: Run): void {
-  if (!process.stderr.isTTY) return;
-  process.stderr.write(`\r\x1b[K${run.step}: ${run.rowsRead} rows read, ${run.rowsWritten} written`);
-}
+export const showRun = ({ step, rowsRead, rowsWritten }: Run): void =>
+  showProgress(`${step}: ${rowsRead} rows read, ${rowsWritten} written`);

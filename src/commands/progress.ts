@@ -4,7 +4,6 @@ import type { IngestProgress } from "../ingest/ingest.ts";
 export function createProgress(totalBytes?: number): (progress: IngestProgress) => void {
   const startedAt = performance.now();
   return ({ bytesRead, rowsRead, rowsRejected }) => {
-    if (!process.stderr.isTTY) return;
     const seconds = (performance.now() - startedAt) / 1000;
     const parts = [
       `${rowsRead.toLocaleString("en")} rows`,
@@ -12,8 +11,12 @@ export function createProgress(totalBytes?: number): (progress: IngestProgress) 
       ...(rowsRejected > 0 ? [`${rowsRejected.toLocaleString("en")} quarantined`] : []),
       ...(totalBytes ? [`${Math.floor((100 * bytesRead) / totalBytes)} %`] : []),
     ];
-    process.stderr.write(`\r\x1b[K${parts.join(", ")}`);
+    showProgress(parts.join(", "));
   };
 }
 
-export const clearProgress = (): void => void (process.stderr.isTTY && process.stderr.write("\r\x1b[K"));
+/** In the place of the last one. */
+export const showProgress = (text: string): void =>
+  void (process.stderr.isTTY && process.stderr.write(`\r\x1b[K${text}`));
+
+export const clearProgress = (): void => showProgress("");

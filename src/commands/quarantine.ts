@@ -5,7 +5,7 @@ import { valueOptionsOf, type ValueOptions } from "../ingest/options.ts";
 import { checkRetry } from "../ingest/retry.ts";
 import { runStep } from "../pipeline/runs.ts";
 import { parseCount, parseObject, withValueOptions } from "./options.ts";
-import { printRun, showProgress } from "./pipeline.ts";
+import { printRun, showRun } from "./pipeline.ts";
 import { clearProgress } from "./progress.ts";
 import { stoppable } from "./stop-signal.ts";
 import { withDatabase } from "./with-database.ts";
@@ -75,7 +75,7 @@ async function retryQuarantined(
         patch,
         trigger: "cli",
         actor: userInfo().username,
-        onProgress: showProgress,
+        onProgress: showRun,
         signal,
       }).finally(clearProgress),
     ),
