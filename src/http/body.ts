@@ -1,11 +1,13 @@
 // A CSV or NDJSON body that stays a stream: what it may be, and the parameters beside it.
 import { createHash } from "node:crypto";
 import { PassThrough, Transform, type Readable } from "node:stream";
-import type { FastifyInstance, FastifyRequest } from "fastify";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { refusal } from "../graphql/errors.ts";
+import { isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
 import { readOptionsOf, type ReadOptions } from "../ingest/options.ts";
 import type { Format } from "../ingest/read.ts";
 import { checkEncoding } from "./accept.ts";
+import { mayTakeLong } from "./request-timeout.ts";
 
 const FORMATS: Record<string, Format> = {
   "text/csv": "csv",
@@ -19,6 +21,26 @@ const ENCODINGS = ["gzip", "identity"];
 export function takeStreams(app: FastifyInstance): void {
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("*", (_request, _payload, parsed) => parsed(null));
+}
+
+/** Runs a handler of such a body, which may take hours to come. A rejected body is not read to its end. */
+export async function withBody<T>(
+  app: FastifyInstance,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  handle: () => Promise<T>,
+): Promise<T> {
+  const ended = mayTakeLong(app, request.raw);
+  try {
+    return await handle();
+  } catch (error) {
+    reply.header("connection", "close");
+    if (isUnknownDataset(error)) throw refusal("NOT_FOUND", error.message);
+    if (isBadInput(error) || isBadOption(error)) throw refusal("BAD_REQUEST", error.message);
+    throw error;
+  } finally {
+    ended();
+  }
 }
 
 export function formatOf(request: FastifyRequest): Format {

@@ -2,7 +2,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { finished } from "node:stream/promises";
 import type { Pool } from "pg";
-import { badOption, isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
+import { badOption } from "../ingest/faults.ts";
 import { dryRun as tryLoad } from "../ingest/dry-run.ts";
 import { receive, type IngestOptions, type Operation } from "../ingest/ingest.ts";
 import {
@@ -13,12 +13,11 @@ import {
   readParametersOf,
   REPEATABLE_READ_PARAMETERS,
   takeStreams,
+  withBody,
 } from "./body.ts";
 import type { Nodes, Route } from "../database/nodes.ts";
-import { refusal } from "../graphql/errors.ts";
 import { addPosition } from "../graphql/position.ts";
 import { RETRY_AFTER_S } from "./health.ts";
-import { mayTakeLong } from "./request-timeout.ts";
 
 interface Query {
   source?: string;
@@ -65,71 +64,59 @@ export function addIngest(
 ): void {
   takeStreams(app);
 
-  const handle = async (request: FastifyRequest, reply: FastifyReply) => {
-    // A refused body is not read to its end.
-    const refuse = (error: Error) => {
-      reply.header("connection", "close");
-      return error;
+  const ingest = async (request: FastifyRequest, reply: FastifyReply) => {
+    const format = formatOf(request);
+    const { dataset } = request.params as { dataset: string };
+    const query = parametersOf(request, PARAMETERS, REPEATABLE) as Query;
+    const { source, name, map, set, maxRejected, operation, dryRun = "false" } = query;
+    const sha256 = query.sha256?.toLowerCase();
+    if (sha256 !== undefined && !/^[0-9a-f]{64}$/.test(sha256))
+      throw badOption(`"${query.sha256!.slice(0, 100)}" is no SHA-256; allowed: 64 hexadecimal digits`);
+    if (!/^(true|false)$/.test(dryRun)) throw badOption(`dryRun is "${dryRun}"; allowed: true, false`);
+    if (operation !== undefined && !OPERATIONS.includes(operation))
+      throw badOption(
+        `"${String(operation)}" is not an operation; allowed: ${OPERATIONS.join(", ")}, or none`,
+      );
+    const { databaseRole: role, subject } = request.claims;
+    const load: IngestOptions = {
+      format,
+      sourceSystem: source,
+      sourceName: name,
+      map: [map ?? []].flat(),
+      set: [set ?? []].flat(),
+      ...readParametersOf(request),
+      maxRejected,
+      operation,
+      sha256,
+      trigger: "api",
+      actor: subject,
+      role,
+      signal: stopping,
     };
-    const ended = mayTakeLong(app, request.raw);
-    try {
-      const format = formatOf(request);
-      const { dataset } = request.params as { dataset: string };
-      const query = parametersOf(request, PARAMETERS, REPEATABLE) as Query;
-      const { source, name, map, set, maxRejected, operation, dryRun = "false" } = query;
-      const sha256 = query.sha256?.toLowerCase();
-      if (sha256 !== undefined && !/^[0-9a-f]{64}$/.test(sha256))
-        throw badOption(`"${query.sha256!.slice(0, 100)}" is no SHA-256; allowed: 64 hexadecimal digits`);
-      if (!/^(true|false)$/.test(dryRun)) throw badOption(`dryRun is "${dryRun}"; allowed: true, false`);
-      if (operation !== undefined && !OPERATIONS.includes(operation))
-        throw badOption(
-          `"${String(operation)}" is not an operation; allowed: ${OPERATIONS.join(", ")}, or none`,
-        );
-      const { databaseRole: role, subject } = request.claims;
-      const load: IngestOptions = {
-        format,
-        sourceSystem: source,
-        sourceName: name,
-        map: [map ?? []].flat(),
-        set: [set ?? []].flat(),
-        ...readParametersOf(request),
-        maxRejected,
-        operation,
-        sha256,
-        trigger: "api",
-        actor: subject,
-        role,
-        signal: stopping,
-      };
-      if (dryRun === "true") {
-        const tried = await tryLoad(pool, dataset, bodyOf(request, sha256), load);
-        return await reply.status(tried.error === null ? 200 : 422).send({ dryRun: tried });
-      }
-      const { run, failedBy } = await receive(pool, dataset, bodyOf(request, sha256), load);
-      if (run.skipped) await discard(request, stopping);
-      else if (nodes) await addWritten(reply, nodes);
-      if (run.status === "succeeded") return { run };
-      reply.header("connection", "close");
-      if (failedBy === "rows") return await reply.status(422).send({ run });
-      if (failedBy === "source" && !stopping?.aborted) return await reply.status(400).send({ run });
-      request.log.error({ run }, "ingest failed");
-      if (failedBy === "fault" && !stopping?.aborted)
-        return await reply
-          .status(500)
-          .send({ run: { ...run, error: "The rows could not be taken, and would not be if sent again" } });
-      const error = stopping?.aborted ? run.error : "The database could not take the rows; send them again";
-      return await reply
-        .status(503)
-        .header("retry-after", String(RETRY_AFTER_S))
-        .send({ run: { ...run, error } });
-    } catch (error) {
-      if (isUnknownDataset(error)) throw refuse(refusal("NOT_FOUND", error.message));
-      if (isBadInput(error) || isBadOption(error)) throw refuse(refusal("BAD_REQUEST", error.message));
-      throw refuse(error as Error);
-    } finally {
-      ended();
+    if (dryRun === "true") {
+      const tried = await tryLoad(pool, dataset, bodyOf(request, sha256), load);
+      return await reply.status(tried.error === null ? 200 : 422).send({ dryRun: tried });
     }
+    const { run, failedBy } = await receive(pool, dataset, bodyOf(request, sha256), load);
+    if (run.skipped) await discard(request, stopping);
+    else if (nodes) await addWritten(reply, nodes);
+    if (run.status === "succeeded") return { run };
+    reply.header("connection", "close");
+    if (failedBy === "rows") return await reply.status(422).send({ run });
+    if (failedBy === "source" && !stopping?.aborted) return await reply.status(400).send({ run });
+    request.log.error({ run }, "ingest failed");
+    if (failedBy === "fault" && !stopping?.aborted)
+      return await reply
+        .status(500)
+        .send({ run: { ...run, error: "The rows could not be taken, and would not be if sent again" } });
+    const error = stopping?.aborted ? run.error : "The database could not take the rows; send them again";
+    return await reply
+      .status(503)
+      .header("retry-after", String(RETRY_AFTER_S))
+      .send({ run: { ...run, error } });
   };
-  app.post("/ingest/:dataset", handle);
+  app.post("/ingest/:dataset", (request, reply) =>
+    withBody(app, request, reply, () => ingest(request, reply)),
+  );
   done();
 }

@@ -10,7 +10,6 @@ import type { Pool } from "pg";
 import { DATASET_NAME, DATASET_NAME_RULE, proposeDataset } from "../add/dataset.ts";
 import { facts } from "../add/facts.ts";
 import { refusal } from "../graphql/errors.ts";
-import { isBadInput, isBadOption } from "../ingest/faults.ts";
 import {
   bodyOf,
   formatOf,
@@ -19,8 +18,8 @@ import {
   readParametersOf,
   REPEATABLE_READ_PARAMETERS,
   takeStreams,
+  withBody,
 } from "./body.ts";
-import { mayTakeLong } from "./request-timeout.ts";
 
 /** Files that are looked at side by side; each more takes a processor for its time, and room on disk. */
 const MAX_AT_ONCE = 2;
@@ -95,19 +94,7 @@ export function addPropose(
     }
   };
 
-  app.post("/propose/:dataset", async (request, reply) => {
-    const ended = mayTakeLong(app, request.raw);
-    try {
-      return await propose(request);
-    } catch (error) {
-      // A refused body is not read to its end.
-      reply.header("connection", "close");
-      if (isBadInput(error) || isBadOption(error)) throw refusal("BAD_REQUEST", error.message);
-      throw error;
-    } finally {
-      ended();
-    }
-  });
+  app.post("/propose/:dataset", (request, reply) => withBody(app, request, reply, () => propose(request)));
   done();
 }
 
