@@ -36,7 +36,7 @@ declare
   counted text;
 begin
   select * into strict m from strata.metrics x where x.metric = compute_metric.metric;
-  counted := case when m.mode = 'partition' then format('count(distinct %1$I) + (count(*) filter (where %1$I is null) > 0)::integer', m.partition_column) else '0' end;
+  counted := case when m.mode = 'partition' then format('count(distinct %1$I) + (count(*) filter (where %1$I is null) > 0)::integer', m.partition_column) else 'count(null)' end;
   if stale is null then
     execute format('delete from %s', strata.metric_table(m));
     execute format('insert into %s (%s) %s', strata.metric_table(m), strata.metric_columns(m), strata.metric_rows(m, 'true'));

@@ -347,6 +347,27 @@ describe("what cannot be proven", { tags: ["long"] }, () => {
     await done(...metrics.map((_, i) => `whole_${i}`));
   });
 
+  test("that has no rows is up to date all the same, and has those that come later", async () => {
+    const s = await shop();
+    const query = `select sku, sum(amount) as amount from ${s.sale} where quantity > 1000 group by sku order by 2 limit 3`;
+    const m = await metric("large_sales", query);
+    expect(m.mode).toBe("whole");
+    const state = () =>
+      sql("select error, rebuild, partition_count from strata.metrics where metric = 'large_sales'");
+    const upToDate = [{ error: null, rebuild: false, partition_count: "0" }];
+    await refresh();
+    expect(await state()).toEqual(upToDate);
+    await m.kept("without rows");
+    await sql(`update ${s.sale} set quantity = 2000 where sale_id = 7`);
+    await refresh();
+    await m.kept("with a row");
+    await sql(`update ${s.sale} set quantity = 2 where sale_id = 7`);
+    await refresh();
+    expect(await state()).toEqual(upToDate);
+    await m.kept("without rows again");
+    await done("large_sales");
+  });
+
   test("what depends on the time, on a view that does, or on a function that reads, is computed each time", async () => {
     const s = await shop();
     await sql(`
