@@ -17,6 +17,9 @@ const TAKEN = [
   "page_info",
 ];
 
+/** Names of GraphQL that cannot be values of an enum. */
+const LITERALS = ["true", "false", "null"];
+
 const schemaOf = (entity: PgClass | PgProc): string => entity.getNamespace()!.nspname;
 
 /** Names of types and fields as the field says them: no schema prefix, no doubled plural. */
@@ -36,6 +39,19 @@ export const NamesPlugin: GraphileConfig.Plugin = {
         // The metric itself has the plural: `categoryRevenues`, `categoryRevenuesLive`.
         if (typeof tags?.liveOf === "string") return this.camelCase(`${this.pluralize(tags.liveOf)}-live`);
         return previous!(resource);
+      },
+      // Types of PostgreSQL have values such as `in progress`, one of which would end the whole schema.
+      enumValue(previous, _preset, given, codec) {
+        const names = new Map<string, string>();
+        for (const { value } of codec.values) {
+          const plain = previous!(value, codec).replaceAll(/[^_0-9A-Za-z]+/g, "_") || "SYMBOL";
+          const isName = !/^\d/.test(plain) && !LITERALS.includes(plain);
+          const name = (isName ? plain : `_${plain}`).replace(/^__+/, "_");
+          let chosen = name;
+          for (let i = 2; names.has(chosen); i++) chosen = `${name}_${i}`;
+          names.set(chosen, value);
+        }
+        return [...names].find(([, value]) => value === given)![0];
       },
     },
   },

@@ -9,13 +9,16 @@ beforeAll(async () => {
     {},
     {},
     `
+    create type production.way as enum ('by road', 'by-road', 'true', '2nd hand', 'By_Sea', 'über Land', '%', '*', '', '✈', '⛴', '½', '_-_');
     create table production.parcels (
       parcel_id integer primary key,
       size varchar(10) not null check (size in ('S', 'M', 'L')),
       state text default 'new' constraint known_state check (state in ('new', 'on its way', 'lost')),
       color text check (color = any (array['red', 'green'])),
       kind text check (kind in ('a', 'true')),
-      user_id integer references production.users
+      user_id integer references production.users,
+      way production.way,
+      ways production.way[]
     );
     comment on column production.parcels.size is E'@enumerated\\nHow large it is.';
     comment on column production.parcels.state is '@enumerated';
@@ -24,6 +27,7 @@ beforeAll(async () => {
     create index on production.parcels (size);
     create index on production.parcels (state);
     create index on production.parcels (color);
+    create index on production.parcels (way);
     grant select on production.parcels to strata_reader;
     grant insert, update, delete on production.parcels to strata_operator;
     create view analytics.sizes as select size, count(*) as parcels from production.parcels group by size;
@@ -151,4 +155,24 @@ test("runs are filtered by their enums", async () => {
   expect((await read(ask)).pipelineRuns.nodes).toEqual([
     { step: "transform", status: "succeeded", trigger: "api", dataset: null },
   ]);
+});
+
+test("a type of PostgreSQL keeps names that GraphQL has, and gets others for values that are none", async () => {
+  const names = ["by_road", "by_road_2", "_true", "_2nd_hand", "By_Sea", "uber_Land"];
+  const symbols = ["PERCENT", "ASTERISK", "_EMPTY_", "SYMBOL", "SYMBOL_2", "_1_2", "_"];
+  expect(await valuesOf("Way")).toEqual([...names, ...symbols]);
+  for (const [i, way] of [...names, ...symbols].entries()) {
+    const parcelId = 100 + i;
+    const create = `mutation { createParcel(input: { parcel: { parcelId: ${parcelId}, size: S, way: ${way}, ways: [${way}] } }) { parcel { way ways } } }`;
+    expect(await read(create, {}, "operator")).toEqual({ createParcel: { parcel: { way, ways: [way] } } });
+    const found = await read(
+      "query ($way: Way!) { parcels(filter: { way: { equalTo: $way } }) { nodes { parcelId way ways } } }",
+      { way },
+    );
+    expect(found).toEqual({ parcels: { nodes: [{ parcelId, way, ways: [way] }] } });
+  }
+  const { rows } = await server.database.pool.query(
+    "select distinct way::text from production.parcels where way is not null",
+  );
+  expect(rows).toHaveLength(13);
 });
