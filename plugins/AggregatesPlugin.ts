@@ -6,6 +6,14 @@ import type {} from "postgraphile";
 import { hasPlainNames } from "./EnumsPlugin.ts";
 import { timeText } from "./support/times.ts";
 
+declare global {
+  namespace GraphileBuild {
+    interface BehaviorStrings {
+      "attribute:havingBy": true;
+    }
+  }
+}
+
 const offered = new Set(["sum", "distinctCount", "min", "max", "average"]);
 const times: unknown[] = [TYPES.timestamp, TYPES.timestamptz, TYPES.date];
 const isTime = (codec: unknown) => times.includes(codec);
@@ -38,15 +46,32 @@ export const AggregatesPlugin: GraphileConfig.Plugin = {
   version: "1.0.0",
   after: ["PgAggregatesSpecsPlugin"],
   schema: {
+    entityBehavior: {
+      // A condition compares with a number, which money is not to PostgreSQL.
+      pgCodecAttribute: {
+        inferred: {
+          provides: ["withoutMoney"],
+          after: ["inferred"],
+          callback: (behavior, [codec, name]) =>
+            codec.attributes[name]!.codec === TYPES.money ? [behavior, "-attribute:havingBy"] : behavior,
+        },
+      },
+    },
     hooks: {
       build(build) {
         build.pgAggregateSpecs = build
           .pgAggregateSpecs!.filter((spec) => offered.has(spec.id))
-          .map((spec) =>
-            spec.id === "min" || spec.id === "max"
-              ? { ...spec, isSuitableType: (codec) => isTime(codec) || spec.isSuitableType(codec) }
-              : spec,
-          );
+          .map((spec) => {
+            if (spec.id === "min" || spec.id === "max")
+              return { ...spec, isSuitableType: (codec) => isTime(codec) || spec.isSuitableType(codec) };
+            // PostgreSQL has no mean of money.
+            if (spec.id === "average")
+              return {
+                ...spec,
+                isSuitableType: (codec) => codec !== TYPES.money && spec.isSuitableType(codec),
+              };
+            return spec;
+          });
         build.pgAggregateGroupBySpecs = units.map((unit) => ({
           id: `truncated-to-${unit}`,
           isSuitableType: (codec) => isTime(codec) && !(codec === TYPES.date && /^(hour|day)$/.test(unit)),

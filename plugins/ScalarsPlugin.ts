@@ -124,6 +124,13 @@ const parsers: Record<string, (value: unknown) => string> = {
   BigFloat: toNumberText("a number", /^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,4})?$/i),
 };
 
+/** Characters that are not base64 would be skipped in silence, so that other bytes are stored. */
+function checkBase64(value: unknown): void {
+  const text = typeof value === "string" ? value.replaceAll(/\s/g, "") : "?";
+  if (!/^(?:[\w+/-]{4})*(?:[\w+/-]{2}(?:==)?|[\w+/-]{3}=?)?$/.test(text))
+    throw badInput(value, 'base64 such as "3q2+7w=="');
+}
+
 const endless = "A year beyond four digits has a sign and six; `infinity` and `-infinity` are answers, too.";
 const answers: Record<string, { description: string; serialize: (value: unknown) => unknown }> = {
   Date: {
@@ -175,6 +182,17 @@ export const ScalarsPlugin: GraphileConfig.Plugin = {
               rejectRoundedLiteral(node);
               return rejectRounded(parseLiteral!(node, variables));
             },
+          };
+        }
+        if (config.name === "Base64EncodedBinary") {
+          const { parseValue, parseLiteral } = config;
+          return {
+            ...config,
+            parseValue: (value) => (checkBase64(value), parseValue!(value)),
+            parseLiteral: (node, variables) => (
+              checkBase64("value" in node ? node.value : undefined),
+              parseLiteral!(node, variables)
+            ),
           };
         }
         const parse = parsers[config.name];

@@ -1,0 +1,110 @@
+/** @module-tag long */
+// Values of less common types are what the database holds, to the last digit.
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { createTestApp, type TestApp } from "../support/app.ts";
+
+let server: TestApp;
+beforeAll(async () => {
+  server = await createTestApp(
+    {},
+    {},
+    `
+    create table production.kinds (
+      kind_id integer primary key,
+      days daterange, times tstzrange, numbers numrange, list daterange[],
+      span interval, price money, bytes bytea
+    );
+    create index on production.kinds (price);
+    grant select on production.kinds to strata_reader;
+    grant insert, update, delete on production.kinds to strata_operator;
+    insert into production.kinds values
+      (1, '[2026-01-01,2026-02-01)', '[2026-01-01,)', '[1,2]', array[null, '(,2026-01-01)']::daterange[], '-01:59:58.5', 2.5, '\\xdeadbeef'),
+      (2, '(,)', '(,)', '(,)', '{}', '-00:00:00.5', 3, ''),
+      (3, null, null, null, null, null, null, null),
+      (4, null, null, null, null, '1 day 00:00:01.000001', null, null),
+      (5, null, null, null, null, '-1 year +3 days 04:00', null, null);
+    select strata.reconcile();`,
+  );
+});
+afterAll(() => server.close());
+
+const read = async (query: string, who: "reader" | "operator" = "reader") => {
+  const { data, errors } = await server.ask(who, query);
+  expect(errors, query).toEqual([]);
+  return data;
+};
+
+test("a range that is null is null, and not the range without bounds", async () => {
+  const bounds = "{ start { value inclusive } end { value inclusive } }";
+  const { kinds } = await read(
+    `{ kinds(first: 3, orderBy: [KIND_ID_ASC]) { nodes { days ${bounds} times ${bounds} numbers ${bounds} list ${bounds} } } }`,
+  );
+  const unbounded = { start: null, end: null };
+  expect(kinds.nodes).toEqual([
+    {
+      days: {
+        start: { value: "2026-01-01", inclusive: true },
+        end: { value: "2026-02-01", inclusive: false },
+      },
+      times: { start: { value: "2026-01-01T00:00:00.000000Z", inclusive: true }, end: null },
+      numbers: { start: { value: "1", inclusive: true }, end: { value: "2", inclusive: true } },
+      list: [null, { start: null, end: { value: "2026-01-01", inclusive: false } }],
+    },
+    { days: unbounded, times: unbounded, numbers: unbounded, list: [] },
+    { days: null, times: null, numbers: null, list: null },
+  ]);
+});
+
+test("intervals keep fractions of seconds, negative ones too", async () => {
+  const { kinds } = await read(
+    "{ kinds(orderBy: [KIND_ID_ASC]) { nodes { span { years months days hours minutes seconds } } } }",
+  );
+  const zero = { years: 0, months: 0, days: 0, hours: 0, minutes: 0, seconds: 0 };
+  expect(kinds.nodes.map(({ span }: { span: unknown }) => span)).toEqual([
+    { ...zero, hours: -1, minutes: -59, seconds: -58.5 },
+    { ...zero, seconds: -0.5 },
+    null,
+    { ...zero, days: 1, seconds: 1.000001 },
+    { ...zero, years: -1, days: 3, hours: 4 },
+  ]);
+});
+
+test("money has a sum, and no mean, which PostgreSQL has not", async () => {
+  const { kinds } = await read(
+    "{ kinds { aggregates { sum { price } max { price } average { span { seconds } } } } }",
+  );
+  expect(kinds.aggregates).toEqual({
+    sum: { price: 5.5 },
+    max: { price: 3 },
+    average: { span: { seconds: expect.any(Number) } },
+  });
+  for (const type of ["KindAverageAggregates", "KindHavingAverageInput", "KindHavingSumInput"]) {
+    const { __type } = await read(`{ __type(name: "${type}") { fields { name } inputFields { name } } }`);
+    expect((__type.fields ?? __type.inputFields).map(({ name }: { name: string }) => name)).not.toContain(
+      "price",
+    );
+  }
+});
+
+test("bytes are base64, and what is not is refused", async () => {
+  const create = (bytes: string) =>
+    server.ask(
+      "operator",
+      "mutation ($bytes: Base64EncodedBinary) { upsertKind(input: { kind: { kindId: 9, bytes: $bytes } }) { kind { bytes } } }",
+      { bytes },
+    );
+  for (const [given, expected] of [
+    ["3q2+7w==", "3q2+7w=="],
+    ["3q2-7w", "3q2+7w=="],
+    ["3q2+\n7w==\n", "3q2+7w=="],
+    ["", ""],
+  ])
+    expect(await create(given!)).toMatchObject({
+      data: { upsertKind: { kind: { bytes: expected } } },
+      errors: [],
+    });
+  for (const given of ["\\xdeadbeef", "not base64!!", "3q2+7", "3=2+"]) {
+    const { errors } = await create(given);
+    expect(errors[0]?.message, given).toContain('is not base64 such as \\"3q2+7w==\\"'.replaceAll("\\", ""));
+  }
+});
