@@ -153,7 +153,7 @@ test.runIf(isServer)("resumes after a lost connection, without a gap", async () 
   const seen = [(await first).data.pipelineRunUpdated.run.runId];
   while (!seen.includes(missed)) seen.push((await events.next()).data.pipelineRunUpdated.run.runId);
   const count = async () => (await api.database.pool.query(`select 1 ${listeners}`)).rowCount;
-  await expect.poll(count, { timeout: 10_000 }).toBe(1);
+  await expect.poll(count, { timeout: 30_000 }).toBe(1);
   const later = await addRun();
   while (!seen.includes(later)) seen.push((await events.next()).data.pipelineRunUpdated.run.runId);
   await events.stop();

@@ -405,16 +405,14 @@ describe("POST /ingest", () => {
     });
     sending.on("error", () => undefined);
     sending.write("user_id,username\n1,one\n2,tw");
-    await expect.poll(landed, { timeout: 15_000 }).toHaveLength(1);
+    await expect.poll(landed, { timeout: 30_000 }).toHaveLength(1);
     sending.destroy();
     const { pool } = database;
     await expect
       .poll(
         async () =>
           (await pool.query("select status, error from strata.runs order by run_id desc limit 1")).rows,
-        {
-          timeout: 10_000,
-        },
+        { timeout: 30_000 },
       )
       .toEqual([{ status: "failed", error: "The connection ended before the body did" }]);
     expect(await landed()).toMatchObject([{ user_id: 1 }]);
@@ -725,7 +723,7 @@ describe("ingest mutations", () => {
   it("goes on in the background", async () => {
     const { data } = await mutate(INGEST_USERS, { rows: [{ userId: 1 }], background: true });
     expect(data.ingestUsers).toMatchObject({ rowsIngested: null, run: { step: "ingest" } });
-    await expect.poll(landed, { timeout: 10_000 }).toHaveLength(1);
+    await expect.poll(landed, { timeout: 30_000 }).toHaveLength(1);
   });
 
   it("is refused to readers", async () => {
@@ -780,7 +778,7 @@ describe("a stopping server", () => {
     });
     sending.on("error", () => undefined);
     sending.write("user_id\n1\n2\n");
-    await expect.poll(landed, { timeout: 15_000 }).toHaveLength(2);
+    await expect.poll(landed, { timeout: 30_000 }).toHaveLength(2);
     stop.abort(new Error("The server is stopping"));
     const [response] = (await once(sending, "response")) as [IncomingMessage];
     expect([response.statusCode, response.headers["retry-after"]]).toEqual([503, "5"]);

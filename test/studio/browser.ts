@@ -2,12 +2,15 @@
 import { existsSync } from "node:fs";
 import axe from "axe-core";
 import { chromium, type Browser, type BrowserContextOptions, type Page } from "playwright-core";
-import { afterAll, afterEach, beforeAll, describe, expect } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, vi } from "vitest";
 import { createToken } from "../../src/http/token.ts";
 import { loadSample } from "../../src/sample/sample.ts";
 import { startWorker } from "../../src/worker/worker.ts";
 import { createTestApp, type TestApp } from "../support/app.ts";
 import { createProxy } from "../support/proxy.ts";
+
+// A browser beside other tests on a busy machine takes its time.
+vi.setConfig({ testTimeout: 240_000 });
 
 const DEBIAN = "/usr/bin/chromium";
 export const executablePath = process.env.CHROMIUM ?? (existsSync(DEBIAN) ? DEBIAN : undefined);
@@ -177,4 +180,4 @@ export async function findingsOf(page: Page): Promise<string[]> {
 }
 
 /** Is there in a while, or the test fails with what the page says instead. */
-export const LONG = { timeout: 20_000 };
+export const LONG = { timeout: 60_000 };

@@ -29,8 +29,8 @@ describeInBrowser("the state of the page", () => {
     expect(await page.getByRole("table", { name: "Runs" }).getByRole("row").count()).toBeGreaterThan(3);
     const [{ id } = { id: "" }] = await insertRun();
     studio.wire.restore();
-    await page.getByRole("link", { name: `${id} Cleanup` }).waitFor({ timeout: 40_000 });
-    await stateOf(page).getByText("Live").waitFor({ timeout: 40_000 });
+    await page.getByRole("link", { name: `${id} Cleanup` }).waitFor(LONG);
+    await stateOf(page).getByText("Live").waitFor(LONG);
     expect(await stateOf(page).textContent()).toBe("Live");
   });
 
@@ -40,11 +40,11 @@ describeInBrowser("the state of the page", () => {
       const page = await studio.open("operator", "/runs");
       await stateOf(page)
         .getByText(/Polling · as of \d\d:\d\d:\d\d/)
-        .waitFor({ timeout: 40_000 });
+        .waitFor(LONG);
       const [{ id } = { id: "" }] = await insertRun();
-      await page.getByRole("link", { name: `${id} Cleanup` }).waitFor({ timeout: 40_000 });
+      await page.getByRole("link", { name: `${id} Cleanup` }).waitFor(LONG);
       studio.wire.blockSockets(false);
-      await stateOf(page).getByText("Live").waitFor({ timeout: 60_000 });
+      await stateOf(page).getByText("Live").waitFor(LONG);
     } finally {
       studio.wire.blockSockets(false);
     }
@@ -120,8 +120,8 @@ describeInBrowser("the state of the page", () => {
     await page
       .getByRole("list", { name: "Datasets" })
       .getByRole("listitem", { name: "Studio parts" })
-      .waitFor({ timeout: 60_000 });
+      .waitFor(LONG);
     await studio.visit(page, "/explore/studioParts");
-    await page.getByText("There are no rows yet").waitFor({ timeout: 60_000 });
+    await page.getByText("There are no rows yet").waitFor(LONG);
   }, 180_000);
 });

@@ -12,7 +12,7 @@ describeInBrowser("an operator", () => {
   const inQuarantine = (where = "true") => count(`select count(*) from analytics.quarantine where ${where}`);
   const outcomeOf = async (page: Page): Promise<string> => {
     const outcome = page.getByRole("status").filter({ hasText: /went on|discarded/ });
-    await outcome.waitFor({ timeout: 60_000 });
+    await outcome.waitFor(LONG);
     return (await outcome.textContent())!.trim();
   };
 
@@ -28,7 +28,7 @@ describeInBrowser("an operator", () => {
       .getByRole("row")
       .filter({ hasText: runId })
       .first();
-    await row.getByText("succeeded").waitFor({ timeout: 60_000 });
+    await row.getByText("succeeded").waitFor(LONG);
     await link.click().catch(() => studio.visit(page, `/runs/${runId}`));
     await page.getByRole("table", { name: "Parts of the run" }).waitFor(LONG);
     await page.getByRole("button", { name: "Run again" }).click();
