@@ -14,17 +14,23 @@ export function addDrain(app: FastifyInstance, stopping: AbortSignal | undefined
   });
   // Clients open connections ahead of need. Until its first request Node does not count one as idle.
   const unused = new Set<Socket>();
+  let isClosing = false;
+  // The request of one that was accepted a moment ago may be on its way, or has arrived and waits to be read.
+  const endUnlessUsed = (socket: Socket): void =>
+    void setTimeout(
+      () => setImmediate(() => unused.has(socket) && socket.destroy()),
+      FIRST_REQUEST_MS,
+    ).unref();
   app.server.on("connection", (socket) => {
     unused.add(socket);
     socket.once("close", () => unused.delete(socket));
+    if (isClosing) endUnlessUsed(socket);
   });
   for (const event of ["request", "upgrade"])
     app.server.on(event, ({ socket }: IncomingMessage) => unused.delete(socket));
   app.addHook("preClose", (done) => {
-    // The request of one that was accepted a moment ago may be on its way.
-    setTimeout(() => {
-      for (const socket of unused) socket.destroy();
-    }, FIRST_REQUEST_MS);
+    isClosing = true;
+    unused.forEach(endUnlessUsed);
     done();
   });
 }
