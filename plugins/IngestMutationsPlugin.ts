@@ -2,12 +2,12 @@
 // would refuse all rows because of one; a row whose values do not fit goes to quarantine instead.
 // The work itself is the process's: it comes in by the Grafast context.
 import "graphile-build-pg";
-import { context, lambda, object, sideEffect, type FieldArgs, type Step } from "grafast";
+import { context, lambda, sideEffect, type FieldArgs, type Step } from "grafast";
 import { parse } from "grafast/graphql";
 import { extendSchema } from "graphile-utils";
-import type { PgResource } from "@dataplan/pg";
 import type { DatasetField } from "./CataloguePlugin.ts";
-import { givenOf, type Nullable } from "./support/inputs.ts";
+import { givenOf, text, type Nullable } from "./support/inputs.ts";
+import { payloadPlans, planPayload } from "./support/runs.ts";
 
 /** What a load says of its rows, as over HTTP. */
 interface LoadOptions {
@@ -61,8 +61,6 @@ interface Ingest {
   /** Column by name of the input's field. */
   columns: Map<string, DatasetField>;
 }
-
-const text = (value: string): string => JSON.stringify(value.replace(/\s+/g, " ").trim());
 
 function describe({ type, description, is_required: isRequired }: DatasetField): string {
   const words = description?.trim() || `A value of the type ${type}.`;
@@ -220,10 +218,7 @@ function planIngest({ dataset, columns }: Ingest) {
       const { clientMutationId: _, ...options } = given;
       return ingestRows({ dataset, rows: rows!.map(asColumns), once, dryRun, background, ...options });
     });
-    return object({
-      run: $run,
-      clientMutationId: lambda($input, (input) => input.clientMutationId ?? null, true),
-    });
+    return planPayload($run, $input);
   };
 }
 
@@ -231,10 +226,7 @@ type Payload = ReturnType<ReturnType<typeof planIngest>>;
 
 export const IngestMutationsPlugin: GraphileConfig.Plugin = extendSchema((build) => {
   const { inflection } = build;
-  const { strataDatasets, pgRegistry } = build.input;
-  const runs = pgRegistry.pgResources.pipeline_runs as PgResource<any, any, any, any, any> | undefined;
-  if (!runs) throw new Error("analytics.pipeline_runs is not in the schema");
-  const ingests = strataDatasets
+  const ingests = build.input.strataDatasets
     .filter(({ fields }) => fields.length > 0)
     .map(({ dataset, fields }): Ingest => {
       const name = inflection.coerceToGraphQLName(dataset);
@@ -248,9 +240,8 @@ export const IngestMutationsPlugin: GraphileConfig.Plugin = extendSchema((build)
         ),
       };
     });
-  const payloadPlans = {
-    run: ($payload: Payload) =>
-      runs.get({ run_id: lambda($payload.get("run"), (run) => run.id ?? null, true) }) as Step,
+  const plans = {
+    ...payloadPlans(build),
     // An earlier run's rows did not land by this.
     rowsIngested: ($payload: Payload) =>
       lambda($payload.get("run"), (run) => (run.skipped ? 0 : (run.rowsWritten ?? null)), true),
@@ -258,7 +249,6 @@ export const IngestMutationsPlugin: GraphileConfig.Plugin = extendSchema((build)
       lambda($payload.get("run"), (run) => (run.skipped ? 0 : (run.rowsRejected ?? null)), true),
     skipped: ($payload: Payload) => lambda($payload.get("run"), (run) => run.skipped ?? false, true),
     dryRun: ($payload: Payload) => lambda($payload.get("run"), (run) => run.dryRun ?? null, true),
-    clientMutationId: ($payload: Payload) => $payload.get("clientMutationId"),
   };
   return {
     typeDefs: [SHARED, ...ingests.map(typeDefsOf)].map((text) => parse(text)),
@@ -267,7 +257,7 @@ export const IngestMutationsPlugin: GraphileConfig.Plugin = extendSchema((build)
       ...Object.fromEntries(
         ingests.map(({ mutation }) => [
           `${inflection.upperCamelCase(mutation)}Payload`,
-          { scope: { isMutationPayload: true }, plans: payloadPlans },
+          { scope: { isMutationPayload: true }, plans },
         ]),
       ),
     },

@@ -1,11 +1,11 @@
 // transformStaging, refreshAnalytics, runPipeline, cleanupOldData: the pipeline's steps as mutations.
 // The work itself is the process's: it comes in by the Grafast context.
 import "graphile-build-pg";
-import { context, lambda, object, sideEffect, type FieldArgs, type Step } from "grafast";
+import { context, lambda, sideEffect, type FieldArgs, type Step } from "grafast";
 import { parse } from "grafast/graphql";
 import { extendSchema } from "graphile-utils";
-import type { PgResource } from "@dataplan/pg";
 import { givenOf } from "./support/inputs.ts";
+import { payloadPlans, planPayload } from "./support/runs.ts";
 
 export interface PipelineStepRequest {
   step: "transform" | "refresh" | "pipeline" | "cleanup";
@@ -102,17 +102,13 @@ function planStep(step: PipelineStepRequest["step"]) {
       const { background = false, full, daysToKeep } = givenOf(input ?? {});
       return run({ step, background, full, daysToKeep });
     });
-    const pick = <T>(read: (input: StepInput | undefined) => T) => lambda($input, read, true);
-    return object({ run: $run, clientMutationId: pick((input) => input?.clientMutationId ?? null) });
+    return planPayload($run, $input);
   };
 }
 
 type Payload = ReturnType<ReturnType<typeof planStep>>;
 
 export const PipelineMutationsPlugin: GraphileConfig.Plugin = extendSchema((build) => {
-  const runs = build.input.pgRegistry.pgResources.pipeline_runs as
-    PgResource<any, any, any, any, any> | undefined;
-  if (!runs) throw new Error("analytics.pipeline_runs is not in the schema");
   return {
     typeDefs: parse(typeDefs.join("\n")),
     objects: {
@@ -127,9 +123,7 @@ export const PipelineMutationsPlugin: GraphileConfig.Plugin = extendSchema((buil
           {
             scope: { isMutationPayload: true },
             plans: {
-              run: ($payload: Payload) =>
-                runs.get({ run_id: lambda($payload.get("run"), (run) => run.id, true) }) as Step,
-              clientMutationId: ($payload: Payload) => $payload.get("clientMutationId"),
+              ...payloadPlans(build),
               ...(payloadFields && {
                 rowsDeleted: ($payload: Payload) =>
                   lambda($payload.get("run"), (run) => run.rowsDeleted, true),

@@ -1,12 +1,12 @@
 // retryQuarantined: quarantined rows back to the transform, in a run that can be watched and left to the background.
 // The work itself is the process's: it comes in by the Grafast context.
 import "graphile-build-pg";
-import { context, lambda, object, sideEffect, type FieldArgs, type Step } from "grafast";
+import { context, lambda, sideEffect, type FieldArgs, type Step } from "grafast";
 import { parse } from "grafast/graphql";
 import { extendSchema } from "graphile-utils";
-import type { PgResource } from "@dataplan/pg";
 import { DATASET_NAME, hasDatasetNames } from "./EnumsPlugin.ts";
 import { givenOf, type Nullable } from "./support/inputs.ts";
+import { payloadPlans, planPayload } from "./support/runs.ts";
 
 export interface RetryQuarantinedRequest {
   ids?: string[];
@@ -131,18 +131,12 @@ function planRetry(_$root: Step, args: FieldArgs) {
     const { clientMutationId: _, background = false, ...retry } = givenOf(input);
     return retryQuarantined({ ...retry, background });
   });
-  return object({
-    run: $run,
-    clientMutationId: lambda($input, (input) => input.clientMutationId ?? null, true),
-  });
+  return planPayload($run, $input);
 }
 
 type Payload = ReturnType<typeof planRetry>;
 
 export const RetryQuarantinedPlugin: GraphileConfig.Plugin = extendSchema((build) => {
-  const runs = build.input.pgRegistry.pgResources.pipeline_runs as
-    PgResource<any, any, any, any, any> | undefined;
-  if (!runs) throw new Error("analytics.pipeline_runs is not in the schema");
   return {
     typeDefs: typeDefs(hasDatasetNames(build) ? DATASET_NAME : "String"),
     objects: {
@@ -150,13 +144,11 @@ export const RetryQuarantinedPlugin: GraphileConfig.Plugin = extendSchema((build
       RetryQuarantinedPayload: {
         scope: { isMutationPayload: true },
         plans: {
-          run: ($payload: Payload) =>
-            runs.get({ run_id: lambda($payload.get("run"), (run) => run.id, true) }) as Step,
+          ...payloadPlans(build),
           rowsRetried: ($payload: Payload) =>
             lambda($payload.get("run"), (run) => run.rowsWritten ?? null, true),
           rowsRejected: ($payload: Payload) =>
             lambda($payload.get("run"), (run) => run.rowsRejected ?? null, true),
-          clientMutationId: ($payload: Payload) => $payload.get("clientMutationId"),
         },
       },
     },

@@ -16,6 +16,7 @@ import { gatherConfig } from "graphile-build";
 import { sql } from "pg-sql2";
 import type {} from "postgraphile";
 import { extendSchema } from "postgraphile/utils";
+import { text } from "./support/inputs.ts";
 
 declare global {
   namespace DataplanPg {
@@ -51,8 +52,7 @@ interface Upsert {
 
 type Given = Map<string, unknown>;
 
-const text = (value: string): string => JSON.stringify(value.replace(/\s+/g, " ").trim());
-const list = (names: string[], conjunction: string): string => names.join(` ${conjunction} `);
+const list = (names: string[]): string => names.join(" and ");
 
 function keysOf(build: GraphileBuild.Build, { codec, uniques }: PgResource): Key[] {
   const { inflection } = build;
@@ -83,7 +83,7 @@ function keysOf(build: GraphileBuild.Build, { codec, uniques }: PgResource): Key
         columns: [...columns],
         fields,
         isPrimary,
-        description: comment ?? `The ${list(columns.map(wordsOf), "and")}.`,
+        description: comment ?? `The ${list(columns.map(wordsOf))}.`,
       },
     ];
   });
@@ -136,7 +136,7 @@ function upsertOf(build: GraphileBuild.Build, resource: PgResource): Upsert[] {
 function typeDefsOf({ type, field, mutation, keys, defaultKey }: Upsert): string {
   const noun = wordsOf(type);
   const article = /^(?!us|uni|eu|one)[aeiou]/.test(noun) ? "an" : "a";
-  const anyKey = keys.map(({ columns }) => list(columns.map(wordsOf), "and")).join(" or ");
+  const anyKey = keys.map(({ columns }) => list(columns.map(wordsOf))).join(" or ");
   return `
     ${text(`What tells whether ${article} ${noun} exists already.`)}
     enum ${type}UniqueKey {
@@ -175,7 +175,7 @@ function statementOf({ resource, identity }: Upsert, { name, columns: key, field
   // Nothing equals a null: without its key, a row would be new each time.
   const missing = fields.filter((_field, index) => given.get(key[index]!) == null);
   if (missing.length > 0) {
-    const demand = `An upsert by ${name} needs ${list(fields, "and")}`;
+    const demand = `An upsert by ${name} needs ${list(fields)}`;
     throw new SafeError(`${demand}; not given: ${missing.join(", ")}.`, { code: "BAD_USER_INPUT" });
   }
   const changed = [...given.keys()].filter((column) => !key.includes(column));
