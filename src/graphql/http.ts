@@ -7,6 +7,7 @@ import { getOperationAST, OperationTypeNode, type ExecutionResult } from "grafas
 import type { GrafservBase, ParsedGraphQLBody, ProcessGraphQLRequestBodyEvent } from "grafserv";
 import type { Middleware } from "graphile-config";
 import { finishErrors, refusal } from "./errors.ts";
+import { isObject } from "../ingest/json.ts";
 import { lightenMiddleware } from "./middleware.ts";
 
 const badRequest = (message: string): Error => refusal("BAD_REQUEST", message);
@@ -20,9 +21,6 @@ function parseJson(text: unknown, what: string): unknown {
 }
 
 type Fields = Record<string, unknown>;
-
-const isObject = (value: unknown): value is Fields =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 
 function fieldsOf({ method, body, query }: FastifyRequest): Fields {
   if (method === "POST") {

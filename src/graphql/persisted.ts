@@ -5,6 +5,7 @@ import { basename, join } from "node:path";
 import { PersistedPlugin } from "@grafserv/persisted";
 import type { FastifyRequest } from "fastify";
 import type { Config } from "../config.ts";
+import { isObject } from "../ingest/json.ts";
 import { refusal } from "./errors.ts";
 
 interface Body {
@@ -16,9 +17,6 @@ interface Body {
 }
 
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 
 /** Reads a manifest of Apollo's or Relay's compiler: a list of operations, or their texts by id. */
 function readManifest(path: string, text: string): [id: string, text: string][] {
