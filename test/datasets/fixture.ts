@@ -1,7 +1,7 @@
 // Datasets of a test's own: declared, filled and transformed in a database that the file's tests share.
-import { afterAll, afterEach, beforeAll } from "vitest";
+import { afterEach } from "vitest";
 import { runStep, type Run } from "../../src/pipeline/runs.ts";
-import { createDatabase, type TestDatabase } from "../support/database.ts";
+import { useDatabase } from "../support/use-database.ts";
 
 export type Row = Record<string, unknown>;
 
@@ -13,14 +13,7 @@ export interface Rejected {
 }
 
 export function useDatasets() {
-  let database: TestDatabase;
-  beforeAll(async () => {
-    database = await createDatabase();
-  });
-  afterAll(() => database.drop());
-
-  const sql = async <T extends object = Row>(text: string, values?: unknown[]): Promise<T[]> =>
-    (await database.pool.query<T>(text, values)).rows;
+  const { database, sql } = useDatabase();
 
   const own = () =>
     sql<{ dataset: string; view: boolean }>(
@@ -58,7 +51,7 @@ export function useDatasets() {
       );
     },
     transform: (): Promise<Run> =>
-      runStep(database.pool, { step: "transform", trigger: "cli", actor: "test" }),
+      runStep(database().pool, { step: "transform", trigger: "cli", actor: "test" }),
     /** What production holds, without the provenance, in the order of the key. */
     rows: async (dataset: string): Promise<Row[]> => {
       const [found] = await sql<{ key: string }>(

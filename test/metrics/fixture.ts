@@ -1,20 +1,11 @@
 // One database a test file, and comparisons of a metric with its query that use nothing of Strata's own.
-import { afterAll, beforeAll, expect } from "vitest";
+import { expect } from "vitest";
 import type { ClientBase, Pool } from "pg";
-import { createDatabase, type TestDatabase } from "../support/database.ts";
+import { useDatabase } from "../support/use-database.ts";
 
 export function useMetrics() {
-  let database: TestDatabase;
-  beforeAll(async () => {
-    database = await createDatabase();
-  });
-  afterAll(() => database.drop());
-
-  const pool = () => database.pool;
-  const sql = async <T extends object = Record<string, any>>(
-    text: string,
-    values?: unknown[],
-  ): Promise<T[]> => (await pool().query<T>(text, values)).rows;
+  const { database, sql } = useDatabase();
+  const pool = () => database().pool;
 
   /** Rows that only one of two relations or queries has, as text: equal means equal to the last digit. */
   const differences = (query: string, relation: string, client: Pool | ClientBase = pool()) =>

@@ -1,21 +1,12 @@
 // One database a test file, emptied before each test, and short ways to fill it and to run steps.
 import type { Selection } from "../../src/ingest/retry.ts";
-import { afterAll, beforeAll, beforeEach } from "vitest";
+import { beforeEach } from "vitest";
 import { runStep, type RunRequest, type Step } from "../../src/pipeline/runs.ts";
-import { createDatabase, type TestDatabase } from "../support/database.ts";
+import { useDatabase } from "../support/use-database.ts";
 
 export function usePipeline() {
-  let database: TestDatabase;
-  beforeAll(async () => {
-    database = await createDatabase();
-  });
-  afterAll(() => database.drop());
-
-  const pool = () => database.pool;
-  const sql = async <T extends object = Record<string, any>>(
-    text: string,
-    values?: unknown[],
-  ): Promise<T[]> => (await pool().query<T>(text, values)).rows;
+  const { database, sql } = useDatabase();
+  const pool = () => database().pool;
 
   beforeEach(async () => {
     await sql("truncate production.users cascade");

@@ -2,38 +2,30 @@
 // Incidents are told once, and once more when they are over, whatever the receiver does; no run waits for it.
 import { createHmac } from "node:crypto";
 import type { Runner } from "graphile-worker";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, test } from "vitest";
 import { loadConfig, type Config } from "../../src/config.ts";
 import { executeRun, queueStep, runStep } from "../../src/pipeline/runs.ts";
 import { sendTestAlert } from "../../src/worker/alerts.ts";
 import { lookForWorker } from "../../src/worker/watch-worker.ts";
 import { startWorker } from "../../src/worker/worker.ts";
-import { createDatabase, type TestDatabase } from "../support/database.ts";
 import { until } from "../support/process.ts";
 import { createReceiver, type Receiver } from "../support/receiver.ts";
+import { useDatabase } from "../support/use-database.ts";
 
 const KEY = Buffer.from("a key of the tests, of 32 bytes!");
 const SECRET = `whsec_${KEY.toString("base64")}`;
 
-let database: TestDatabase;
+const { database, sql } = useDatabase();
 let receiver: Receiver;
 let config: Config;
 let runner: Runner | undefined;
 const logged: string[] = [];
 const log = (_level: string, message: string): void => void logged.push(message);
 
-const sql = async <T extends object = Record<string, any>>(text: string, values?: unknown[]): Promise<T[]> =>
-  (await database.pool.query<T>(text, values)).rows;
-
-beforeAll(async () => {
-  database = await createDatabase();
-});
-afterAll(() => database.drop());
-
 beforeEach(async () => {
   receiver = await createReceiver();
   config = loadConfig({
-    ...database.environment,
+    ...database().environment,
     ALERT_WEBHOOK_URL: `${receiver.url}/secret-path`,
     ALERT_WEBHOOK_SECRET: SECRET,
   });
@@ -52,7 +44,7 @@ afterEach(async () => {
 });
 
 const work = async (): Promise<void> => {
-  runner = await startWorker({ config, pool: database.pool, log });
+  runner = await startWorker({ config, pool: database().pool, log });
 };
 /** A run that fails with this error, as the process that executes it ends it. */
 const fail = async (step: string, error: string): Promise<string> => {
@@ -76,7 +68,7 @@ test("a failed run is told once, signed, without its error's text; a later succe
     `duplicate key: Key (email)=(bob@example.com), in select * from users, ${"x".repeat(5_000)}`,
   );
   await fail("transform", "again");
-  await runStep(database.pool, { step: "transform", trigger: "cli" });
+  await runStep(database().pool, { step: "transform", trigger: "cli" });
   await until(() => Promise.resolve(receiver.received.length === 2));
   expect(types()).toEqual(["incident.opened run_failed transform", "incident.resolved run_failed transform"]);
   const [{ headers, text, body, path }] = receiver.received as [Receiver["received"][0]];
@@ -156,8 +148,8 @@ test("while the receiver is down runs go on, and when it is back it hears everyt
   const isTried = async () =>
     (await sql("select from graphile_worker.jobs where attempts > 0 and locked_at is null")).length > 0;
   await until(isTried);
-  const queued = await queueStep(database.pool, { step: "transform", trigger: "api" });
-  expect(await executeRun(database.pool, queued.id)).toMatchObject({ status: "succeeded" });
+  const queued = await queueStep(database().pool, { step: "transform", trigger: "api" });
+  expect(await executeRun(database().pool, queued.id)).toMatchObject({ status: "succeeded" });
   await fail("refresh", "it broke, too");
   expect(receiver.received).toEqual([]);
   expect(await sql("select count(*)::integer as messages from strata.outbox")).toEqual([{ messages: 3 }]);
@@ -188,8 +180,8 @@ test("a receiver that is slow, or answers with an error, slows no run", async ()
   await until(() => Promise.resolve(receiver.asked === 1));
   // The one who waits for the answer is not the one who works.
   for (let i = 0; i < 3; i++) {
-    const queued = await queueStep(database.pool, { step: "transform", trigger: "api" });
-    expect(await executeRun(database.pool, queued.id)).toMatchObject({ status: "succeeded" });
+    const queued = await queueStep(database().pool, { step: "transform", trigger: "api" });
+    expect(await executeRun(database().pool, queued.id)).toMatchObject({ status: "succeeded" });
   }
   expect(receiver.received).toEqual([]);
   answer();
@@ -247,7 +239,7 @@ test("a broken promise of freshness is an incident until the rows are there", as
     },
   ]);
   expect(await sql("select from strata.check_incidents()")).toEqual([]);
-  await runStep(database.pool, { step: "transform", trigger: "cli" });
+  await runStep(database().pool, { step: "transform", trigger: "cli" });
   expect(await sql("select subject, resolved_at is not null as over from strata.check_incidents()")).toEqual([
     { subject: "users", over: true },
   ]);
@@ -286,7 +278,7 @@ test("a growing quarantine is an incident beyond the limit, and over when the ro
 });
 
 test("where no worker works, a serving process notices it and delivers the alert itself", async () => {
-  const options = { config, pool: database.pool, log };
+  const options = { config, pool: database().pool, log };
   await work();
   await lookForWorker(options);
   expect(await sql("select from strata.incidents")).toEqual([]);
@@ -309,7 +301,7 @@ test("where no worker was ever seen, only work that waits says that one is missi
   const check = async () =>
     (await sql<{ works: boolean }>("select strata.check_worker() as works"))[0]!.works;
   expect(await check()).toBe(true);
-  await queueStep(database.pool, { step: "transform", trigger: "api" });
+  await queueStep(database().pool, { step: "transform", trigger: "api" });
   expect(await check()).toBe(true);
   await sql("update graphile_worker._private_jobs set run_at = now() - interval '10 minutes'");
   expect(await check()).toBe(false);
@@ -339,7 +331,7 @@ test("a delivery that a worker died in is given back to the queue after minutes,
 });
 
 test("nothing is written for receivers that are off", async () => {
-  config = loadConfig(database.environment);
+  config = loadConfig(database().environment);
   await work();
   await fail("transform", "it broke");
   expect(await sql("select kind, resolved_at from strata.incidents")).toEqual([
@@ -350,13 +342,13 @@ test("nothing is written for receivers that are off", async () => {
 
 test("Slack gets its own form, by its host or by the setting", async () => {
   config = loadConfig({
-    ...database.environment,
+    ...database().environment,
     ALERT_WEBHOOK_URL: receiver.url,
     ALERT_WEBHOOK_FORMAT: "slack",
   });
   await work();
   const runId = await fail("transform", "it broke");
-  await runStep(database.pool, { step: "transform", trigger: "cli" });
+  await runStep(database().pool, { step: "transform", trigger: "cli" });
   await until(() => Promise.resolve(receiver.received.length === 2));
   const [{ current }] = (await sql("select current_database() as current")) as [{ current: string }];
   expect(receiver.received.map(({ body }) => body)).toEqual([

@@ -1,18 +1,10 @@
 /** @module-tag long */
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { runStep } from "../../src/pipeline/runs.ts";
-import { createDatabase, type TestDatabase } from "../support/database.ts";
+import { useDatabase } from "../support/use-database.ts";
 
-let database: TestDatabase;
-
-beforeAll(async () => {
-  database = await createDatabase();
-});
-afterAll(() => database.drop());
-
-const sql = async <T extends object = Record<string, any>>(text: string, values?: unknown[]): Promise<T[]> =>
-  (await database.pool.query<T>(text, values)).rows;
-const refresh = (full = false) => runStep(database.pool, { step: "refresh", trigger: "cli", full });
+const { database, sql } = useDatabase();
+const refresh = (full = false) => runStep(database().pool, { step: "refresh", trigger: "cli", full });
 
 // The specification's query, with the values as text: equal means equal to the last digit.
 const TRUTH = `
@@ -304,14 +296,14 @@ test("a materialized view of one's own has a line in freshness, and views of pro
     [4, 5, 5],
   ]) {
     await sql(add, [from, to]);
-    await runStep(database.pool, { step: "transform", trigger: "cli" });
+    await runStep(database().pool, { step: "transform", trigger: "cli" });
     expect(await behind()).toEqual({ rows: count, lags: true });
   }
   await refresh();
   expect(await behind()).toEqual({ rows: 0, lags: false });
   // A run of both steps leaves nothing behind.
   await sql(add, [6, 9]);
-  await runStep(database.pool, { step: "pipeline", trigger: "cli" });
+  await runStep(database().pool, { step: "pipeline", trigger: "cli" });
   expect(await behind()).toEqual({ rows: 0, lags: false });
   expect(await sql("select weight::int from analytics.parcel_weight")).toEqual([{ weight: 180 }]);
   expect(

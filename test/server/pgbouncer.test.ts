@@ -1,7 +1,6 @@
 // Behind PgBouncer in transaction mode: no session of its own from one transaction to the next.
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
@@ -10,6 +9,7 @@ import { loadConfig } from "../../src/config.ts";
 import { createApp } from "../../src/http/app.ts";
 import { createToken } from "../../src/http/token.ts";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
+import { freePort } from "../support/process.ts";
 
 const isInstalled =
   spawnSync("pgbouncer", ["--version"], { env: { PATH: `${process.env.PATH}:/usr/sbin` } }).status === 0;
@@ -102,11 +102,3 @@ async function untilItAnswers(connectionString: string): Promise<void> {
 }
 
 const idOf = (flag: string): number => Number(spawnSync("id", [flag, "nobody"]).stdout.toString());
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await new Promise((done) => server.once("listening", done));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((done) => server.close(done));
-  return port;
-}

@@ -1,17 +1,9 @@
 import { readdirSync, readFileSync } from "node:fs";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { applySchema } from "../../src/database/migrate.ts";
-import { createDatabase, type TestDatabase } from "../support/database.ts";
+import { useDatabase } from "../support/use-database.ts";
 
-let database: TestDatabase;
-
-beforeAll(async () => {
-  database = await createDatabase();
-});
-afterAll(() => database.drop());
-
-const sql = async <T extends object = Record<string, any>>(text: string, values?: unknown[]): Promise<T[]> =>
-  (await database.pool.query<T>(text, values)).rows;
+const { database, sql } = useDatabase();
 const names = async (text: string) => (await sql<{ name: string }>(text)).map(({ name }) => name);
 
 const OURS = "('staging', 'production', 'analytics', 'strata')";
@@ -55,7 +47,7 @@ const CATALOGUE = `
 test("applying the file again changes nothing", async () => {
   const before = await sql(CATALOGUE);
   expect(before.length).toBeGreaterThan(300);
-  await applySchema(database.pool);
+  await applySchema(database().pool);
   expect(await sql(CATALOGUE)).toEqual(before);
 });
 
@@ -162,7 +154,7 @@ test.each(["strata_reader", "strata_ingestor", "strata_operator"])(
 );
 
 test("a reader sees the live view, but no address and no error of a run", async () => {
-  const client = await database.pool.connect();
+  const client = await database().pool.connect();
   const as = async (text: string) => {
     await client.query("begin");
     try {

@@ -1,20 +1,12 @@
 // The specification's own statements, unchanged, on the database that schema.sql builds.
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { createDatabase, type TestDatabase } from "../support/database.ts";
+import { expect, test } from "vitest";
+import { useDatabase } from "../support/use-database.ts";
 
-let database: TestDatabase;
-
-beforeAll(async () => {
-  database = await createDatabase();
-});
-afterAll(() => database.drop());
-
-const sql = async <T extends object = Record<string, any>>(text: string, values?: unknown[]): Promise<T[]> =>
-  (await database.pool.query<T>(text, values)).rows;
+const { database, sql } = useDatabase();
 
 /** In a transaction that is rolled back, with the search path that init.sql gives the database. */
 async function inSession(work: (run: (text: string) => Promise<unknown[]>) => Promise<void>) {
-  const client = await database.pool.connect();
+  const client = await database().pool.connect();
   try {
     await client.query("begin");
     await client.query("set local search_path = public, production, analytics");

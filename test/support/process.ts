@@ -1,6 +1,7 @@
 // Strata as its users start it: a process of its own, with nothing of this one's environment but the paths.
 import { spawn, type ChildProcessWithoutNullStreams } from "node:child_process";
 import { once } from "node:events";
+import { createServer } from "node:net";
 import { fileURLToPath } from "node:url";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -113,7 +114,6 @@ export async function until(ask: () => Promise<boolean>, seconds = 60): Promise<
 }
 
 export async function freePort(): Promise<number> {
-  const { createServer } = await import("node:net");
   const server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address() as { port: number };
