@@ -97,7 +97,7 @@ export const AggregatesPlugin: GraphileConfig.Plugin = {
         return Object.fromEntries(Object.entries(fields).filter(([, field]) => !isOfTimes(field.type)));
       },
 
-      // By what a row's user or calendar day is, for example by quarter and weekend: one join, no index needed.
+      // Rows can be grouped by columns of their user or calendar day, such as quarter and weekend: one join, no index needed.
       GraphQLEnumType_values(values, build, { scope: { isPgAggregateGroupEnum, pgTypeResource } }) {
         if (!isPgAggregateGroupEnum || !pgTypeResource) return values;
         const { inflection } = build;

@@ -12,7 +12,7 @@ type Rule = [pattern: RegExp, description: string];
 /** A name in lower case words, as text. */
 const words = (name: string) => name.toLowerCase().replaceAll("_", " ");
 
-/** By name of the type; the first that matches wins. `$1` is what the pattern captured. */
+/** Descriptions of types by name; the first pattern that matches wins. `$1` is what it captured. */
 const types: Rule[] = [
   [/^(\w+)(Sum|DistinctCount|Min|Max|Average)Aggregates$/, "Aggregate values of `$1` by column."],
   [/^(\w+)Aggregates$/, "Aggregate values of a set of `$1`."],
@@ -29,7 +29,7 @@ const types: Rule[] = [
   [/^Having(\w+)Filter$/, "Conditions on an aggregate value. All fields are combined with a logical ‘and.’"],
 ];
 
-/** By name of the enum value. */
+/** Descriptions of enum values by name. */
 const values: Rule[] = [
   [/^NATURAL$/, "In no particular order."],
   [/^PRIMARY_KEY_ASC$/, "By the key, ascending."],
@@ -44,7 +44,7 @@ const values: Rule[] = [
   [/^(\w+)$/, "By {1}."],
 ];
 
-/** By name of the type and of its field, input field or argument. */
+/** Descriptions of fields, input fields and arguments by the name of the type and their own. */
 const fields: Rule[] = [
   [/^DiscardQuarantinedInput\.ids$/, "The records, by `quarantineId`."],
   [/^DiscardQuarantinedInput\.reason$/, "All records rejected for this reason, such as `valid_email`."],

@@ -47,7 +47,7 @@ const createCodec = (name: string, typeName: string, column: PgAttribute, names:
         : `What \`${column.attname}\` can be, by a rule of the database.`,
     extensions: { strataNames: true, tags: { name: typeName } } as never,
   }) as PgCodec),
-  // As text: orders and indexes are the column's.
+  // The values sort as text, so orders and indexes are the column's.
   hasNaturalOrdering: true,
   isEnum: false,
 });

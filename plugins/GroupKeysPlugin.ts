@@ -85,7 +85,7 @@ export const GroupKeysPlugin: GraphileConfig.Plugin = {
         const { inflection, behavior } = build;
         const typeOf = (apply: Apply): GraphQLOutputType => {
           const codec = codecOf(unnamed.get(apply) ?? apply);
-          // What is truncated is a time with a text of its own.
+          // A truncated time has a codec of its own; the API shows it as any other time.
           const known = codec.name === TYPES.timestamp.name ? TYPES.timestamp : codec;
           return build.getGraphQLTypeByPgCodec(known, "output") as GraphQLOutputType;
         };
@@ -156,7 +156,7 @@ export const GroupKeysPlugin: GraphileConfig.Plugin = {
   },
 };
 
-/** Of a column, or of a time that is truncated. */
+/** The description of a grouping by a column, or by a time that is truncated. */
 function wordsOf(name: string, columns: Map<string, { field: string; description?: string }>): string {
   const column = columns.get(name);
   if (column) return column.description ?? `The \`${column.field}\`.`;

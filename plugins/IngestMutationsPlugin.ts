@@ -9,7 +9,7 @@ import type { DatasetField } from "./CataloguePlugin.ts";
 import { givenOf, text, type Nullable } from "./support/inputs.ts";
 import { payloadPlans, planPayload } from "./support/runs.ts";
 
-/** What a load says of its rows, as over HTTP. */
+/** Options of a load; POST /ingest takes the same. */
 interface LoadOptions {
   sourceSystem?: string;
   operation?: "delete" | "replace";
@@ -67,7 +67,7 @@ function describe({ type, description, is_required: isRequired }: DatasetField):
   return isRequired ? `${words} A row without it is rejected.` : words;
 }
 
-/** The same for all datasets. */
+/** Types that the mutations of all datasets share. */
 const SHARED = `
   "What a load does with its rows, if it does not write them."
   enum IngestOperation {
@@ -233,7 +233,7 @@ export const IngestMutationsPlugin: GraphileConfig.Plugin = extendSchema((build)
       return {
         dataset,
         mutation: inflection.camelCase(`ingest-${name}`),
-        // Not "…Input": where singular and plural are the same word, that is the mutation's own input.
+        // "…Input" would be the mutation's own input where singular and plural are the same word.
         rowType: inflection.upperCamelCase(`ingest-${name}-row`),
         columns: new Map(
           fields.map((field) => [inflection.camelCase(inflection.coerceToGraphQLName(field.field)), field]),

@@ -41,7 +41,7 @@ function matchesPath(column: SQL, input: PathInput): SQL {
   const conditions: SQL[] = [];
   if (input.equalTo !== undefined)
     conditions.push(sql`${column} @> ${sqlValueWithCodec(document(input.equalTo), TYPES.jsonb)}`);
-  // One parameter for all values, and one search of the index for each.
+  // All values are one parameter; each is one search of the index.
   if (input.in)
     conditions.push(sql`${column} @> any(${sqlValueWithCodec(input.in.map(document), LIST_TYPES.jsonb)})`);
   for (const [name, operator] of Object.entries(comparisons)) {

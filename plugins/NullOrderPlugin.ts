@@ -75,7 +75,7 @@ const value = (description: string, apply: (rows: PgSelectQueryBuilder) => void)
   extensions: { grafast: { apply } },
 });
 
-/** As pg-aggregates orders: by a subquery. */
+/** Orders rows by a subquery, as pg-aggregates does. */
 type Apply = (rows: { alias: SQL; orderBy(order: Extract<PgOrderSpec, { fragment: SQL }>): void }) => void;
 
 const directions = [

@@ -138,7 +138,7 @@ function boundColumns(relation: PgClass): void {
     if (isOpaque) addBehavior(column, `-filterBy ${NO_COMPARISON}`);
     else if (HAS_OPERATORS.test(type) && relation.relkind !== "v" && !hasPlainIndex(column))
       addBehavior(column, `${hasIndexOfItsOwn(column) ? "+" : "-"}attribute:filterBy ${NO_COMPARISON}`);
-    // For identifiers, only their number means something.
+    // Of identifiers, only the count means something.
     if (column.attname.endsWith("_id") || (INTEGERS.includes(column.atttypid) && keys.includes(column)))
       addBehavior(
         column,

@@ -9,7 +9,7 @@ import { query, subscribe, type Announcements, type Source } from "./support/sub
 interface Key {
   column: string;
   type: string;
-  /** As arguments and payloads have it. */
+  /** The name of the argument, and of the field in payloads. */
   field: string;
   codec: PgCodec;
 }

@@ -37,7 +37,7 @@ const refuse = (message: string): never => {
   throw new SafeError(message, { code: "BAD_USER_INPUT" });
 };
 
-/** By where PgConnectionArgFilterAttributesPlugin leaves the column. */
+/** Rejects a text that no index can find. PgConnectionArgFilterAttributesPlugin leaves the column in `where`. */
 function check(operator: string, text: string, where: unknown, field: string | null): void {
   const { pgFilterAttribute } = (where as { extensions: Record<string, unknown> }).extensions;
   const { attribute } = pgFilterAttribute as { attribute?: PgCodecAttribute };

@@ -28,10 +28,10 @@ declare global {
 }
 
 interface Key {
-  /** Its value in the enum. */
+  /** The key's value in the enum. */
   name: string;
   columns: string[];
-  /** Its columns as the input has them. */
+  /** The fields of the input that its columns are. */
   fields: string[];
   isPrimary: boolean;
   description: string;
@@ -64,7 +64,7 @@ function keysOf(build: GraphileBuild.Build, { codec, uniques }: PgResource): Key
 
   const keys = uniques.flatMap(({ attributes: columns, isPrimary = false, extensions }): Key[] => {
     const rest = inputs.filter(([column]) => !columns.includes(column));
-    // By any other key, no upsert could ever succeed: it changes all that it is given besides the key.
+    // An upsert changes all that it is given besides the key; by any other key, none could ever succeed.
     const isUsable =
       rest.length + columns.length === inputs.length &&
       rest.some(([column]) => isWritable(column, "update")) &&

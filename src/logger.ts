@@ -6,7 +6,7 @@ import type { Config } from "./config.ts";
 let lastTime = 0;
 let lastText = "";
 
-/** As pino writes it, but once for all lines of a millisecond. */
+/** Writes the time as pino does, but formats it once for all lines of a millisecond. */
 function isoTime(): string {
   const now = Date.now();
   if (now !== lastTime) lastText = `,"time":"${new Date(now).toISOString()}"`;

@@ -1,5 +1,5 @@
 import { TYPES, type PgCodec } from "@dataplan/pg";
-// By its path: grafast exports no such module.
+// grafast does not export this module, so it is imported by its path.
 import output from "../../node_modules/grafast/dist/tamedevilUtils.js";
 import { relist } from "./lists.ts";
 

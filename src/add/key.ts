@@ -1,4 +1,4 @@
-// Which columns tell the rows of a file apart.
+// Finds the columns that tell the rows of a file apart.
 import { badInput } from "../ingest/faults.ts";
 import { keyRank, partRank } from "./names.ts";
 import { findUnique, type Reading } from "./profile.ts";

@@ -51,7 +51,7 @@ async function claimsOf(
 
 const WRONG_USAGE = ["NOT_FOUND", "BAD_REQUEST", "BAD_USER_INPUT"];
 
-/** What is wrong with the command itself ends with 2. */
+/** Faults of the command itself become wrong usage, which ends with exit code 2. */
 function explain(error: unknown): unknown {
   const { extensions, message } = error as { extensions?: { code?: string }; message: string };
   return WRONG_USAGE.includes(extensions?.code ?? "") ? badOption(message) : error;

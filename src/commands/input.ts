@@ -93,7 +93,7 @@ async function openFile(file: string): Promise<{ input: Readable; totalBytes?: n
   }
 }
 
-/** By the name, if it says so; otherwise the content tells. */
+/** The format by the file's name; undefined if only the content can tell. */
 function formatOf(file: string): InputOptions["format"] {
   const extension = /\.(?:(csv|ndjson|jsonl)(?:\.gz)?|xlsx|parquet)$/i.exec(file)?.[0]?.toLowerCase();
   if (extension === ".xlsx") return "xlsx";

@@ -36,7 +36,7 @@ function passwordFrom(file: string): string {
   );
 }
 
-/** What the database refuses for the words of the command, not for its own state. */
+/** SQLSTATEs of a rejection that is about the command's words, not about the state of the database. */
 const WRONG_USAGE = ["22023", "42710", "42704"];
 
 const asUsage = (error: unknown): never => {

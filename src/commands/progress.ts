@@ -15,7 +15,7 @@ export function createProgress(totalBytes?: number): (progress: IngestProgress) 
   };
 }
 
-/** In the place of the last one. */
+/** Replaces the last text; an empty one erases the line. */
 export const showProgress = (text: string): void =>
   void (process.stderr.isTTY && process.stderr.write(`\r\x1b[K${text}`));
 

@@ -1,6 +1,6 @@
 import { STOP_SIGNALS } from "../lifecycle.ts";
 
-/** Calls `act` on the first signal to stop; a second of the same kind ends the process. Gives what forgets it again. */
+/** Calls `act` on the first signal to stop; a second of the same kind ends the process. Returns what removes the listener. */
 export function onStopSignal(act: () => void): () => void {
   for (const signal of STOP_SIGNALS) process.once(signal, act);
   return () => {

@@ -19,7 +19,7 @@ export async function withDatabase<T>(
   }
 }
 
-/** Not waited for: what was done is told at once, also when others still work on the engine that this process runs. */
+/** Closes without waiting: the command prints its result at once, even while others still use the engine of this process. */
 export function closeBehind(database: Database): void {
   const hurry = new AbortController();
   const forget = onStopSignal(() => hurry.abort());

@@ -44,7 +44,7 @@ export interface Operation {
   readonly route: Route | undefined;
   /** True if a query has failed on a replica: it is to be executed once more, then on the primary. */
   startOver(): boolean;
-  /** For a query that is to be executed once more, as another document. */
+  /** Prepares the operation for executing its query once more, as another document. */
   restart(): void;
   /** Milliseconds in which at least one statement was waited for, and their number. */
   readonly sql: { milliseconds: number; statements: number };

@@ -31,7 +31,7 @@ export interface ReadRequest {
   statement: Part;
   /** The operation's estimated cost, in rows. */
   cost: number;
-  /** Only with replicas. */
+  /** Undefined without replicas. */
   route?: Route | undefined;
 }
 

@@ -48,7 +48,7 @@ export function createPool(connection: pg.PoolConfig, options: pg.PoolConfig = {
   return pool;
 }
 
-/** Ends a connection at once: politely, it would wait for what is still running there. */
+/** Ends a connection at once; pg's own `end` would wait for what is still running there. */
 export const cut = (client: pg.ClientBase): void =>
   void (client as unknown as { connection: pg.Connection }).connection.stream.destroy();
 
@@ -124,7 +124,7 @@ async function checkServer(pool: pg.Pool): Promise<void> {
     );
 }
 
-/** One sentence without the password. */
+/** Says in one sentence, without the password, why the database cannot be reached. */
 function explainConnectionError(error: unknown, databaseUrl: string): string {
   const { code, message } = error as { code?: string; message: string };
   let where = "the database";

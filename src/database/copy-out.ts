@@ -126,7 +126,7 @@ interface CopyOptions {
   select: string;
   /** Options of COPY, in parentheses. */
   format: string;
-  /** Its reason must be an Error, which the stream then fails with. */
+  /** Ends the export when aborted. The reason must be an Error; the stream fails with it. */
   signal?: AbortSignal | undefined;
 }
 

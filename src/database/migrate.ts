@@ -28,7 +28,7 @@ const VERSION = /function strata\.schema_version\(\)[^;]*?'select (\d+)'/;
 
 /** The version that the files declare and install as `strata.schema_version()`. */
 export function currentVersion(): number {
-  // Once a process: probes ask for it every second, and files that change under it are another version's.
+  // Read once a process: probes ask for it every second, and files that change meanwhile belong to another version.
   version ??= readVersion();
   return version;
 }

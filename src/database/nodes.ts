@@ -26,7 +26,7 @@ import {
 export interface Node {
   name: string;
   isPrimary: boolean;
-  /** For operations. */
+  /** Connections that operations take. */
   pool: pg.Pool;
   /** One connection that operations do not take. */
   watch: pg.Pool;

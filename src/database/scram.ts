@@ -13,7 +13,7 @@ interface Keys {
   server: Buffer;
 }
 
-/** For printable ASCII, which SASLprep leaves as it is. */
+/** Takes passwords of printable ASCII alone, which SASLprep leaves as they are. */
 export function keysOf(password: string, salt: Buffer, iterations: number): Keys {
   const salted = pbkdf2Sync(password, salt, iterations, KEY_BYTES, "sha256");
   const stored = createHash("sha256").update(hmac(salted, "Client Key")).digest();

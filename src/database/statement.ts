@@ -86,7 +86,7 @@ function add(
   messages.push(serialize.execute());
 }
 
-/** One write for all: each costs a system call, or a place in a list of them. */
+/** Sends all parts in one write; each write costs a system call, or a place in a list of them. */
 function send(connection: Connection, parts: readonly Part[], described?: number): Error | null {
   const messages: Buffer[] = [];
   const names = preparedBy(connection);

@@ -82,7 +82,7 @@ function list(pool: Pool): Promise<Catalogue> {
 export interface Drift {
   missing: string[];
   changed: string[];
-  /** In the machinery, and not ours. Datasets, metrics and views of one's own are no drift. */
+  /** Objects in the machinery that Strata does not make. Datasets, metrics and views of one's own are no drift. */
   unexpected: string[];
 }
 

@@ -7,7 +7,7 @@ export interface SqlCheck {
   sql: string;
   parameters?: () => unknown[];
   advice: string;
-  /** Only where somebody else runs the server. */
+  /** Skipped on the embedded database. */
   serverOnly?: boolean;
 }
 

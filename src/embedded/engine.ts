@@ -58,7 +58,7 @@ async function main(): Promise<void> {
     if (closing) return;
     closing = true;
     clearInterval(timer);
-    // In the same turn as the last look at who is there: nobody is greeted in between.
+    // This closes in the same turn of the event loop as the last `isHeld`, so no client is greeted in between.
     server.close();
     void db.close().finally(() => {
       rmSync(socketPath, { force: true });

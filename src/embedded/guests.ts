@@ -70,7 +70,7 @@ const setAll = (settings: Map<string, string>): string =>
     ? "select"
     : `select ${[...settings].map(([name, value]) => `pg_catalog.set_config(${pg.escapeLiteral(name)}, ${pg.escapeLiteral(value)}, false)`).join(", ")}`;
 
-/** Before a transaction of the guest's. */
+/** SQL that precedes a transaction of the guest. */
 export const entering = ({ login, settings }: Guest): string =>
   `${setAll(settings)}; set role ${pg.escapeIdentifier(login)}`;
 
@@ -84,13 +84,13 @@ export const settingsOf = (rows: (string | null)[][]): Map<string, string> =>
     ),
   );
 
-/** After it; `own` are the settings of the session without guests. */
+/** SQL that follows it; `own` are the settings of the session without guests. */
 export const leaving = (own: Map<string, string>): string =>
   `reset session authorization; reset role; ${SETTINGS}; reset all; ${setAll(own)}`;
 
 const REFUSED = /^\s*(discard|listen|unlisten|deallocate\s+all|reset\s+all)\b/i;
 
-/** In the place of what would take from the session what is Strata's: its listeners, locks and prepared statements. */
+/** The error to run instead of SQL that would take Strata's listeners, locks and prepared statements from the session. */
 export function harmless(sql: string): string | undefined {
   const [, word] = REFUSED.exec(sql) ?? [];
   if (word === undefined) return undefined;

@@ -35,7 +35,7 @@ export async function lockFolder(folder: string): Promise<Unlock> {
 
 /** Only one process can listen to a name: an abstract socket on Linux, a named pipe on Windows. */
 function lockName(folder: string): Promise<Unlock> {
-  // Not by its path: containers that share the host's network may have different folders at one path.
+  // The name is made of device and inode: containers that share the host's network may have different folders at one path.
   const { dev, ino } = statSync(folder, { bigint: true });
   const name = `strata-${dev}-${ino}`;
   const server = createServer((socket) => socket.destroy());

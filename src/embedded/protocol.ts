@@ -114,7 +114,7 @@ export async function serveProtocol(db: PGlite, path: string, port?: number): Pr
   /** The session's settings without guests. */
   const sessionSettings = settingsOf((await db.query<string[]>(SETTINGS, [], { rowMode: "array" })).rows);
 
-  /** In the turn of the connection, like its own messages. */
+  /** Runs SQL in the connection's turn, like its own messages. */
   const ask = (connection: Connection, sql: string): Promise<(string | null)[][]> =>
     new Promise((done) => {
       const message = frame("Q", text(sql));
@@ -325,7 +325,7 @@ export async function serveProtocol(db: PGlite, path: string, port?: number): Pr
     if (!guest || done) return execute(message);
     if (owner !== connection) {
       const entered = await execute(frame("Q", text(entering(guest))));
-      // Its login has been dropped, say. Without its role the unit would run with all rights.
+      // The login may have been dropped meanwhile. Without its role the unit would run with all rights.
       if (hasFailed(entered)) return entered;
     }
     return execute(message);

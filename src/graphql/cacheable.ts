@@ -1,4 +1,4 @@
-// Which operations read nothing but what a refresh computes: their answers stay the same until the next one.
+// Finds operations that read nothing but what a refresh computes: their responses stay the same until the next one.
 import {
   getNamedType,
   isCompositeType,
@@ -22,7 +22,7 @@ const PLUMBING = new Set(["Query", "PageInfo"]);
 const isOurs = (type: GraphQLCompositeType): boolean =>
   PLUMBING.has(type.name) || (isObjectType(type) && Boolean(type.extensions.strataRefreshed));
 
-/** Only the relation itself decides, not what is related to it. */
+/** True if the values are about the relation itself, not about what is related to it. */
 function isAboutItself(type: GraphQLEnumType): boolean {
   const names = type.extensions.strataRefreshed;
   if (!names) return !/OrderBy$|GroupBy$/.test(type.name);

@@ -1,4 +1,4 @@
-// Which state the pre-computed data is in, asked for so that no answer is older than its request.
+// Reads the version of the pre-computed data, after a request has arrived, so that no cached response is older than its request.
 import type { GraphQLSchema } from "grafast/graphql";
 import type { Pool } from "pg";
 import type { Node, Nodes, Route } from "../database/nodes.ts";

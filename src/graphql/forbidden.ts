@@ -84,7 +84,7 @@ export interface Operated {
 interface Known {
   operation: OperationDefinitionNode;
   readers: Map<FieldNode, Reader>;
-  /** By the keys of what is refused. The same document each time: what is compiled and planned of it lasts as long as the one that was asked. */
+  /** Documents without the rejected fields, by their keys. They stay the same objects, so that what is made of them stays cached. */
   made: Map<string, Forbidden>;
 }
 const known = new WeakMap<DocumentNode, Map<string, Known>>();

@@ -28,7 +28,7 @@ const policy = (scripts: string): string =>
     "frame-ancestors 'none'",
   ].join(";");
 
-/** By its route: the same path can be written in several ways. */
+/** Asks by the route, since the same path can be written in several ways. */
 export const isPage = (route: string | undefined): boolean =>
   route === GRAPHIQL_PATH || route === `${ASSETS}*`;
 
@@ -42,7 +42,7 @@ export function addPageRules(app: FastifyInstance, { GRAPHIQL_ROLES }: Config): 
   });
 }
 
-/** By a name that other machines' pages cannot take: a site that rebinds its own name to this address gets no token. */
+/** True for names that pages of other machines cannot have: a site that rebinds its own name to this address gets no token. */
 const isLocal = (host: string | undefined): boolean =>
   /^(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$/.test(host ?? "");
 
@@ -57,11 +57,11 @@ async function tokenFor(config: Config, headers: IncomingHttpHeaders): Promise<s
   return createToken(config, { role: "strata_operator", subject: "graphiql", ttl: "12h" });
 }
 
-/** As studio/icon.svg has it. */
+/** The same picture as studio/icon.svg. */
 const ICON = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><path fill="#7c9cff" d="M16 3 3 9.5 16 16l13-6.500z"/><path fill="#4f74f5" d="m3 14.500 13 6.500 13-6.500v3L16 24 3 17.500z" opacity=".85"/><path fill="#2e4fd0" d="m3 20.500 13 6.500 13-6.500v3L16 30 3 23.500z" opacity=".8"/></svg>`;
 const ICON_URL = `data:image/svg+xml;base64,${Buffer.from(ICON).toString("base64")}`;
 
-// Its own name and icon; and without the buttons for plans and SQL, which this server tells nobody.
+// The page has a name and an icon of its own, and no buttons for plans and SQL, which this server shows nobody.
 const HEAD = `<title>GraphiQL – Strata</title>
 <link rel="icon" type="image/svg+xml" href="${ICON_URL}" />
 <style>

@@ -277,7 +277,7 @@ export function createGraphql(options: GraphqlOptions) {
     async addTo(app: FastifyInstance): Promise<void> {
       app.addHook("onRequest", (request, reply, done) => {
         const { headers, ws, routeOptions } = request;
-        // By its route: the same path can be written in several ways.
+        // The route decides, since the same path can be written in several ways.
         if (routeOptions.url !== GRAPHQL_PATH || ws) return done();
         checkEncoding(request, ["identity"]);
         if (nodes) routeOf(request);

@@ -31,7 +31,7 @@ function toRoute(
   return { floor: position, primaryOnly: read === "primary" };
 }
 
-/** The same one for all that looks for the request's answer. */
+/** The request's route: one object, which everything that answers the request reads and changes. */
 export function routeOf(request: FastifyRequest): Route {
   const { headers } = request;
   return (request.route ??= toRoute(headers[POSITION_HEADER], headers[READ_HEADER], [

@@ -22,7 +22,7 @@ export interface SchemaWatchOptions {
 
 type SchemaResult = Awaited<ReturnType<typeof makeSchema>>;
 
-/** In the place of what `postgraphile(preset)` returns. */
+/** Takes the place of what `postgraphile(preset)` returns. */
 export interface SchemaWatch {
   /** The schema that serves requests at this moment; rejects if the first one could not be built. */
   getSchema(): Promise<GraphQLSchema>;
@@ -47,7 +47,7 @@ export function watchSchema({ preset, pool, notifications }: SchemaWatchOptions)
   let isReleased = false;
   let announcements: ReturnType<Notifications["subscribe"]> | undefined;
   let retry: NodeJS.Timeout | undefined;
-  /** One at a time. */
+  /** The build that runs; schemas are built one at a time. */
   let turn: Promise<void>;
   let isForced = false;
   let take: (() => void) | undefined;

@@ -35,7 +35,7 @@ export function createSocketHandler(serv: GrafservBase, authenticator: Authentic
         request.claims = authenticator.requireRole(await authenticator.authenticate(authorization));
       } catch (error) {
         const { message, extensions } = error as SafeError<{ code: string; reason?: string }>;
-        // To clients 4401 is final; after 4403 they come back with another token, after 1013 with the same.
+        // Clients give up after 4401, connect again with another token after 4403, and with the same one after 1013.
         const code = extensions?.reason === "expired" ? CloseCode.Forbidden : CloseCode.Unauthorized;
         socket.close(extensions?.code === "UNAUTHENTICATED" ? code : TRY_AGAIN_LATER, message.slice(0, 120));
         return false;

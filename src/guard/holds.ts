@@ -1,4 +1,4 @@
-// What callers hold at this moment, counted in all processes of the server together (PROCESSES).
+// Counts what callers hold at this moment (subscriptions, slow bodies), in all processes of the server together (PROCESSES).
 import type { Siblings } from "../processes/siblings.ts";
 
 /** Undefined if the caller holds as many of the kind as the limit allows, else what gives it back. */

@@ -1,4 +1,4 @@
-// Which of the two media types of GraphQL answers a client takes, and how what it sends may be packed.
+// Chooses the media type of a GraphQL response by the Accept header, and checks the Content-Encoding of a body.
 import type { FastifyRequest } from "fastify";
 import { refusal } from "../graphql/errors.ts";
 

@@ -130,7 +130,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     stopping: lifecycle?.stopping,
   });
   addMetrics(app, metrics, config, siblings);
-  // For everybody: it is a page without data, which asks the API as whoever has a token.
+  // Everybody may open it: the page has no data, and asks the API with the user's token.
   addStudio(app);
 
   // Everything below acts for somebody.

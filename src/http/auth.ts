@@ -9,7 +9,7 @@ import { signingSecret } from "./token.ts";
 export interface Claims {
   /** Decides on limits and pages; what the database allows, `databaseRole` decides. */
   role: Role | undefined;
-  /** The same, or a role of one's own that is a member of it. */
+  /** The same role, or a database role of the user's own that is a member of it. */
   databaseRole: string | undefined;
   /** All claims of the token, for policies: `current_setting('request.jwt.claims', true)::jsonb`. */
   json: string;
@@ -24,7 +24,7 @@ export interface Claims {
 const unauthenticated = (message: string, extensions?: Record<string, unknown>, cause?: unknown): Error =>
   Object.assign(refusal("UNAUTHENTICATED", message, extensions), { cause });
 
-/** For those who have none that is accepted. */
+/** Tells a caller without an accepted token where to get one. */
 const howToGetOne = ({ JWKS_URL, JWT_ISSUER }: Config): string =>
   JWKS_URL
     ? `The identity provider${JWT_ISSUER === undefined ? "" : ` (${JWT_ISSUER})`} issues tokens`
@@ -33,7 +33,7 @@ const howToGetOne = ({ JWKS_URL, JWT_ISSUER }: Config): string =>
 export interface Authenticator {
   /** Takes the Authorization header's value; throws UNAUTHENTICATED, or SERVICE_UNAVAILABLE without the keys. */
   authenticate(authorization: string | undefined): Promise<Claims>;
-  /** The same, of a header that was checked a moment ago. */
+  /** The claims of a header that was checked a moment ago; undefined if it was not. */
   recall(authorization: string | undefined): Claims | undefined;
   /** Refuses a caller whose role is not known, which is one without a token where ANONYMOUS_ROLE is empty. */
   requireRole(this: void, claims: Claims): Claims;

@@ -17,7 +17,7 @@ const FORMATS: Record<string, Format> = {
 // The first bytes decide: a body that a proxy has unpacked may still be labelled gzip.
 const ENCODINGS = ["gzip", "identity"];
 
-/** For the routes of this scope: no parser reads the body, and no limit on its size applies. */
+/** Takes the parsers, and the limit on a body's size, from the routes of this scope. */
 export function takeStreams(app: FastifyInstance): void {
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("*", (_request, _payload, parsed) => parsed(null));
@@ -84,7 +84,7 @@ export function readParametersOf(request: FastifyRequest): ReadOptions {
   });
 }
 
-/** Ends apart from the connection, which still has to carry an answer. What arrives has to have the digest, if one is given. */
+/** The body as a stream. It ends apart from the connection, which still has to carry an answer, and fails if its digest is another. */
 export function bodyOf({ raw }: FastifyRequest, sha256?: string): Readable {
   const body = sha256 === undefined ? new PassThrough() : checkDigest(sha256);
   raw.on("error", () => body.destroy(new Error("The connection ended before the body did")));

@@ -122,7 +122,7 @@ export function addExport(
       clearTimeout(timer);
       stopping?.removeEventListener("abort", stop);
       leave();
-      // What is owed counts against the next request.
+      // The rows count against the budget of the next request.
       try {
         spend(request, sent());
       } catch {
@@ -149,7 +149,7 @@ export function addExport(
       stream.once("error", (error) => {
         const isClient = reply.raw.destroyed;
         request.log[isClient ? "debug" : "error"]({ error, rows: opened.rows() }, "export ended early");
-        // Not ended but cut off: also a client that knows no chunks sees that the file is not whole.
+        // A connection that is cut off shows the file to be incomplete, also to a client that knows no chunks.
         const { socket } = request.raw;
         if (!isClient && typeof socket.resetAndDestroy === "function") socket.resetAndDestroy();
         else reply.raw.destroy();

@@ -25,7 +25,7 @@ export async function addHeaders(app: FastifyInstance, config: Config): Promise<
     );
   });
   const policies = {
-    // For data; the one page that has scripts brings its own policy.
+    // This policy is for data; the one page that has scripts brings its own.
     contentSecurityPolicy: {
       useDefaults: false,
       directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] },
@@ -76,7 +76,7 @@ const ONLY_OF_PAGES = {
   xXssProtection: false,
 } as const;
 
-/** They are the same for every answer, so helmet is asked once. */
+/** Calls helmet once, since the headers are the same for every response. */
 function headersOf(policies: HelmetOptions): Record<string, string> {
   const headers: Record<string, string> = {};
   const response = {

@@ -3,7 +3,7 @@ import type { IncomingMessage } from "node:http";
 import type { Server, Socket } from "node:net";
 import type { FastifyInstance } from "fastify";
 
-/** Not less than Node's own limit for headers: it takes the smaller one for these. */
+/** Milliseconds for a whole request. Not less than Node's limit for headers, which would be shortened to it. */
 export const REQUEST_TIMEOUT_MS = 60_000;
 export const CHECK_MS = 5_000;
 
@@ -21,7 +21,7 @@ export function addSlowRequests({ server }: FastifyInstance): void {
   });
 }
 
-/** From here on; returns what ends it. */
+/** Exempts a request from the timeout until the returned function is called. */
 export function mayTakeLong({ server }: FastifyInstance, { socket }: IncomingMessage): () => void {
   streaming.add(socket);
   // Fastify listens on another address of "localhost" by a server without such handlers.

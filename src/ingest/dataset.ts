@@ -14,7 +14,7 @@ export interface Field {
 
 export interface Dataset {
   name: string;
-  /** In the order they are copied, the key first. */
+  /** Fields in the order in which they are copied, the key first. */
   fields: Field[];
   /** Place of each field by its name. */
   places: Map<string, number>;

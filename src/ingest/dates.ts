@@ -56,7 +56,7 @@ function toIso(found: Record<string, string> | undefined): string | undefined {
     minute = "00",
     second = "00",
   } = found;
-  // As PostgreSQL does.
+  // Two digits mean the years 1970 to 2069, as in PostgreSQL.
   const whole = year ?? (Number(shortYear) < 70 ? `20${shortYear}` : `19${shortYear}`);
   const date = `${whole}-${month.padStart(2, "0")}-${day.padStart(2, "0")}`;
   if (hour === undefined && hour12 === undefined) return date;

@@ -75,9 +75,9 @@ export async function dryRun(
   input.on("error", () => undefined);
   const dataset = await readDataset(pool, name);
   const { sourceSystem, limit, ...given } = checkOptions(dataset, options);
-  // Only the digest of what has landed counts.
+  // With its digest, startRun would return an earlier run instead of starting one to try the rows in.
   const load = { ...options, sourceSystem, sha256: undefined };
-  // Who may not ingest learns nothing of the dataset.
+  // A caller who may not ingest learns nothing of the dataset.
   await undone(pool, (client) => startRun(client, name, load));
   const sameAs = await undone(pool, (client) => findSameLoad(client, name, { ...options, sourceSystem }));
   options.signal?.addEventListener("abort", () => input.destroy(new Error("The dry run was cancelled")), {

@@ -26,7 +26,7 @@ const UTF_8: Encoding = {
 
 const CONTROL = /[\x80-\x9f]/;
 const CONTROLS = new RegExp(CONTROL, "g");
-/** What windows-1252 has in their places; it has nothing in five of them. */
+/** The characters of windows-1252 in the places of C1 controls; five of these it leaves as they are. */
 const WINDOWS = "€\x81‚ƒ„…†‡ˆ‰Š‹Œ\x8dŽ\x8f\x90‘’“”•–—˜™š›œ\x9džŸ";
 
 function oneByte(decode: (bytes: Buffer) => string): Encoding {
@@ -46,7 +46,7 @@ const asWindows1252 = (bytes: Buffer): string => {
     ? text.replace(CONTROLS, (character) => WINDOWS[character.charCodeAt(0) - 0x80]!)
     : text;
 };
-/** Of the decoders that Node brings. */
+/** Decodes with one of Node's own decoders. */
 function decoded(label: string): (bytes: Buffer) => string {
   const decoder = new TextDecoder(label, { ignoreBOM: true });
   return (bytes) => decoder.decode(bytes);

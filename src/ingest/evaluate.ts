@@ -46,7 +46,7 @@ export function compile(node: Node, columns: Column[], readNumber: ReadNumber = 
       : isDecimal(value)
         ? exact.writeNumber(value)
         : String(value);
-  /** As concat writes it. */
+  /** The text that concat makes of a value. */
   const inRow = (value: Value): string =>
     typeof value === "boolean" ? (value ? "t" : "f") : (toText(value) ?? "");
   const whole = (value: Value, least: number, most: number): number | null => {
@@ -134,7 +134,7 @@ export function compile(node: Node, columns: Column[], readNumber: ReadNumber = 
         const number = toNumber(evaluate(values));
         if (number === null || limit === undefined) return number;
         const rounded = exact.round(number, scale);
-        // Of negative integers there is one more.
+        // There is one negative integer more than positive ones.
         const { digits } = rounded;
         if (digits >= limit || (precision === undefined ? digits < -limit : digits <= -limit))
           throw unfitValue(`${shown(exact.writeNumber(number))} is beyond what ${type} can hold`);

@@ -35,7 +35,7 @@ export function parseNumber(text: string): Decimal | undefined {
 }
 
 export function writeNumber({ digits, scale }: Decimal): string {
-  // Not "-0".
+  // `|| 0` turns -0 into 0.
   const text = String(digits || 0);
   if (scale === 0) return text;
   const sign = text.startsWith("-") ? "-" : "";

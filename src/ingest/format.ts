@@ -146,7 +146,7 @@ function csvFormatter(
 ): Formatter {
   const extras = [...fields.entries()].filter(([, field]) => field !== "" && !dataset.places.has(field));
   const setOf = new Map(sets?.fields.map(({ name }, i) => [name, i]));
-  /** Of each field of the dataset: the column that has it, or the expression that makes it. */
+  /** For each field of the dataset, the column that has it, or the expression that makes it. */
   const sources = dataset.fields.map(({ name }) => ({ column: fields.indexOf(name), set: setOf.get(name) }));
   const extrasOf = (values: string[]): Extras =>
     extras.flatMap(([index, field]) => (values[index] ? [[field, values[index]] as const] : []));

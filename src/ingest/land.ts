@@ -111,7 +111,7 @@ const MAX_LINE = 2 ** 31 - 1;
 const QUARANTINE_COLUMNS =
   "dataset, stage, reasons, detail, payload, raw_text, source_format, ingest_seq, source_system, source_name, source_line, run_id, row_key, operation, read_options";
 
-/** Only if all of it is there, as words for a person. */
+/** The row's key in words for a person; null if a part of it is missing. */
 function keyOf({ fields }: Dataset, payload: Record<string, unknown> | null): string | null {
   const values = fields.filter(({ isKey }) => isKey).map(({ name }) => payload?.[name]);
   if (values.some((value) => value == null || typeof value === "object")) return null;
@@ -192,7 +192,7 @@ async function copyWithout(
 
 const PIECE = 4_000;
 
-/** In pieces, so that PostgreSQL works on the first rows while the others are encoded. */
+/** Copies the rows in pieces, so that PostgreSQL works on the first while the others are encoded. */
 function copy(
   client: pg.PoolClient,
   statement: string,

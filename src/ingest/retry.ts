@@ -28,7 +28,7 @@ export interface Selection {
   everything?: boolean;
 }
 
-/** What is said of the values here counts more than what the ingest was told. */
+/** Options of values that are given here override those of the ingest. */
 export type RetryArguments = Selection & ValueOptions;
 
 /** A batch holds its rows locked, and typed rows in memory. */

@@ -13,7 +13,7 @@ export type Judged = { text: string | null } | { doubt: string } | { fault: Faul
 
 export const isJson = (type: string): boolean => type === "json" || type === "jsonb";
 
-/** What a type's name says; found once, since each cell asks. */
+/** Properties of a type, from its name. They are cached, since each cell needs them. */
 interface Traits {
   isTime: boolean;
   isNumber: boolean;
@@ -98,7 +98,7 @@ function judgeText(field: Field, text: string, rules = NO_RULES, isText = true):
     const read = dates?.read(text);
     value = read ?? text;
     utc = certainTimestamp(value);
-    // One that a format has read may still be no day of the calendar, as PostgreSQL says.
+    // A date that a format has read may still be no day of the calendar; PostgreSQL says so.
     if (read === undefined && utc === undefined) {
       const found = findDateFault(name, text, dates);
       if (found) return { fault: found };
@@ -147,7 +147,7 @@ function inZone(
       reason: ISO_SHAPE.test(value) ? "impossible_date" : "invalid_timestamp",
       problem: `is no time that the time zone ${zone.name} can be applied to: neither ISO 8601 nor of a given date format`,
     };
-  // It was changed because it has an offset.
+  // It has an offset: that is why it was changed.
   if (certain !== value) return { value };
   // A day alone has no time that could be in another zone, unless the column needs its beginning.
   if (value.length === 10 && type !== "timestamp with time zone") return { value };
@@ -171,7 +171,7 @@ const fault = (reason: string, detail: string): Judged => ({ fault: { reason, de
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
-/** As certainText, of a value that is certainly the given time in UTC. */
+/** Does what certainText does, for a value that is certainly the given time in UTC. */
 function certainTime(value: string, type: string, utc: string | undefined): string | undefined {
   if (utc === undefined) return undefined;
   switch (type) {

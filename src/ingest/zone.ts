@@ -15,7 +15,7 @@ const LOCAL = /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(?::(\d\d)(\.\d+)?)?)?$/;
 
 export function parseTimezone(name: string): Zone {
   const offsetAt = createOffsets(name);
-  // Of each day: its offset, or undefined if clocks were changed around it.
+  // The offset of each day; undefined if clocks were changed around it.
   const days = new Map<string, number | undefined>();
   const offsetOf = (day: string): number | undefined => {
     if (days.has(day)) return days.get(day);

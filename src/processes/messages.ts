@@ -4,7 +4,7 @@
 export interface Orders {
   /** Processes that share the limits. */
   processes: number;
-  /** One of them runs scheduled and background work. */
+  /** Whether this process runs scheduled and background work; one of them does. */
   runsJobs: boolean;
   /** Prints the addresses when it is ready; one of them does. */
   announces: boolean;
@@ -13,7 +13,7 @@ export interface Orders {
 /** Cost by caller. */
 export type Spent = Record<string, number>;
 
-/** What is held at this moment, by kind and caller; only what has changed, and 0 for what is held no more. */
+/** Counts of what is held, by kind and caller. A message has only those that changed; 0 means that nothing is held any more. */
 export type Held = Record<string, number>;
 
 export type ToProcess =

@@ -49,7 +49,7 @@ export async function joinSiblings(): Promise<Siblings | undefined> {
   let serving = 0;
   let spent: Spent = {};
   let held: Held = {};
-  /** By process, then by key. */
+  /** Counts of the other processes: by process, then by key. */
   const elsewhere = new Map<number, Map<string, number>>();
   let isReportDue = false;
   let lastId = 0;
@@ -58,7 +58,7 @@ export async function joinSiblings(): Promise<Siblings | undefined> {
   let isStopDue = false;
   let addSpent: ((caller: string, cost: number) => void) | undefined;
   const scrapes = new Map<number, (text: string) => void>();
-  // It answers the supervisor's scrapes.
+  // The constructor listens for the supervisor's scrapes, and answers them.
   new AggregatorRegistry();
 
   const orders = await new Promise<Orders>((begin) => {

@@ -111,7 +111,7 @@ export async function supervise({
         logger.error(`Process ${place + 1} of ${processes} ended; starting it again`);
       } else {
         if (isStopping) return;
-        // It has said why.
+        // The process has printed the reason.
         if (!hasServed) process.exit(worker.process.exitCode ?? 1);
         logger.error(`Process ${place + 1} of ${processes} did not start; next try in ${pause} ms`);
         await sleep(pause);
@@ -155,7 +155,7 @@ export async function supervise({
     logger.info(`${signal}: finishing what is running`);
     const workers = Object.values(cluster.workers ?? {}).filter((worker) => worker !== undefined);
     const ends = workers.map(end);
-    // One that was still starting may fail at being stopped.
+    // A process that was still starting may end with a failure when it is stopped.
     const served = [...ready];
     sendAll({ strata: "stop" });
     const deadline = config.SHUTDOWN_DELAY_MS + config.SHUTDOWN_TIMEOUT_MS + GRACE_MS;

@@ -80,7 +80,7 @@ function random(seed: number): Random {
 }
 const pick = <T>(next: Random, values: readonly T[]): T => values[Math.floor(next() * values.length)]!;
 
-/** One of so many rows is bad, in each of the ways in turn. */
+/** One of this many rows is bad, each in the next of the ways. */
 const EVERY = { users: 40, transactions: 100, events: 100 };
 const faultOf = (dataset: keyof typeof EVERY, id: number): number | undefined =>
   id % EVERY[dataset] === 0 ? id / EVERY[dataset] - 1 : undefined;

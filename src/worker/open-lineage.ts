@@ -48,7 +48,7 @@ export async function sendLineage(
 ): Promise<Posted | undefined> {
   if (!isLineageOn(config)) throw new Error("OPENLINEAGE_URL is not set for this worker, or it is disabled");
   const event = message.body ?? (await putTogether(config, pool, message));
-  // Its run is gone, and the message went with it.
+  // The run was deleted, and the message with it.
   if (!event) return undefined;
   const url = new URL(config.OPENLINEAGE_ENDPOINT, config.OPENLINEAGE_URL!.replace(/\/*$/, "/")).href;
   const authorization = config.OPENLINEAGE_API_KEY && {
@@ -190,7 +190,7 @@ function lineageEvent(
   };
 }
 
-/** As the specification names PostgreSQL; the embedded engine has no address. */
+/** The name that the specification gives a PostgreSQL server; the embedded engine has no address. */
 function databaseNamespace({ DATABASE_URL }: Config): string {
   if (!DATABASE_URL) return "pglite://localhost";
   const { hostname, port } = new URL(DATABASE_URL);

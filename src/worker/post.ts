@@ -40,7 +40,7 @@ export async function postJson(
     const { code } = ((error as Error).cause ?? {}) as { code?: string };
     throw new Error(`${host} cannot be reached${code ? ` (${code})` : ""}`);
   }
-  // Nothing of it is needed, and it may be endless.
+  // The body is not needed, and may be endless.
   await response.body?.cancel().catch(() => undefined);
   const { status } = response;
   if (response.ok) return { status, host, ms: Math.round(performance.now() - startedAt) };
