@@ -1,4 +1,5 @@
 // Rules that the values of one column keep, or nearly.
+import pg from "pg";
 import { inWords } from "./names.ts";
 import { shown } from "./profile.ts";
 import { count, dirtOf, MIN_ROWS, named, type ColumnProposal, type Constraint } from "./proposal.ts";
@@ -53,7 +54,5 @@ export function checkOf(
   };
 }
 
-export const literal = (text: string): string =>
-  text.includes("\\")
-    ? `E'${text.replaceAll("\\", "\\\\").replaceAll("'", "''")}'`
-    : `'${text.replaceAll("'", "''")}'`;
+/** pg puts a space before a literal with backslashes. */
+export const literal = (text: string): string => pg.escapeLiteral(text).trimStart();

@@ -1,5 +1,5 @@
 // Reads the file, asks the database, and puts both together.
-import type { Pool } from "pg";
+import pg, { type Pool } from "pg";
 import type { Dialect } from "../ingest/options.ts";
 import type { Format } from "../ingest/read.ts";
 import { proposeColumn } from "./column.ts";
@@ -17,7 +17,7 @@ export async function createQuote(pool: Pool): Promise<Quote> {
   );
   const reserved = new Set(rows.map(({ word }) => word));
   return (name) =>
-    /^[a-z_][a-z0-9_]*$/.test(name) && !reserved.has(name) ? name : `"${name.replaceAll('"', '""')}"`;
+    /^[a-z_][a-z0-9_]*$/.test(name) && !reserved.has(name) ? name : pg.escapeIdentifier(name);
 }
 
 export interface Request {

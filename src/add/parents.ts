@@ -1,5 +1,5 @@
 // Tables that a new dataset may refer to: those of the database, and those that files of DATASETS_DIR declare.
-import type { Pool } from "pg";
+import pg, { type Pool } from "pg";
 import { readDatasetFiles } from "../database/dataset-files.ts";
 import { splitStatements } from "../database/sql-text.ts";
 import { singular } from "./names.ts";
@@ -109,16 +109,15 @@ export interface Content {
 /** How many of the values are in the table; each is the values of one row, joined by NUL. */
 export async function compare(pool: Pool, { parent }: Reference, values: string[]): Promise<Content> {
   if (parent.pending) return { looked: 0, missing: 0, examples: [], isEmpty: true };
-  const quote = (name: string): string => `"${name.replaceAll('"', '""')}"`;
   const parts = values.map((value) => value.split("\0"));
   const places = parent.columns.map((_, i) => i + 1);
   const { rows } = await pool.query<{ missing: number; examples: string[] | null; empty: boolean }>(
     `select count(*)::int as missing, (array_agg(concat_ws(', ', ${places.map((i) => `v${i}`).join(", ")})))[1:3] as examples,
-            not exists (select from production.${quote(parent.table)}) as empty
+            not exists (select from production.${pg.escapeIdentifier(parent.table)}) as empty
        from unnest(${places.map((i) => `$${i}::text[]`).join(", ")}) as given (${places.map((i) => `v${i}`).join(", ")})
       where not exists (
-        select from production.${quote(parent.table)} p
-         where ${parent.columns.map((column, i) => `p.${quote(column)}::text = ${textFor(parent.types[i]!, `v${i + 1}`)}`).join(" and ")})`,
+        select from production.${pg.escapeIdentifier(parent.table)} p
+         where ${parent.columns.map((column, i) => `p.${pg.escapeIdentifier(column)}::text = ${textFor(parent.types[i]!, `v${i + 1}`)}`).join(" and ")})`,
     places.map((i) => parts.map((part) => part[i - 1])),
   );
   const { missing, examples, empty } = rows[0]!;
