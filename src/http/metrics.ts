@@ -4,6 +4,7 @@ import type { FastifyInstance } from "fastify";
 import type pg from "pg";
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Config } from "../config.ts";
+import { refusal } from "../graphql/errors.ts";
 import type { ReadPath } from "../graphql/reads.ts";
 import type { Siblings } from "../processes/siblings.ts";
 
@@ -195,14 +196,10 @@ export function addMetrics(
   const expected = METRICS_TOKEN && Buffer.from(`Bearer ${METRICS_TOKEN}`);
   app.get("/metrics", async (request, reply) => {
     const given = Buffer.from(request.headers.authorization ?? "");
-    const refuse = (status: number, code: string, message: string) =>
-      reply.status(status).send({ errors: [{ message, extensions: { code, requestId: request.id } }] });
     if (!expected && DATABASE_URL)
-      return refuse(403, "FORBIDDEN", "Metrics are off: set METRICS_TOKEN and send it as a bearer token");
-    if (expected && !(given.length === expected.length && timingSafeEqual(given, expected))) {
-      reply.header("www-authenticate", "Bearer");
-      return refuse(401, "UNAUTHENTICATED", "Metrics need METRICS_TOKEN as a bearer token");
-    }
+      throw refusal("FORBIDDEN", "Metrics are off: set METRICS_TOKEN and send it as a bearer token");
+    if (expected && !(given.length === expected.length && timingSafeEqual(given, expected)))
+      throw refusal("UNAUTHENTICATED", "Metrics need METRICS_TOKEN as a bearer token");
     return reply
       .type(registry.contentType)
       .send(await (siblings ? siblings.metricsOfAll() : registry.metrics()));
