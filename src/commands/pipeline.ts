@@ -8,7 +8,10 @@ import { stoppable } from "./stop-signal.ts";
 import { withDatabase } from "./with-database.ts";
 
 export async function printStep(
-  request: Pick<RunRequest, "step" | "full" | "from" | "to" | "replays"> & {
+  {
+    daysToKeep,
+    ...request
+  }: Pick<RunRequest, "step" | "full" | "from" | "to" | "replays"> & {
     daysToKeep?: number | undefined;
   },
   options: { json?: boolean },
@@ -16,12 +19,8 @@ export async function printStep(
   const run = stoppable("run", (signal) =>
     withDatabase(async ({ pool }, config) => {
       const done = await runStep(pool, {
-        step: request.step,
-        full: request.full,
-        from: request.from,
-        to: request.to,
-        replays: request.replays,
-        retention: request.step === "cleanup" ? retentionOf(config, request.daysToKeep) : undefined,
+        ...request,
+        retention: request.step === "cleanup" ? retentionOf(config, daysToKeep) : undefined,
         trigger: "cli",
         actor: userInfo().username,
         onProgress: showRun,

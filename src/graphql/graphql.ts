@@ -21,7 +21,7 @@ import { dryRun } from "../ingest/dry-run.ts";
 import { ingest, type IngestOptions } from "../ingest/ingest.ts";
 import { checkRetry } from "../ingest/retry.ts";
 import { retentionOf } from "../pipeline/cleanup.ts";
-import { queueStep, runStep } from "../pipeline/runs.ts";
+import { queueStep, runStep, type Run, type RunRequest } from "../pipeline/runs.ts";
 import { answerType, checkEncoding } from "../http/accept.ts";
 import { addAnswers, createAnswersPlugin } from "./response-cache.ts";
 import type { Authenticator, Claims } from "../http/auth.ts";
@@ -78,19 +78,21 @@ export const settings = (
   statement_timeout: String(role === undefined ? 1 : config.STATEMENT_TIMEOUT_MS[role]),
 });
 
-function stepRunner({ config, database, hurry }: GraphqlOptions, { databaseRole: role, subject }: Claims) {
-  return async ({ background, ...step }: PipelineStepRequest) => {
-    const request = {
-      ...step,
-      retention: step.step === "cleanup" ? retentionOf(config, step.daysToKeep) : undefined,
-      trigger: "api" as const,
-      actor: subject,
-      role,
-      signal: hurry,
-    };
-    return background ? queueStep(database.pool, request) : runStep(database.pool, request);
+/** Runs a step for the caller, or leaves it to a worker. */
+const runFor = (
+  { database, hurry: signal }: GraphqlOptions,
+  { databaseRole: role, subject: actor }: Claims,
+  request: Omit<RunRequest, "trigger">,
+  isLeft: boolean,
+): Promise<Run> =>
+  (isLeft ? queueStep : runStep)(database.pool, { ...request, trigger: "api", actor, role, signal });
+
+const stepRunner =
+  (options: GraphqlOptions, claims: Claims) =>
+  ({ background, daysToKeep, ...step }: PipelineStepRequest) => {
+    const retention = step.step === "cleanup" ? retentionOf(options.config, daysToKeep) : undefined;
+    return runFor(options, claims, { ...step, retention }, background);
   };
-}
 
 /** Rows of a mutation take the same way as those of a file. */
 function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject }: Claims) {
@@ -102,7 +104,7 @@ function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject
     const load: IngestOptions = {
       ...options,
       format: "ndjson",
-      sha256: once ? digestOf(lines) : undefined,
+      sha256: once ? createHash("sha256").update(lines.join("")).digest("hex") : undefined,
       trigger: "api",
       actor: subject,
       role,
@@ -114,39 +116,27 @@ function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject
         ingest(database.pool, dataset, Readable.from(lines), { ...load, onStart }).then(resolve, reject);
       });
     } catch (error) {
-      throw isOfCaller(error) ? refusal("BAD_USER_INPUT", error.message) : error;
+      throw explain(error);
     }
   };
 }
 
-function digestOf(lines: string[]): string {
-  const hash = createHash("sha256");
-  for (const line of lines) hash.update(line);
-  return hash.digest("hex");
-}
+/** Faults of what the caller gave become errors that the caller sees. */
+const explain = (error: unknown): unknown =>
+  isBadInput(error) || isBadOption(error) || isUnknownDataset(error)
+    ? refusal("BAD_USER_INPUT", error.message)
+    : error;
 
-const isOfCaller = (error: unknown): error is Error =>
-  isBadInput(error) || isBadOption(error) || isUnknownDataset(error);
-
-function retrier({ database, hurry }: GraphqlOptions, { databaseRole: role, subject }: Claims) {
+function retrier(options: GraphqlOptions, claims: Claims) {
   return async ({ background, patch, ...retry }: RetryQuarantinedRequest) => {
     const text = patch === undefined ? undefined : JSON.stringify(patch);
     try {
       checkRetry(retry, text);
     } catch (error) {
-      throw isOfCaller(error) ? refusal("BAD_USER_INPUT", error.message) : error;
+      throw explain(error);
     }
-    const request = {
-      step: "retry" as const,
-      retry,
-      patch: text,
-      trigger: "api" as const,
-      actor: subject,
-      role,
-      signal: hurry,
-    };
-    if (background) return { id: (await queueStep(database.pool, request)).id };
-    return runStep(database.pool, request);
+    const run = await runFor(options, claims, { step: "retry", retry, patch: text }, background);
+    return background ? { id: run.id } : run;
   };
 }
 
