@@ -83,13 +83,8 @@ async function work(
   options: ExportCommandOptions & { format: ExportFormat },
   signal: AbortSignal,
 ): Promise<number> {
-  const authenticator = {
-    recall: () => undefined,
-    requireRole: (claims: Claims) => claims,
-    authenticate: () => Promise.reject(new Error("no requests here")),
-  };
   const claims = await claimsOf(database, options);
-  const graphql = createGraphql({ config, database, authenticator });
+  const graphql = createGraphql({ config, database });
   const pool = createPool(database.connection, { max: 1, application_name: "strata export" });
   try {
     const { bytes, rows } = await openExport({

@@ -2,7 +2,6 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import type { Command } from "commander";
 import { buildSchema, findBreakingChanges, introspectionFromSchema } from "graphql";
 import { createGraphql } from "../graphql/graphql.ts";
-import type { Claims } from "../http/auth.ts";
 import { root } from "../paths.ts";
 import { withDatabase } from "./with-database.ts";
 
@@ -10,12 +9,7 @@ const file = new URL("schema.graphql", root);
 
 export async function schema(options: { write?: boolean; json?: boolean }): Promise<void> {
   const sdl = await withDatabase(async (database, config) => {
-    const authenticator = {
-      recall: () => undefined,
-      requireRole: (claims: Claims) => claims,
-      authenticate: () => Promise.reject(new Error("no requests here")),
-    };
-    const graphql = createGraphql({ config, database, authenticator });
+    const graphql = createGraphql({ config, database });
     try {
       return await graphql.printSdl();
     } finally {

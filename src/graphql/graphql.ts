@@ -54,7 +54,6 @@ const SPARED_CONNECTIONS = 3;
 export interface GraphqlOptions {
   config: Config;
   database: Database;
-  authenticator: Authenticator;
   /** Sees every operation. */
   observation?: ObserveOptions;
   log?: FastifyBaseLogger | undefined;
@@ -141,7 +140,7 @@ function retrier(options: GraphqlOptions, claims: Claims) {
 }
 
 export function createGraphql(options: GraphqlOptions) {
-  const { config, database, authenticator } = options;
+  const { config, database } = options;
   const primary = createOperationPool(config, database);
   const urls = config.READ_DATABASE_URLS;
   const nodes =
@@ -244,7 +243,7 @@ export function createGraphql(options: GraphqlOptions) {
     spend,
     isListening: () => notifications.isListening(),
     /** Replaces grafserv's handlers by ours; to be called before the WebSocket plugin, which wraps them. */
-    addHandlersTo(app: FastifyInstance): void {
+    addHandlersTo(app: FastifyInstance, authenticator: Authenticator): void {
       queue.watch(app.server);
       const handler = createHttpHandler(serv);
       const wsHandler = createSocketHandler(serv, authenticator);

@@ -52,7 +52,6 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   const graphql = createGraphql({
     config,
     database,
-    authenticator,
     observation,
     log: logger,
     hurry: lifecycle?.hurry,
@@ -101,7 +100,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   });
   // A form or plain text can be sent from any page without asking; the other types cannot.
   app.removeContentTypeParser("text/plain");
-  graphql.addHandlersTo(app);
+  graphql.addHandlersTo(app, authenticator);
   await app.register(websocket, {
     options: { maxPayload: MAX_BODY_BYTES },
     // 1001, going away: clients connect again, to another instance.

@@ -20,7 +20,6 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { compileRead } from "../../src/graphql/reads/compile.ts";
 import { isAboutArguments } from "../../src/graphql/reads.ts";
 import { createShapes } from "../../src/graphql/reads/shapes.ts";
-import { createAuthenticator } from "../../src/http/auth.ts";
 import { createGraphql } from "../../src/graphql/graphql.ts";
 import { isServer } from "../support/database.ts";
 import { chance, type Chance } from "../support/random.ts";
@@ -70,7 +69,6 @@ beforeAll(async () => {
   const graphql = createGraphql({
     config: database.config,
     database,
-    authenticator: createAuthenticator(database.config),
   });
   schema = await graphql.instance.getSchema();
   await graphql.release();

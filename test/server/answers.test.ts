@@ -7,7 +7,6 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { loadConfig, type Role } from "../../src/config.ts";
 import { createApp } from "../../src/http/app.ts";
 import { createToken } from "../../src/http/token.ts";
-import { createAuthenticator } from "../../src/http/auth.ts";
 import { createCacheableCheck } from "../../src/graphql/cacheable.ts";
 import { createGraphql } from "../../src/graphql/graphql.ts";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
@@ -208,7 +207,6 @@ describe("what is not known to be refreshed data", () => {
     const graphql = createGraphql({
       config: database.config,
       database,
-      authenticator: createAuthenticator(database.config),
     });
     const isCacheable = createCacheableCheck(await graphql.instance.getSchema());
     await graphql.release();

@@ -9,7 +9,6 @@ import { createDocumentCheck } from "../../src/guard/document.ts";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createOperation } from "../../src/database/adaptor.ts";
 import { createOperationPool } from "../../src/database/connect.ts";
-import { createAuthenticator } from "../../src/http/auth.ts";
 import { createGraphql } from "../../src/graphql/graphql.ts";
 import { createDatabase, isServer, type TestDatabase } from "../support/database.ts";
 
@@ -226,7 +225,6 @@ describe("an answer", () => {
     graphql = createGraphql({
       config: database.config,
       database,
-      authenticator: createAuthenticator(database.config),
     });
   });
   afterAll(() => graphql.release());
