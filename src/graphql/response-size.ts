@@ -3,6 +3,7 @@
 import { isAsyncIterable, type OperationPlan } from "grafast";
 import { GraphQLError, OperationTypeNode, type ExecutionResult } from "grafast/graphql";
 import { ResponseTooLarge } from "../database/budget.ts";
+import { mapEvents, type Result } from "./results.ts";
 
 /** The part of Grafast's output plans that writes a response, beyond its published types. */
 interface Output {
@@ -72,8 +73,6 @@ const failed = (error: Error): ExecutionResult => ({
   errors: [new GraphQLError("", { originalError: error })],
 });
 
-type Result = ExecutionResult | AsyncGenerator<ExecutionResult>;
-
 export function createResponseSizePlugin(maxBytes: number): GraphileConfig.Plugin {
   const bounded = new WeakSet<OperationPlan>();
   // A mutation has committed by the time that its response is written.
@@ -82,14 +81,7 @@ export function createResponseSizePlugin(maxBytes: number): GraphileConfig.Plugi
 
   /** Text has been bounded while it was written; objects, over WebSocket, become text later. */
   const bound = (result: Result, isText: boolean | undefined, isMutation = false): Result => {
-    if (isAsyncIterable(result)) {
-      const next = result.next.bind(result);
-      result.next = async () => {
-        const item = await next();
-        return item.done ? item : { ...item, value: bound(item.value, isText) as ExecutionResult };
-      };
-      return result;
-    }
+    if (isAsyncIterable(result)) return mapEvents(result, (event) => bound(event, isText) as ExecutionResult);
     return !isText && isLonger(result.data, maxBytes) ? failed(tooLarge(isMutation)) : result;
   };
 

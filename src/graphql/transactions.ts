@@ -2,10 +2,10 @@
 import { PgSelectStep, PgUnionAllStep } from "@dataplan/pg";
 import { AccessStep, isAsyncIterable, isPromiseLike, ObjectStep, type OperationPlan } from "grafast";
 import type pg from "pg";
-import type { ExecutionResult } from "grafast/graphql";
 import { createOperation, type Operation } from "../database/adaptor.ts";
 import type { Nodes, Route } from "../database/nodes.ts";
 import { addPosition, routeOf, routeOfExtensions, withPosition } from "./position.ts";
+import { mapEvents, type Result } from "./results.ts";
 
 declare global {
   namespace Grafast {
@@ -31,15 +31,8 @@ export function createTransactionsPlugin(options: TransactionsOptions): Graphile
 
   /** Says with the answer how much of the data the client has seen. */
   async function finish(result: unknown, route: Route, args: Grafast.ExecutionArgs): Promise<unknown> {
-    const answer = await (result as Promise<ExecutionResult | AsyncGenerator<ExecutionResult>>);
-    if (isAsyncIterable(answer)) {
-      const next = answer.next.bind(answer);
-      answer.next = async () => {
-        const item = await next();
-        return item.done ? item : { ...item, value: withPosition(item.value, route) };
-      };
-      return answer;
-    }
+    const answer = await (result as Promise<Result>);
+    if (isAsyncIterable(answer)) return mapEvents(answer, (event) => withPosition(event, route));
     const { operation } = args.contextValue;
     // The position is read after the last commit, since runs have transactions of their own.
     if (operation.kind() === "mutation") await nodes!.noteWritten(route).catch(() => undefined);

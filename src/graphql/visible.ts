@@ -4,9 +4,9 @@ import { isAsyncIterable } from "grafast";
 import { getOperationAST, OperationTypeNode, type DocumentNode, type ExecutionResult } from "grafast/graphql";
 import type pg from "pg";
 import { findForbidden, hideFields, isRefused, nameForbidden, type Forbidden } from "./forbidden.ts";
+import { mapEvents, type Result } from "./results.ts";
 
 type Args = Grafast.ExecutionArgs;
-type Result = ExecutionResult | AsyncGenerator<ExecutionResult>;
 type Next = () => Result | Promise<Result>;
 
 export function createVisiblePlugin(pool: pg.Pool): GraphileConfig.Plugin {
@@ -61,14 +61,7 @@ export function createVisiblePlugin(pool: pg.Pool): GraphileConfig.Plugin {
       const result = await next();
       const finish = async (one: ExecutionResult): Promise<ExecutionResult> =>
         hide(await explain(one, { ...args, document }, forbidden, role), forbidden, role);
-      if (isAsyncIterable(result)) {
-        const take = result.next.bind(result);
-        result.next = async () => {
-          const item = await take();
-          return item.done ? item : { ...item, value: await finish(item.value) };
-        };
-        return result;
-      }
+      if (isAsyncIterable(result)) return mapEvents(result, finish);
       const finished = await finish(result);
       const asText = isHidden && outputDataAsString && finished.data;
       return asText ? { ...finished, data: JSON.stringify(finished.data) as never } : finished;

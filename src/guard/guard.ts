@@ -4,7 +4,6 @@ import { isAsyncIterable, isSafeError, type SafeError } from "grafast";
 import {
   GraphQLError,
   OperationTypeNode,
-  type ExecutionResult,
   type GraphQLSchema,
   type OperationDefinitionNode,
 } from "grafast/graphql";
@@ -13,6 +12,7 @@ import type { Source } from "../../plugins/support/subscriptions.ts";
 import type { Config } from "../config.ts";
 import { presentError, refusal } from "../graphql/errors.ts";
 import type { OperationCache } from "../graphql/operation-cache.ts";
+import { mapEvents, type Result } from "../graphql/results.ts";
 import {
   checkVariables,
   costOf,
@@ -39,7 +39,6 @@ declare global {
   }
 }
 
-type Result = ExecutionResult | AsyncGenerator<ExecutionResult>;
 type Next = () => Result | Promise<Result>;
 interface ExecuteEvent {
   args: Grafast.ExecutionArgs;
@@ -233,12 +232,5 @@ function withErrorsPresented(result: Result, present: (error: GraphQLError) => G
     if (answer.errors) answer.errors = answer.errors.map(present);
     return answer;
   };
-  if (!isAsyncIterable(result)) return finish(result);
-  const next = result.next.bind(result);
-  result.next = async () => {
-    const item = await next();
-    if (!item.done) finish(item.value);
-    return item;
-  };
-  return result;
+  return isAsyncIterable(result) ? mapEvents(result, finish) : finish(result);
 }
