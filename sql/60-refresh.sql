@@ -36,6 +36,10 @@ declare
   counted text;
 begin
   select * into strict m from strata.metrics x where x.metric = compute_metric.metric;
+  if to_regclass(strata.metric_query(m.metric)) is null then
+    raise exception 'its query is gone, because something that it read was dropped: declare it again with strata.add_metric, or remove it with strata.remove_metric'
+      using errcode = 'undefined_table';
+  end if;
   counted := case when m.mode = 'partition' then format('count(distinct %1$I) + (count(*) filter (where %1$I is null) > 0)::integer', m.partition_column) else 'count(null)' end;
   if stale is null then
     execute format('delete from %s', strata.metric_table(m));

@@ -74,6 +74,9 @@ begin
     if exists (select from pg_rewrite w where w.ev_class = to_regclass(strata.metric_query(m.metric))) then
       perform strata.put_metric(m.schema_name, m.metric, m.query, m.partition_column);
       perform strata.copy_comments(m);
+    else
+      -- DROP … CASCADE of what it reads took the query along: the next refresh says so, even if nothing changes.
+      update strata.metrics x set rebuild = true where x.metric = m.metric;
     end if;
   end loop;
   perform strata.follow_login_views();

@@ -5,6 +5,7 @@ import { loadConfig, type Config } from "../config.ts";
 import { openDatabase, type Database } from "../database/connect.ts";
 import { currentVersion, installedVersion } from "../database/migrate.ts";
 import { nameOf } from "../database/nodes.ts";
+import { isUnavailable } from "../database/unavailable.ts";
 import { findApiFaults } from "../doctor/api.ts";
 import { findDrift } from "../doctor/catalogue.ts";
 import { sqlChecks, type SqlCheck } from "../doctor/checks.ts";
@@ -119,8 +120,11 @@ async function find(
     );
   } catch (error) {
     const { code, message } = error as { code?: string; message: string };
-    if (code !== NOT_READY) throw error;
-    return finding(name, "skipped", [message], "Fill it first: see materialized views");
+    if (code === NOT_READY)
+      return finding(name, "skipped", [message], "Fill it first: see materialized views");
+    if (isUnavailable(error)) throw error;
+    // A query of one's own, such as that of a metric, may fail: the other checks are worth no less.
+    return finding(name, "failure", [`It cannot be checked: ${message}`], advice);
   }
 }
 

@@ -196,7 +196,8 @@ export const sqlChecks: SqlCheck[] = [
       select format('%s failed in the last refresh: %s', metric, error) as problem from strata.metrics where error is not null
       union all
       select format('%s_live differs from its query in %s rows', m.metric, d.differences)
-      from strata.metrics m cross join lateral (select strata.count_differences(m.metric) as differences) d
+      from strata.metrics m
+      cross join lateral (select case when m.error is null then strata.count_differences(m.metric) end as differences) d
       where d.differences > 0
       union all
       select format('daily_user_metrics lacks %s groups, although nothing has changed since its refresh', count(*))

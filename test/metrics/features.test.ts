@@ -578,6 +578,34 @@ describe("edits", { tags: ["long"] }, () => {
 });
 
 describe("failures", { tags: ["long"] }, () => {
+  test("a metric whose query went with a column says so after a migration, and can be removed or declared again", async () => {
+    const s = await shop();
+    const query = `select day, count(note) as notes from ${s.sale} group by day`;
+    const m = await metric("notes", query, "day");
+    await metric("other_notes", query, "day");
+    await refresh();
+    await sql(`alter table ${s.sale} drop column note cascade; select strata.reconcile()`);
+    await refresh();
+    const gone = expect.stringMatching(
+      /^its query is gone, because something that it read was dropped: declare it/,
+    );
+    expect(await sql("select metric, error from strata.metrics where error is not null order by 1")).toEqual([
+      { metric: "notes", error: gone },
+      { metric: "other_notes", error: gone },
+    ]);
+    expect(
+      await sql("select dataset, rows_behind::int from analytics.freshness where dataset = 'notes'"),
+    ).toEqual([{ dataset: "notes", rows_behind: 1 }]);
+    await sql(
+      `alter table ${s.sale} add column note text; update ${s.sale} set note = 'new' where sale_id = 7`,
+    );
+    await sql("select strata.add_metric('notes', $1, 'day'), strata.remove_metric('other_notes')", [query]);
+    await refresh();
+    expect(await sql("select metric from strata.metrics where error is not null")).toEqual([]);
+    await m.kept("declared again");
+    await done("notes");
+  });
+
   test("a metric that fails leaves the others alone, says so, and recovers; so does a view", async () => {
     const s = await shop();
     const bad = await metric("bad", `select day, sum(1 / amount) as n from ${s.sale} group by day`, "day");

@@ -141,6 +141,34 @@ test(
   },
 );
 
+test(
+  "a metric that cannot be computed is a finding, and keeps none of the other checks from being made",
+  { timeout: PATIENCE_MS },
+  async () => {
+    for (const statement of [
+      "create table production.parts (part_id integer primary key, weight integer, note text)",
+      "insert into production.parts values (1, 0, 'a')",
+      "select strata.add_metric('inverse', 'select sum(1 / weight) as sum from production.parts where weight > -1')",
+      "select strata.add_metric('notes', 'select note, count(*) as parts from production.parts group by note')",
+      "alter table production.parts drop column note cascade",
+    ])
+      await database.pool.query(statement);
+    const before = await examine();
+    expect(before.found.metrics).toMatchObject({
+      status: "failure",
+      problems: [expect.stringMatching(/^It cannot be checked: /)],
+    });
+    await database.pool.query("select strata.reconcile(), strata.refresh()");
+    const after = await examine();
+    expect(after.found.metrics?.problems.toSorted()).toEqual([
+      "inverse failed in the last refresh: division by zero",
+      expect.stringMatching(/^notes failed in the last refresh: its query is gone/),
+    ]);
+    for (const { checks } of [before, after])
+      expect(checks.map(({ name }) => name)).toContain("additions to the machinery");
+  },
+);
+
 test("token settings that are valid, and unwise", async () => {
   const server = createServer((_request, response) => response.end('{"keys": []}')).listen(0, "127.0.0.1");
   await once(server, "listening");
