@@ -6,6 +6,7 @@ import { context, lambda, sideEffect, type FieldArgs, type Step } from "grafast"
 import { parse } from "grafast/graphql";
 import { extendSchema } from "graphile-utils";
 import type { DatasetField } from "./CataloguePlugin.ts";
+import { distinctNames } from "./NamesPlugin.ts";
 import { givenOf, text, type Nullable } from "./support/inputs.ts";
 import { payloadPlans, planPayload } from "./support/runs.ts";
 
@@ -230,14 +231,16 @@ export const IngestMutationsPlugin: GraphileConfig.Plugin = extendSchema((build)
     .filter(({ fields }) => fields.length > 0)
     .map(({ dataset, fields }): Ingest => {
       const name = inflection.coerceToGraphQLName(dataset);
+      const names = distinctNames(
+        fields.map(({ field }) => field),
+        (field) => inflection.camelCase(inflection.coerceToGraphQLName(field)),
+      );
       return {
         dataset,
         mutation: inflection.camelCase(`ingest-${name}`),
         // "…Input" would be the mutation's own input where singular and plural are the same word.
         rowType: inflection.upperCamelCase(`ingest-${name}-row`),
-        columns: new Map(
-          fields.map((field) => [inflection.camelCase(inflection.coerceToGraphQLName(field.field)), field]),
-        ),
+        columns: new Map(fields.map((field) => [names.get(field.field)!, field])),
       };
     });
   const plans = {

@@ -1,3 +1,4 @@
+import type { PgCodecWithAttributes } from "@dataplan/pg";
 import { gatherConfig } from "graphile-build";
 import type { PgClass, PgProc } from "graphile-build-pg/pg-introspection";
 import type {} from "postgraphile";
@@ -20,6 +21,44 @@ const TAKEN = [
 /** Names of GraphQL that cannot be values of an enum. */
 const LITERALS = ["true", "false", "null"];
 
+/** Names of fields by columns: different ones, although `a b` and `a_b`, or `id` and `row_id`, come to the same. */
+export function distinctNames(columns: string[], nameOf: (column: string) => string): Map<string, string> {
+  const names = new Map<string, string>();
+  const taken = new Set<string>();
+  for (const [i, column] of columns.entries()) {
+    const given = nameOf(column);
+    const name = /^[_A-Za-z][_0-9A-Za-z]*$/.test(given) ? given : `column${i + 1}`;
+    let chosen = name;
+    for (let n = 2; taken.has(chosen); n++) chosen = `${name}_${n}`;
+    taken.add(chosen);
+    names.set(column, chosen);
+  }
+  return names;
+}
+
+const fieldsByCodec = new WeakMap<PgCodecWithAttributes, Map<string, string>>();
+
+type Relation = Parameters<GraphileBuild.Inflection["singleRelation"]>[0];
+
+/** The name of a relation, unless a column has it: then with the columns that refer. */
+function relationName(
+  inflection: GraphileBuild.Inflection,
+  { codec, relationName, registry }: Relation,
+  name: string,
+): string {
+  const columns = Object.keys(codec.attributes);
+  const fields = new Set(columns.map((attributeName) => inflection.attribute({ codec, attributeName })));
+  if (!fields.has(name)) return name;
+  const { isReferencee, localAttributes, remoteAttributes, remoteResource } =
+    registry.pgRelations[codec.name]![relationName]!;
+  const referring = (isReferencee ? remoteAttributes : localAttributes).map((attributeName) =>
+    inflection.attribute({ codec: isReferencee ? remoteResource.codec : codec, attributeName }),
+  );
+  let chosen = inflection.camelCase(`${name}-by-${referring.join("-and-")}`);
+  while (fields.has(chosen)) chosen += "Row";
+  return chosen;
+}
+
 const schemaOf = (entity: PgClass | PgProc): string => entity.getNamespace()!.nspname;
 
 /** Names of types and fields as the field says them: no schema prefix, no doubled plural. */
@@ -39,6 +78,26 @@ export const NamesPlugin: GraphileConfig.Plugin = {
         // The metric itself has the plural: `categoryRevenues`, `categoryRevenuesLive`.
         if (typeof tags?.liveOf === "string") return this.camelCase(`${this.pluralize(tags.liveOf)}-live`);
         return previous!(resource);
+      },
+      attribute(previous, _preset, details) {
+        const { codec, attributeName } = details;
+        let names = fieldsByCodec.get(codec);
+        if (!names?.has(attributeName)) {
+          names = distinctNames(Object.keys(codec.attributes), (column) =>
+            previous!({ ...details, attributeName: column }),
+          );
+          fieldsByCodec.set(codec, names);
+        }
+        return names.get(attributeName)!;
+      },
+      singleRelation(previous, _preset, details) {
+        return relationName(this, details, previous!(details));
+      },
+      singleRelationBackwards(previous, _preset, details) {
+        return relationName(this, details, previous!(details));
+      },
+      _manyRelation(previous, _preset, details) {
+        return relationName(this, details, previous!(details));
       },
       // Types of PostgreSQL have values such as `in progress`, one of which would end the whole schema.
       enumValue(previous, _preset, given, codec) {
