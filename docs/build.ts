@@ -164,6 +164,7 @@ const PUBLIC = [
   "strata.remove_dataset",
   "strata.add_metric",
   "strata.remove_metric",
+  "strata.announce_changes",
   "strata.promise",
   "strata.resolve_incident",
   "strata.count_differences",
