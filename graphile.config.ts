@@ -29,6 +29,7 @@ import { SourcesPlugin } from "./plugins/SourcesPlugin.ts";
 import { RowSubscriptionsPlugin } from "./plugins/RowSubscriptionsPlugin.ts";
 import { SubscriptionsPlugin } from "./plugins/SubscriptionsPlugin.ts";
 import { createTagFilesPlugin } from "./plugins/TagFilesPlugin.ts";
+import { TextTypesPlugin } from "./plugins/TextTypesPlugin.ts";
 import { TrigramsPlugin } from "./plugins/TrigramsPlugin.ts";
 import { UpdateNotFoundPlugin } from "./plugins/UpdateNotFoundPlugin.ts";
 import { UpsertPlugin } from "./plugins/UpsertPlugin.ts";
@@ -95,6 +96,7 @@ export function createPreset({ pgServices, datasetsDir, ...limits }: PresetOptio
       TrigramsPlugin,
       PostgisTypesPlugin,
       PostgisPlugin,
+      TextTypesPlugin,
       SourcesPlugin,
       RefreshedPlugin,
       UpdateNotFoundPlugin,

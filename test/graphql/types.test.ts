@@ -12,17 +12,18 @@ beforeAll(async () => {
     create table production.kinds (
       kind_id integer primary key,
       days daterange, times tstzrange, numbers numrange, list daterange[],
-      span interval, price money, bytes bytea
+      span interval, price money, bytes bytea,
+      ranges int4multirange, position pg_lsn, positions pg_lsn[]
     );
     create index on production.kinds (price);
     grant select on production.kinds to strata_reader;
     grant insert, update, delete on production.kinds to strata_operator;
     insert into production.kinds values
-      (1, '[2026-01-01,2026-02-01)', '[2026-01-01,)', '[1,2]', array[null, '(,2026-01-01)']::daterange[], '-01:59:58.5', 2.5, '\\xdeadbeef'),
-      (2, '(,)', '(,)', '(,)', '{}', '-00:00:00.5', 3, ''),
-      (3, null, null, null, null, null, null, null),
-      (4, null, null, null, null, '1 day 00:00:01.000001', null, null),
-      (5, null, null, null, null, '-1 year +3 days 04:00', null, null);
+      (1, '[2026-01-01,2026-02-01)', '[2026-01-01,)', '[1,2]', array[null, '(,2026-01-01)']::daterange[], '-01:59:58.5', 2.5, '\\xdeadbeef', '{[1,3),[5,7)}', '16/B374D848', '{0/1,NULL}'),
+      (2, '(,)', '(,)', '(,)', '{}', '-00:00:00.5', 3, '', null, null, null),
+      (3, null, null, null, null, null, null, null, null, null, null),
+      (4, null, null, null, null, '1 day 00:00:01.000001', null, null, null, null, null),
+      (5, null, null, null, null, '-1 year +3 days 04:00', null, null, null, null, null);
     select strata.reconcile();`,
   );
 });
@@ -107,4 +108,22 @@ test("bytes are base64, and what is not is refused", async () => {
     const { errors } = await create(given);
     expect(errors[0]?.message, given).toContain('is not base64 such as \\"3q2+7w==\\"'.replaceAll("\\", ""));
   }
+});
+
+test("types that GraphQL knows nothing of are texts, as PostgreSQL writes them", async () => {
+  const fields = "{ ranges position positions }";
+  const { kinds } = await read(`{ kinds(first: 1, orderBy: [KIND_ID_ASC]) { nodes ${fields} } }`);
+  expect(kinds.nodes).toEqual([
+    { ranges: "{[1,3),[5,7)}", position: "16/B374D848", positions: ["0/1", null] },
+  ]);
+  const { upsertKind } = await read(
+    `mutation { upsertKind(input: { kind: { kindId: 12, ranges: "{[7,8),[8,9)}", position: "0/F", positions: ["0/2"] } }) { kind ${fields} } }`,
+    "operator",
+  );
+  expect(upsertKind.kind).toEqual({ ranges: "{[7,9)}", position: "0/F", positions: ["0/2"] });
+  const { errors } = await server.ask(
+    "operator",
+    'mutation { createKind(input: { kind: { kindId: 13, ranges: "nonsense" } }) { clientMutationId } }',
+  );
+  expect(errors[0]!.extensions.code).toBe("BAD_USER_INPUT");
 });
