@@ -1,22 +1,30 @@
 import type { PgCodecWithAttributes } from "@dataplan/pg";
 import { gatherConfig } from "graphile-build";
-import type { PgClass, PgProc } from "graphile-build-pg/pg-introspection";
+import type { PgClass, PgProc, PgType } from "graphile-build-pg/pg-introspection";
 import type {} from "postgraphile";
 import { isRelation, tagsOf } from "./support/tags.ts";
 
-/** Types that GraphQL, Relay or PostGraphile have already. */
+/** Types and fields that GraphQL, Relay, PostGraphile or Strata have already. */
 const TAKEN = [
-  "query",
-  "mutation",
-  "subscription",
-  "node",
-  "cursor",
-  "date",
-  "datetime",
-  "json",
-  "uuid",
-  "page_info",
-];
+  "query mutation subscription id node cursor page_info int float string boolean",
+  "big_int big_float json uuid xml date datetime time interval bit_string oid reg_class reg_type reg_proc reg_role",
+  "point line line_segment box path polygon circle internet_address cidr_address mac_address mac_address8 key_value_hash l_tree",
+  "date_range datetime_range int_range big_int_range big_float_range",
+  "geo_point geo_point_input geo_box_input geo_distance_input geo_polygon_input json_path_input",
+].flatMap((names) => names.split(" "));
+
+/** Ends of the names of types that are made for each table, such as `UserFilter`; for inputs PostGraphile makes way. */
+const DERIVED = /(Filter|Edge|Connection|AggregatesGroup|GroupBy|OrderBy|UniqueKey|RangeBound)$/;
+
+/** Types of the mutations of a table. */
+const OF_MUTATIONS = /^(create|update|delete|upsert|ingest)[A-Z].*(Payload|Row)$/;
+
+/** Strata's views, whose names the studio and others rely on. */
+const OWN = new Set(
+  "datasets freshness lineage pipeline_incidents pipeline_runs quarantine run_datasets"
+    .split(" ")
+    .map((name) => `analytics.${name}`),
+);
 
 /** Names of GraphQL that cannot be values of an enum. */
 const LITERALS = ["true", "false", "null"];
@@ -59,7 +67,14 @@ function relationName(
   return chosen;
 }
 
-const schemaOf = (entity: PgClass | PgProc): string => entity.getNamespace()!.nspname;
+type Named = PgClass | PgProc | PgType;
+
+const schemaOf = (entity: Named): string => entity.getNamespace()!.nspname;
+
+/** Enums, domains and composite types that are no table's. */
+const isOwnType = (type: PgType): boolean =>
+  !/^(pg_|information_schema$)/.test(schemaOf(type)) &&
+  ("ed".includes(type.typtype!) || (type.typtype === "c" && type.getClass()?.relkind === "c"));
 
 /** Names of types and fields as the field says them: no schema prefix, no doubled plural. */
 export const NamesPlugin: GraphileConfig.Plugin = {
@@ -99,6 +114,13 @@ export const NamesPlugin: GraphileConfig.Plugin = {
       _manyRelation(previous, _preset, details) {
         return relationName(this, details, previous!(details));
       },
+      typeCodecName(previous, _preset, details) {
+        const { pgType } = details;
+        const element = pgType.typcategory === "A" ? pgType.getElemType() : undefined;
+        const { name } = tagsOf(element ?? pgType);
+        if (typeof name !== "string") return previous!(details);
+        return this.camelCase(element ? `${name}_array` : name);
+      },
       // Types of PostgreSQL have values such as `in progress`, one of which would end the whole schema.
       enumValue(previous, _preset, given, codec) {
         const names = new Map<string, string>();
@@ -119,31 +141,48 @@ export const NamesPlugin: GraphileConfig.Plugin = {
       pgIntrospection_introspection({ inflection, resolvedPreset }, { introspection, serviceName }) {
         const { schemas = [] } = resolvedPreset.pgServices!.find(({ name }) => name === serviceName)!;
         const nameOf = (name: string) => inflection.singularize(inflection.camelCase(name));
+        const bySchema = <T extends Named>(entities: T[]) =>
+          entities.toSorted((a, b) => schemas.indexOf(schemaOf(a)) - schemas.indexOf(schemaOf(b)));
+        const relations = bySchema(introspection.classes.filter((relation) => isRelation(relation, schemas)));
+        const types = introspection.types.filter(isOwnType);
         const taken = new Set(TAKEN.map(nameOf));
-        // The first of several equal names keeps it: production before analytics, relations before functions.
-        const give = (entity: PgClass | PgProc, name: string): void => {
+        const bases = new Set([
+          ...taken,
+          ...relations.map(({ relname }) => nameOf(relname)),
+          ...types.map(({ typname }) => nameOf(typname)),
+        ]);
+        const isTaken = (given: string): boolean => {
+          const name = nameOf(given);
+          const isDerived = DERIVED.test(name) && bases.has(name.replace(DERIVED, ""));
+          return taken.has(name) || isDerived || OF_MUTATIONS.test(name);
+        };
+        // The first of several equal names keeps it: relations before types and functions, production before analytics.
+        const give = (entity: Named, name: string): void => {
           const tags = tagsOf(entity);
           // The comment of a metric, and with it a name, is also that of its live view.
-          const isNew = typeof tags.name === "string" && !taken.has(nameOf(tags.name));
+          const isNew = typeof tags.name === "string" && !isTaken(tags.name);
           const given = isNew ? (tags.name as string) : undefined;
           let chosen = given ?? name;
           if (given === undefined)
-            for (let i = 1; taken.has(nameOf(chosen)); i++)
+            for (let i = 1; isTaken(chosen); i++)
               chosen = `${schemaOf(entity)}_${name}${i > 1 ? `_${i}` : ""}`;
           taken.add(nameOf(chosen));
           tags.name = chosen;
         };
-        const bySchema = <T extends PgClass | PgProc>(entities: T[]) =>
-          entities.toSorted((a, b) => schemas.indexOf(schemaOf(a)) - schemas.indexOf(schemaOf(b)));
-        const relations = bySchema(introspection.classes.filter((relation) => isRelation(relation, schemas)));
-        const isNamed = (entity: PgClass | PgProc) => Number(typeof tagsOf(entity).name !== "string");
-        for (const relation of relations.toSorted((a, b) => isNamed(a) - isNamed(b))) {
+        const rank = (relation: PgClass): number =>
+          OWN.has(`${schemaOf(relation)}.${relation.relname}`)
+            ? 0
+            : typeof tagsOf(relation).name === "string"
+              ? 1
+              : 2;
+        for (const relation of relations.toSorted((a, b) => rank(a) - rank(b))) {
           const { liveOf } = tagsOf(relation);
           give(
             relation,
             typeof liveOf === "string" ? `${inflection.singularize(liveOf)}_live` : relation.relname,
           );
         }
+        for (const type of bySchema(types)) give(type, type.typname);
         const names = new Set(relations.map((relation) => String(tagsOf(relation).name ?? relation.relname)));
         const procs = introspection.procs.filter((proc) =>
           schemas.includes(proc.getNamespace()?.nspname ?? ""),

@@ -90,3 +90,77 @@ test("columns have different names, and each has one", async () => {
   );
   expect(oddColumns.nodes).toEqual([{ column1: 3, aB_2: "second" }]);
 });
+
+test("a table whose name means something else to GraphQL or Strata is called after its schema, too", async () => {
+  const other = await createTestApp(
+    {},
+    {},
+    `
+    create type production.status as enum ('new', 'used');
+    create type public.status as enum ('open', 'shut');
+    create domain production.part as text;
+    create type production.address as (street text, city text);
+    create table production.statuses (id integer primary key, value production.status, door public.status, doors public.status[]);
+    create table production.parts (id integer primary key, value production.part);
+    create table production.addresses (id integer primary key, value production.address);
+    create table production.points (id integer primary key, value point);
+    create table production.paths (id integer primary key, value text);
+    create table production.intervals (id integer primary key, value interval);
+    create table production.times (id integer primary key, value time);
+    create table production.date_ranges (id integer primary key, value daterange);
+    do $$
+    begin
+      execute (select string_agg(format('create table production.%I (id integer primary key)', name), '; ') from unnest(array[
+        'floats', 'strings', 'ids', 'geo_points', 'big_ints', 'lineages', 'freshness', 'datasets', 'pipeline_runs', 'user_filters',
+        'user_edges', 'user_connections', 'user_inputs', 'user_payloads', 'ingest_users_rows']) name);
+      perform strata.add_dataset(relname) from pg_class
+      where relnamespace = 'production'::regnamespace and relkind = 'r'
+        and relname not in ('users', 'events', 'transactions', 'dim_date');
+    end $$;
+    insert into production.statuses values (1, 'used', 'open', '{open,shut}');
+    select strata.reconcile();`,
+  );
+  try {
+    const { data, errors } = await other.ask(
+      "operator",
+      `{
+        __schema { queryType { fields { name } } types { kind name enumValues { name } } }
+        statuses { nodes { rowId value door doors } }
+        pipelineRuns { nodes { step } }
+        datasets(filter: { kind: { equalTo: "dataset" }, dataset: { equalTo: "floats" } }) { nodes { dataset } }
+      }`,
+    );
+    expect(errors).toEqual([]);
+    const { __schema, statuses, datasets } = data;
+    expect(statuses.nodes).toEqual([{ rowId: 1, value: "used", door: "open", doors: ["open", "shut"] }]);
+    expect(datasets.nodes).toEqual([{ dataset: "floats" }]);
+    const names = (of: { name: string }[]): string[] => of.map(({ name }) => name);
+    expect(names(__schema.queryType.fields)).toEqual(
+      expect.arrayContaining([
+        ..."parts addresses userInputRecords userPayloads".split(" "),
+        ..."productionPoints productionPaths productionIntervals productionTimes productionDateRanges productionFloats".split(
+          " ",
+        ),
+        ..."productionStrings productionIds productionGeoPoints productionBigInts productionLineages".split(
+          " ",
+        ),
+        ..."productionFreshnesses productionDatasets productionPipelineRuns productionUserFilters".split(" "),
+        ..."productionUserEdges productionUserConnections productionIngestUsersRows".split(" "),
+      ]),
+    );
+    const enums = __schema.types.filter(({ name }: { name: string }) =>
+      /^(Production|Public)Status$/.test(name),
+    );
+    expect(
+      enums.map(({ name, enumValues }: { name: string; enumValues: { name: string }[] }) => [
+        name,
+        ...names(enumValues),
+      ]),
+    ).toEqual([
+      ["ProductionStatus", "new", "used"],
+      ["PublicStatus", "open", "shut"],
+    ]);
+  } finally {
+    await other.close();
+  }
+});
