@@ -96,6 +96,11 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
       "A statement took longer than `STATEMENT_TIMEOUT_MS`, or an export than `EXPORT_TIMEOUT_MS`, and was cancelled; nothing of it was saved.",
   },
   CANCELLED: { status: 400, meaning: "The client went away. Only logs and metrics see this code." },
+  NOT_REPRESENTABLE: {
+    status: 400,
+    meaning:
+      "The database holds `Infinity` or `NaN` in a field whose numbers JSON has to hold. The field is null, or, if it cannot be, what it belongs to.",
+  },
   CONFLICT: { status: 400, meaning: "Another transaction changed or holds the same rows. Retry." },
   UNIQUE_VIOLATION: {
     status: 400,

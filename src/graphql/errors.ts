@@ -65,11 +65,20 @@ function explainDatabaseError(error: unknown): Explanation | undefined {
 }
 
 /** GraphQL's own errors carry no code: what they are about shows in where they come from. */
-const explainGraphqlError = ({ message, extensions, path }: GraphQLError): Explanation => ({
-  code: path === undefined || message.startsWith("Variable ") ? "BAD_USER_INPUT" : "INTERNAL_SERVER_ERROR",
-  ...extensions,
-  message,
-});
+const explainGraphqlError = ({ message, extensions, path }: GraphQLError): Explanation => {
+  const [, number] =
+    (path && /^Float cannot represent non numeric value: (-?Infinity|NaN)$/.exec(message)) ?? [];
+  if (number)
+    return {
+      code: "NOT_REPRESENTABLE",
+      message: `The value is ${number}, for which JSON has no number; a view can show the column as text`,
+    };
+  return {
+    code: path === undefined || message.startsWith("Variable ") ? "BAD_USER_INPUT" : "INTERNAL_SERVER_ERROR",
+    ...extensions,
+    message,
+  };
+};
 
 function explain(error: GraphQLError): Explanation {
   let cause: unknown = error;

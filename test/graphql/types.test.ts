@@ -127,3 +127,28 @@ test("types that GraphQL knows nothing of are texts, as PostgreSQL writes them",
   );
   expect(errors[0]!.extensions.code).toBe("BAD_USER_INPUT");
 });
+
+test("a number that JSON does not have is null, and its error is no fault of the server", async () => {
+  await server.database.pool.query(`
+    create table production.readings (reading_id integer primary key, value double precision);
+    grant select on production.readings to strata_reader;
+    insert into production.readings values (1, 'Infinity'), (2, 'NaN'), (3, 1.5);
+    select strata.reconcile();`);
+  const inner = "{ readings(orderBy: [READING_ID_ASC]) { nodes { value } } }";
+  await expect
+    .poll(async () => (await server.ask("reader", inner)).data?.readings?.nodes, { timeout: 30_000 })
+    .toEqual([{ value: null }, { value: null }, { value: 1.5 }]);
+  for (const query of [inner, `{ ... @include(if: true) ${inner} }`]) {
+    const { errors } = await server.ask("reader", query);
+    expect(errors.map(({ message, extensions }) => [message, extensions.code])).toEqual([
+      [
+        "The value is Infinity, for which JSON has no number; a view can show the column as text",
+        "NOT_REPRESENTABLE",
+      ],
+      [
+        "The value is NaN, for which JSON has no number; a view can show the column as text",
+        "NOT_REPRESENTABLE",
+      ],
+    ]);
+  }
+});
