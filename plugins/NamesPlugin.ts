@@ -19,6 +19,18 @@ const DERIVED = /(Filter|Edge|Connection|AggregatesGroup|GroupBy|OrderBy|UniqueK
 /** Types of the mutations of a table. */
 const OF_MUTATIONS = /^(create|update|delete|upsert|ingest)[A-Z].*(Payload|Row)$/;
 
+/** Mutations that each table may have, with the table's name. */
+const OF_TABLES = /^(?:create|update|delete|upsert|ingest)([A-Z].*)$/;
+
+const OWN_MUTATIONS = [
+  "transform_staging",
+  "refresh_analytics",
+  "run_pipeline",
+  "cleanup_old_data",
+  "retry_quarantined",
+  "discard_quarantined",
+];
+
 /** Strata's views, whose names the studio and others rely on. */
 const OWN = new Set(
   "datasets freshness lineage pipeline_incidents pipeline_runs quarantine run_datasets"
@@ -30,12 +42,16 @@ const OWN = new Set(
 const LITERALS = ["true", "false", "null"];
 
 /** Names of fields by columns: different ones, although `a b` and `a_b`, or `id` and `row_id`, come to the same. */
-export function distinctNames(columns: string[], nameOf: (column: string) => string): Map<string, string> {
-  const names = new Map<string, string>();
+export function distinctNames<T>(
+  columns: readonly T[],
+  nameOf: (column: T, index: number) => string,
+  otherwise = "column",
+): Map<T, string> {
+  const names = new Map<T, string>();
   const taken = new Set<string>();
   for (const [i, column] of columns.entries()) {
-    const given = nameOf(column);
-    const name = /^[_A-Za-z][_0-9A-Za-z]*$/.test(given) ? given : `column${i + 1}`;
+    const given = nameOf(column, i);
+    const name = /^[_A-Za-z][_0-9A-Za-z]*$/.test(given) ? given : `${otherwise}${i + 1}`;
     let chosen = name;
     for (let n = 2; taken.has(chosen); n++) chosen = `${name}_${n}`;
     taken.add(chosen);
@@ -48,14 +64,22 @@ const fieldsByCodec = new WeakMap<PgCodecWithAttributes, Map<string, string>>();
 
 type Relation = Parameters<GraphileBuild.Inflection["singleRelation"]>[0];
 
-/** The name of a relation, unless a column has it: then with the columns that refer. */
+const fieldsOf = (inflection: GraphileBuild.Inflection, codec: PgCodecWithAttributes): string[] =>
+  Object.keys(codec.attributes).map((attributeName) => inflection.attribute({ codec, attributeName }));
+
+/** The name of a relation, unless a column or a function has it: then with the columns that refer. */
 function relationName(
   inflection: GraphileBuild.Inflection,
   { codec, relationName, registry }: Relation,
   name: string,
 ): string {
-  const columns = Object.keys(codec.attributes);
-  const fields = new Set(columns.map((attributeName) => inflection.attribute({ codec, attributeName })));
+  const functions = Object.values(registry.pgResources).filter(
+    (resource) => resource.parameters?.[0]?.codec === codec && !resource.isMutation,
+  );
+  const fields = new Set([
+    ...fieldsOf(inflection, codec),
+    ...functions.map((resource) => inflection.computedAttributeField({ resource: resource as never })),
+  ]);
   if (!fields.has(name)) return name;
   const { isReferencee, localAttributes, remoteAttributes, remoteResource } =
     registry.pgRelations[codec.name]![relationName]!;
@@ -104,6 +128,20 @@ export const NamesPlugin: GraphileConfig.Plugin = {
           fieldsByCodec.set(codec, names);
         }
         return names.get(attributeName)!;
+      },
+      // A function of a row whose name a column has is called after its schema, too.
+      computedAttributeField(previous, _preset, details) {
+        const { parameters, extensions } = details.resource;
+        const name = previous!(details);
+        const codec = parameters[0]!.codec as PgCodecWithAttributes;
+        const isColumn = ["id", ...fieldsOf(this, codec)].includes(name);
+        return isColumn ? this.camelCase(`${extensions!.pg!.schemaName}-${name}`) : name;
+      },
+      argument(previous, _preset, details) {
+        const { param, resource, index } = details;
+        const given = resource.parameters.slice(resource.parameters.indexOf(param) - index);
+        const nameOf = (one: typeof param, i: number) => previous!({ ...details, param: one, index: i });
+        return distinctNames(given, nameOf, "argument").get(param)!;
       },
       singleRelation(previous, _preset, details) {
         return relationName(this, details, previous!(details));
@@ -190,7 +228,11 @@ export const NamesPlugin: GraphileConfig.Plugin = {
         for (const proc of bySchema(procs)) {
           const tags = tagsOf(proc);
           const name = String(tags.name ?? proc.proname);
-          const chosen = names.has(name) ? `${schemaOf(proc)}_${name}` : name;
+          const [, subject] = OF_TABLES.exec(inflection.camelCase(name)) ?? [];
+          const isMutation =
+            OWN_MUTATIONS.includes(name) ||
+            (subject !== undefined && bases.has(nameOf(subject.replace(/By[A-Z].*$/, ""))));
+          const chosen = names.has(name) || isMutation ? `${schemaOf(proc)}_${name}` : name;
           names.add(chosen);
           if (chosen !== name) tags.name = chosen;
         }

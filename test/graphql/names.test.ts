@@ -164,3 +164,46 @@ test("a table whose name means something else to GraphQL or Strata is called aft
     await other.close();
   }
 });
+
+test("functions whose names columns, relations or mutations have are called otherwise, or the others are", async () => {
+  const other = await createTestApp(
+    {},
+    {},
+    `
+    create function production.users_email(u production.users) returns text language sql stable as $$ select left(u.email, 1) || '…' $$;
+    create function production.users_events(u production.users) returns integer language sql stable as 'select 7';
+    create function production.create_user(name text) returns text language sql volatile as $$ select 'made ' || name $$;
+    create function production.run_pipeline() returns integer language sql volatile as 'select 8';
+    create function production.added("a b" integer, a_b integer, "%" integer) returns integer language sql stable as 'select $1 + $2 * 10 + $3 * 100';
+    grant execute on all functions in schema production to strata_reader;
+    insert into production.users (user_id, username, email) values (100, 'ann', 'ann@example.com');
+    select strata.reconcile();`,
+  );
+  try {
+    const { data, errors } = await other.ask(
+      "operator",
+      `mutation {
+        productionCreateUser(input: { name: "ben" }) { result }
+        productionRunPipeline(input: {}) { result }
+        createUser(input: { user: { username: "cid", email: "cid@example.com" } }) { user { username } }
+      }`,
+    );
+    expect(errors).toEqual([]);
+    expect(data).toEqual({
+      productionCreateUser: { result: "made ben" },
+      productionRunPipeline: { result: 8 },
+      createUser: { user: { username: "cid" } },
+    });
+    const read = await other.ask(
+      "operator",
+      "{ user(userId: 100) { email productionEmail events eventsByUserId { totalCount } } added(aB: 1, aB_2: 2, argument3: 3) }",
+    );
+    expect(read.errors).toEqual([]);
+    expect(read.data).toEqual({
+      user: { email: "ann@example.com", productionEmail: "a…", events: 7, eventsByUserId: { totalCount: 0 } },
+      added: 321,
+    });
+  } finally {
+    await other.close();
+  }
+});
