@@ -28,7 +28,6 @@ const OWN_MUTATIONS = [
   "run_pipeline",
   "cleanup_old_data",
   "retry_quarantined",
-  "discard_quarantined",
 ];
 
 /** Strata's views, whose names the studio and others rely on. */
