@@ -30,13 +30,6 @@ const OWN_MUTATIONS = [
   "retry_quarantined",
 ];
 
-/** Strata's views, whose names the studio and others rely on. */
-const OWN = new Set(
-  "datasets freshness lineage pipeline_incidents pipeline_runs quarantine run_datasets"
-    .split(" ")
-    .map((name) => `analytics.${name}`),
-);
-
 /** Names of GraphQL that cannot be values of an enum. */
 const LITERALS = ["true", "false", "null"];
 
@@ -206,12 +199,11 @@ export const NamesPlugin: GraphileConfig.Plugin = {
           taken.add(nameOf(chosen));
           tags.name = chosen;
         };
-        const rank = (relation: PgClass): number =>
-          OWN.has(`${schemaOf(relation)}.${relation.relname}`)
-            ? 0
-            : typeof tagsOf(relation).name === "string"
-              ? 1
-              : 2;
+        // The studio and others rely on the names of Strata's own views.
+        const rank = (relation: PgClass): number => {
+          const { builtin, name } = tagsOf(relation);
+          return builtin ? 0 : typeof name === "string" ? 1 : 2;
+        };
         for (const relation of relations.toSorted((a, b) => rank(a) - rank(b))) {
           const { liveOf } = tagsOf(relation);
           give(

@@ -12,7 +12,7 @@ from strata.runs
 where pg_has_role(current_user, 'strata_reader', 'USAGE')
    or (step = 'ingest' and trigger = 'api' and actor = current_setting('strata.sub', true));
 
-comment on view analytics.pipeline_runs is E'@primaryKey run_id\n@notNull step,status,trigger,arguments,queued_at,rows_read,rows_written,rows_rejected,rows_deleted,progress,rows_replaced,rows_replaced_from_other_source\n@foreignKey (parent_run_id) references analytics.pipeline_runs (run_id)|@fieldName parentRun|@foreignFieldName childRuns\nWhat the pipeline did and is doing; one row per run of a step.';
+comment on view analytics.pipeline_runs is E'@builtin\n@primaryKey run_id\n@notNull step,status,trigger,arguments,queued_at,rows_read,rows_written,rows_rejected,rows_deleted,progress,rows_replaced,rows_replaced_from_other_source\n@foreignKey (parent_run_id) references analytics.pipeline_runs (run_id)|@fieldName parentRun|@foreignFieldName childRuns\nWhat the pipeline did and is doing; one row per run of a step.';
 
 do $$
 declare
@@ -32,7 +32,7 @@ create or replace view analytics.run_datasets as
 select d.run_id, d.dataset, d.rows_read, d.rows_written, d.rows_rejected, d.rows_deleted, d.rows_replaced, d.rows_replaced_from_other_source
 from strata.run_datasets d join analytics.pipeline_runs r on r.run_id = d.run_id;
 
-comment on view analytics.run_datasets is E'@primaryKey run_id,dataset\n@notNull rows_read,rows_written,rows_rejected,rows_deleted,rows_replaced,rows_replaced_from_other_source\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName datasets\nWhat a run read, wrote, rejected and deleted in each dataset or metric; one row per run and dataset.';
+comment on view analytics.run_datasets is E'@builtin\n@primaryKey run_id,dataset\n@notNull rows_read,rows_written,rows_rejected,rows_deleted,rows_replaced,rows_replaced_from_other_source\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName datasets\nWhat a run read, wrote, rejected and deleted in each dataset or metric; one row per run and dataset.';
 comment on column analytics.run_datasets.run_id is 'The run.';
 comment on column analytics.run_datasets.dataset is 'Dataset or metric.';
 comment on column analytics.run_datasets.rows_read is 'Rows read.';
@@ -48,7 +48,7 @@ select quarantine_id, dataset, stage, reasons, detail, waiting, payload, raw_tex
 from staging.quarantine
 where retried_at is null;
 
-comment on view analytics.quarantine is E'@name quarantined_row\n@primaryKey quarantine_id\n@indexed quarantine_id,dataset,reasons,run_id,retried_by\n@notNull dataset,stage,reasons,waiting,attempts,quarantined_at,last_attempt_at\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName quarantinedRows\nRecords that could not be taken over, with every reason; one row per record.';
+comment on view analytics.quarantine is E'@builtin\n@name quarantined_row\n@primaryKey quarantine_id\n@indexed quarantine_id,dataset,reasons,run_id,retried_by\n@notNull dataset,stage,reasons,waiting,attempts,quarantined_at,last_attempt_at\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName quarantinedRows\nRecords that could not be taken over, with every reason; one row per record.';
 
 do $$
 declare
@@ -135,7 +135,7 @@ select f.dataset, f.refreshed_at, f.run_id, f.rows_behind, f.lag_seconds,
        coalesce(make_interval(secs => f.lag_seconds) > p.fresh_within, false) as is_late
 from strata.freshness_rows() f left join strata.promises p on p.dataset = f.dataset;
 
-comment on view analytics.freshness is E'@primaryKey dataset\n@notNull rows_behind,lag_seconds,is_late\n@connectionName freshness\n@behavior -query:resource:single\nHow far each dataset and metric lags behind its source; one row per dataset or metric.';
+comment on view analytics.freshness is E'@builtin\n@primaryKey dataset\n@notNull rows_behind,lag_seconds,is_late\n@connectionName freshness\n@behavior -query:resource:single\nHow far each dataset and metric lags behind its source; one row per dataset or metric.';
 comment on column analytics.freshness.dataset is 'Dataset, metric or materialized view.';
 comment on column analytics.freshness.refreshed_at is 'When it was brought up to date last.';
 comment on column analytics.freshness.run_id is 'Run that did so; empty if it was done in SQL.';
@@ -147,7 +147,7 @@ comment on column analytics.freshness.is_late is 'Whether the age is beyond what
 create or replace view analytics.pipeline_incidents as
 select i.incident_id, i.kind, i.subject, i.detail, i.run_id, i.opened_at, i.resolved_at from strata.incidents i;
 
-comment on view analytics.pipeline_incidents is E'@primaryKey incident_id\n@notNull kind,subject,detail,opened_at\nWhat somebody should look at, or should have; one row per incident.';
+comment on view analytics.pipeline_incidents is E'@builtin\n@primaryKey incident_id\n@notNull kind,subject,detail,opened_at\nWhat somebody should look at, or should have; one row per incident.';
 
 do $$
 declare
@@ -216,7 +216,7 @@ comment on function strata.dataset_rows() is 'Datasets, metrics and views of thi
 create or replace view analytics.datasets as
 select d.dataset, d.kind, d.description, d.key_columns, d.parents, d.rows_estimated, d.partition_column, d.mode, d.why from strata.dataset_rows() d;
 
-comment on view analytics.datasets is E'@primaryKey dataset\n@notNull kind,description,parents\nDatasets, other tables, metrics and views of this database; one row each.';
+comment on view analytics.datasets is E'@builtin\n@primaryKey dataset\n@notNull kind,description,parents\nDatasets, other tables, metrics and views of this database; one row each.';
 comment on column analytics.datasets.dataset is 'Name of the table, metric or view.';
 comment on column analytics.datasets.kind is 'dataset, table, metric, materialized view or view.';
 comment on column analytics.datasets.description is 'What it holds.';
@@ -380,7 +380,7 @@ from strata.lineage_edges() e
 join pg_catalog.pg_class sc on sc.oid = e.source join pg_catalog.pg_namespace sn on sn.oid = sc.relnamespace
 join pg_catalog.pg_class tc on tc.oid = e.target join pg_catalog.pg_namespace tn on tn.oid = tc.relnamespace;
 
-comment on view analytics.lineage is E'@notNull source_schema,source_relation,target_schema,target_relation,kind\n@connectionName lineage\nWhat each column of production and analytics is made of; one row per pair of columns.';
+comment on view analytics.lineage is E'@builtin\n@notNull source_schema,source_relation,target_schema,target_relation,kind\n@connectionName lineage\nWhat each column of production and analytics is made of; one row per pair of columns.';
 comment on column analytics.lineage.source_schema is 'Schema that is read.';
 comment on column analytics.lineage.source_relation is 'Table or view that is read.';
 comment on column analytics.lineage.source_column is 'Column that is read; empty for all of them.';
