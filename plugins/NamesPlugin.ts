@@ -2,7 +2,7 @@ import type { PgCodecWithAttributes } from "@dataplan/pg";
 import { gatherConfig } from "graphile-build";
 import type { PgClass, PgProc, PgType } from "graphile-build-pg/pg-introspection";
 import type {} from "postgraphile";
-import { isRelation, tagsOf } from "./support/tags.ts";
+import { isRelation, tagsOf, valuesOf } from "./support/tags.ts";
 
 /** Types and fields that GraphQL, Relay, PostGraphile or Strata have already. */
 const TAKEN = [
@@ -19,8 +19,16 @@ const DERIVED = /(Filter|Edge|Connection|AggregatesGroup|GroupBy|OrderBy|UniqueK
 /** Types of the mutations of a table. */
 const OF_MUTATIONS = /^(create|update|delete|upsert|ingest)[A-Z].*(Payload|Row)$/;
 
-/** Mutations that each table may have, with the table's name. */
-const OF_TABLES = /^(?:create|update|delete|upsert|ingest)([A-Z].*)$/;
+/** Mutations that a table may have, with the table's name. */
+const OF_TABLES = /^(create|update|delete|upsert|ingest)([A-Z].*)$/;
+
+/** Rights without which a table has no such mutation. */
+const NEEDED: Record<string, string> = {
+  create: "insert",
+  upsert: "insert",
+  update: "update",
+  delete: "delete",
+};
 
 const OWN_MUTATIONS = [
   "transform_staging",
@@ -216,13 +224,21 @@ export const NamesPlugin: GraphileConfig.Plugin = {
         const procs = introspection.procs.filter((proc) =>
           schemas.includes(proc.getNamespace()?.nspname ?? ""),
         );
+        const tables = new Map(
+          relations.toReversed().map((relation) => [nameOf(relation.relname), relation]),
+        );
+        const isMutationOfOthers = (name: string): boolean => {
+          const [, verb = "", subject = ""] = OF_TABLES.exec(inflection.camelCase(name)) ?? [];
+          const table = tables.get(nameOf(subject.replace(/By[A-Z].*$/, "")));
+          const lacks = (behavior: string) => behavior === `-${NEEDED[verb]}` || behavior === "-*";
+          return (
+            OWN_MUTATIONS.includes(name) || (table !== undefined && !valuesOf(table, "behavior").some(lacks))
+          );
+        };
         for (const proc of bySchema(procs)) {
           const tags = tagsOf(proc);
           const name = String(tags.name ?? proc.proname);
-          const [, subject] = OF_TABLES.exec(inflection.camelCase(name)) ?? [];
-          const isMutation =
-            OWN_MUTATIONS.includes(name) ||
-            (subject !== undefined && bases.has(nameOf(subject.replace(/By[A-Z].*$/, ""))));
+          const isMutation = proc.provolatile === "v" && isMutationOfOthers(name);
           const chosen = names.has(name) || isMutation ? `${schemaOf(proc)}_${name}` : name;
           names.add(chosen);
           if (chosen !== name) tags.name = chosen;

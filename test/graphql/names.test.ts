@@ -173,6 +173,8 @@ test("functions whose names columns, relations or mutations have are called othe
     create function production.users_email(u production.users) returns text language sql stable as $$ select left(u.email, 1) || '…' $$;
     create function production.users_events(u production.users) returns integer language sql stable as 'select 7';
     create function production.create_user(name text) returns text language sql volatile as $$ select 'made ' || name $$;
+    revoke insert on production.transactions from strata_operator;
+    create function production.create_transaction() returns integer language sql volatile as 'select 6';
     create function production.run_pipeline() returns integer language sql volatile as 'select 8';
     create function production.added("a b" integer, a_b integer, "%" integer) returns integer language sql stable as 'select $1 + $2 * 10 + $3 * 100';
     grant execute on all functions in schema production to strata_reader;
@@ -184,6 +186,7 @@ test("functions whose names columns, relations or mutations have are called othe
       "operator",
       `mutation {
         productionCreateUser(input: { name: "ben" }) { result }
+        createTransaction(input: {}) { result }
         productionRunPipeline(input: {}) { result }
         createUser(input: { user: { username: "cid", email: "cid@example.com" } }) { user { username } }
       }`,
@@ -191,6 +194,7 @@ test("functions whose names columns, relations or mutations have are called othe
     expect(errors).toEqual([]);
     expect(data).toEqual({
       productionCreateUser: { result: "made ben" },
+      createTransaction: { result: 6 },
       productionRunPipeline: { result: 8 },
       createUser: { user: { username: "cid" } },
     });
