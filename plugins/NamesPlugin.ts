@@ -19,8 +19,8 @@ const DERIVED = /(Filter|Edge|Connection|AggregatesGroup|GroupBy|OrderBy|UniqueK
 /** Types of the mutations of a table. */
 const OF_MUTATIONS = /^(create|update|delete|upsert|ingest)[A-Z].*(Payload|Row)$/;
 
-/** Mutations that a table may have, with the table's name. */
-const OF_TABLES = /^(create|update|delete|upsert|ingest)([A-Z].*)$/;
+/** Mutations that a table may have, with the table's name; an upsert makes way for a function of its name. */
+const OF_TABLES = /^(create|update|delete|ingest)([A-Z].*)$/;
 
 /** Rights without which a table has no such mutation. */
 const NEEDED: Record<string, string> = {
