@@ -2,6 +2,7 @@ import type { PgCodecWithAttributes } from "@dataplan/pg";
 import { gatherConfig } from "graphile-build";
 import type { PgClass, PgProc, PgType } from "graphile-build-pg/pg-introspection";
 import type {} from "postgraphile";
+import { PIPELINE_MUTATIONS } from "./PipelineMutationsPlugin.ts";
 import { isRelation, tagsOf, valuesOf } from "./support/tags.ts";
 
 /** Types and fields that GraphQL, Relay, PostGraphile or Strata have already. */
@@ -30,13 +31,7 @@ const NEEDED: Record<string, string> = {
   delete: "delete",
 };
 
-const OWN_MUTATIONS = [
-  "transform_staging",
-  "refresh_analytics",
-  "run_pipeline",
-  "cleanup_old_data",
-  "retry_quarantined",
-];
+const OWN_MUTATIONS = [...PIPELINE_MUTATIONS, "retryQuarantined"];
 
 /** Names of GraphQL that cannot be values of an enum. */
 const LITERALS = ["true", "false", "null"];
@@ -228,11 +223,12 @@ export const NamesPlugin: GraphileConfig.Plugin = {
           relations.toReversed().map((relation) => [nameOf(relation.relname), relation]),
         );
         const isMutationOfOthers = (name: string): boolean => {
-          const [, verb = "", subject = ""] = OF_TABLES.exec(inflection.camelCase(name)) ?? [];
+          const field = inflection.camelCase(name);
+          const [, verb = "", subject = ""] = OF_TABLES.exec(field) ?? [];
           const table = tables.get(nameOf(subject.replace(/By[A-Z].*$/, "")));
           const lacks = (behavior: string) => behavior === `-${NEEDED[verb]}` || behavior === "-*";
           return (
-            OWN_MUTATIONS.includes(name) || (table !== undefined && !valuesOf(table, "behavior").some(lacks))
+            OWN_MUTATIONS.includes(field) || (table !== undefined && !valuesOf(table, "behavior").some(lacks))
           );
         };
         for (const proc of bySchema(procs)) {

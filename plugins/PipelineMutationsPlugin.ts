@@ -66,6 +66,8 @@ const MUTATIONS: Record<string, MutationSpec> = {
   },
 };
 
+export const PIPELINE_MUTATIONS = Object.keys(MUTATIONS);
+
 const typeName = (field: string): string => field[0]!.toUpperCase() + field.slice(1);
 
 const typeDefs = Object.entries(MUTATIONS).map(
