@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import type { Work } from "./work.ts";
 
-const root = fileURLToPath(new URL("..", import.meta.url));
+export const root = fileURLToPath(new URL("..", import.meta.url));
 const JWT_SECRET = randomBytes(32).toString("base64url");
 
 export interface Contender {
@@ -58,12 +58,13 @@ export async function start(
   name: string,
   databaseUrl: string,
   env: Record<string, string> = {},
+  folder = root,
 ): Promise<Contender> {
   const definition = definitions[name]!;
   const port = nextPort++;
   const { args, health, path = () => "/graphql", document = graphql } = definition;
   const child: ChildProcess = spawn(process.execPath, args, {
-    cwd: root,
+    cwd: folder,
     stdio: ["ignore", "ignore", "inherit"],
     env: { ...process.env, DATABASE_URL: databaseUrl, PORT: String(port), ...definition.env, ...env },
   });

@@ -1,16 +1,14 @@
 // The bench's own database: schema.sql, and as many made-up rows as asked for, the same ones every time.
 import { spawnSync } from "node:child_process";
-import { fileURLToPath } from "node:url";
 import pg from "pg";
-
-const root = fileURLToPath(new URL("..", import.meta.url));
+import { root } from "./contenders.ts";
 
 /** Which database Strata works on: DATABASE_URL, or DATA_DIR for an embedded one. */
 export type Where = { DATABASE_URL: string; DATA_DIR?: string };
 
-function strata(where: Where, ...args: string[]): void {
+function strata(folder: string, where: Where, ...args: string[]): void {
   const { status, stderr } = spawnSync(process.execPath, ["src/cli.ts", ...args], {
-    cwd: root,
+    cwd: folder,
     env: { ...process.env, ...where },
     encoding: "utf8",
   });
@@ -31,8 +29,12 @@ select n, 1 + (n::bigint * 7919 % $2::int)::int, (1 + n::bigint * 104729 % 50000
 from generate_series(1, $1::int) n`;
 
 /** Creates and fills the database unless it is there; returns its URL. */
-export async function prepare(server: string, transactions: number): Promise<string> {
-  const name = `strata_bench_${transactions}`;
+export async function prepare(
+  server: string,
+  transactions: number,
+  folder = root,
+  name = `strata_bench_${transactions}`,
+): Promise<string> {
   const url = new URL(server);
   url.pathname = `/${name}`;
   const administrator = new pg.Client({ connectionString: server });
@@ -40,13 +42,14 @@ export async function prepare(server: string, transactions: number): Promise<str
   const { rowCount } = await administrator.query("select from pg_database where datname = $1", [name]);
   if (!rowCount) await administrator.query(`create database ${name}`);
   await administrator.end();
-  await fill({ DATABASE_URL: url.href }, new pg.Pool({ connectionString: url.href, max: 1 }), transactions);
+  const pool = new pg.Pool({ connectionString: url.href, max: 1 });
+  await fill({ DATABASE_URL: url.href }, pool, transactions, folder);
   return url.href;
 }
 
 /** Applies the schema, and makes the rows unless they are there. */
-export async function fill(where: Where, pool: pg.Pool, transactions: number): Promise<void> {
-  strata(where, "migrate");
+export async function fill(where: Where, pool: pg.Pool, transactions: number, folder = root): Promise<void> {
+  strata(folder, where, "migrate");
   const { rows } = await pool.query("select count(*)::int as count from production.transactions");
   if (rows[0].count !== transactions) {
     console.log(`Filling a database with ${transactions} transactions …`);
@@ -55,7 +58,7 @@ export async function fill(where: Where, pool: pg.Pool, transactions: number): P
     await pool.query(ROWS, [users]);
     await pool.query(TRANSACTIONS, [transactions, users]);
     await pool.query("vacuum analyze");
-    strata(where, "refresh");
+    strata(folder, where, "refresh");
     await pool.query("vacuum analyze");
   }
   await pool.end();

@@ -5,7 +5,7 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import pg from "pg";
 import { start, type Contender } from "./contenders.ts";
-import { between, familyOf, usedBy, usedByBackends } from "./cpu.ts";
+import { measure, type Cost, type Measured } from "./cost.ts";
 import { prepare } from "./database.ts";
 import { load } from "./load.ts";
 import { median, spread, table } from "./statistics.ts";
@@ -26,36 +26,8 @@ const options = { seconds: Number(values.seconds), connections: Number(values.co
 const COUNTS = [1, 2, 4];
 const KINDS = ["single", "flat", "nested"];
 
-/** CPU time in ms of one read. */
-interface Cost {
-  strata: number;
-  postgres: number;
-  client: number;
-}
-interface Measured extends Cost {
-  perSecond: number;
-}
-
 const url = await prepare(values.server, Number(values.transactions));
 const server = new pg.Pool({ connectionString: url, max: 1 });
-
-async function measure(contender: Contender, kind: string): Promise<Measured> {
-  const family = familyOf(contender.pid);
-  const before = {
-    strata: usedBy(family),
-    postgres: await usedByBackends(server),
-    client: process.cpuUsage(),
-  };
-  const { perSecond } = await load(contender, kind, works[kind]!, options);
-  const client = process.cpuUsage(before.client);
-  const reads = perSecond * options.seconds;
-  return {
-    perSecond,
-    strata: between(before.strata, usedBy(family)) / reads,
-    postgres: between(before.postgres, await usedByBackends(server)) / reads,
-    client: (client.user + client.system) / 1000 / reads,
-  };
-}
 
 async function serving(contender: Contender, count: number): Promise<void> {
   for (;;) {
@@ -82,7 +54,7 @@ for (let round = 0; round <= Number(values.rounds); round++)
       for (const kind of KINDS) {
         // Each process compiles its own code.
         await load(contender, kind, works[kind]!, { ...options, seconds: 2 * count });
-        const measured = await measure(contender, kind);
+        const measured = await measure(contender, kind, options, server);
         // The first round warms up PostgreSQL.
         if (round > 0) all.set(`${kind} ${count}`, [...(all.get(`${kind} ${count}`) ?? []), measured]);
       }
