@@ -1,3 +1,3 @@
-/** Why a signal was aborted, for the record of what it ended; `unsaid` where the caller of `abort()` gave no reason. */
+/** The reason for which a signal was aborted, as text; `unsaid` if the caller of `abort()` gave none. */
 export const reasonOf = ({ reason }: AbortSignal, unsaid: string): string =>
   reason instanceof Error && reason.name !== "AbortError" ? reason.message : unsaid;

@@ -1,7 +1,7 @@
 // A map that evicts its least recently used entries when together they weigh more than allowed.
 
 export interface BoundedMap<K, V> {
-  /** Counts as a use. */
+  /** Marks the entry as the most recently used. */
   get(key: K): V | undefined;
   has(key: K): boolean;
   /** An entry that alone weighs more than the map may hold is not kept. */
@@ -37,7 +37,7 @@ export function createBoundedMap<K, V>(maxWeight: number): BoundedMap<K, V> {
       const entry = entries.get(key);
       if (!entry) return undefined;
       if (entry.key !== newest) {
-        // With the entry's own key: the caller's may be a string of a request's, which would be kept with it.
+        // Reuse the entry's key: the caller's may be a slice of a request body, which it would keep in memory.
         newest = entry.key;
         entries.delete(newest);
         entries.set(newest, entry);

@@ -3,7 +3,7 @@
 import { Command, CommanderError } from "commander";
 import { isBadOption, isUnknownDataset } from "./ingest/faults.ts";
 
-// Without it Grafast greets every start with a paragraph about development mode.
+// Without this setting Grafast prints a paragraph about development mode at every start.
 process.env.GRAPHILE_ENV ??= "production";
 
 /** Adds the arguments, options and action of one command. */
@@ -91,7 +91,7 @@ const COMMANDS: Record<string, [description: string, load: () => Promise<Define>
 };
 
 async function createProgram(words: string[]): Promise<Command> {
-  // Subcommands inherit both.
+  // Subcommands inherit both settings.
   const program = new Command("strata").exitOverride().showHelpAfterError("(add --help for usage)");
   program.description("A GraphQL data layer over a three-layer PostgreSQL pipeline.");
   const asked = words[0] === "help" ? words[1] : words[0];

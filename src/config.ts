@@ -14,7 +14,8 @@ const words = (value: string): string[] => value.split(/[\s,]+/).filter(Boolean)
 
 const integer = (min: number, max: number, fallback: number) =>
   z.coerce.number().int().min(min).max(max).default(fallback);
-// The worker's parser is the judge, but loading it takes longer than most commands: config.test.ts holds the two equal.
+// The worker's own parser would take longer to load than most commands run; config.test.ts checks that both accept
+// the same.
 const CRON_FIELDS: [name: string, min: number, max: number][] = [
   ["minute", 0, 59],
   ["hour", 0, 23],
@@ -49,7 +50,7 @@ const cron = (fallback: string) =>
       if (problem) issues.push({ code: "custom", input: value, message });
     })
     .default(fallback);
-/** Roles that may do something; "anonymous" stands for requests without a token, "none" for nobody. */
+/** A list of callers that may do something; "anonymous" means requests without a token, "none" nobody. */
 const callers = z
   .string()
   .default("anonymous,reader,ingestor,operator")
@@ -59,7 +60,10 @@ const callers = z
   .refine((names): names is Caller[] => names.every((name) => name === "anonymous" || isRole(name)), {
     error: "expected a list of anonymous, reader, ingestor, operator, or none",
   });
-/** A number for all, or one for each: "reader=5000 operator=60000"; who is not named keeps the default. */
+/**
+ * One number for all callers, or one for each ("reader=5000 operator=60000"); callers that are not named keep the
+ * default.
+ */
 const perCaller = <T extends Caller>(defaults: Record<T, number>, max: number) =>
   z
     .string()
@@ -104,9 +108,9 @@ const databaseUrl = z
 
 const schema = z.object({
   DATABASE_URL: databaseUrl,
-  // PgBouncer in transaction mode, say, for GraphQL operations; everything else needs sessions of its own.
+  // A pooler such as PgBouncer in transaction mode, used for GraphQL operations; everything else needs real sessions.
   POOLED_DATABASE_URL: databaseUrl,
-  // Streaming replicas of DATABASE_URL, each one server: queries go there.
+  // Streaming replicas of DATABASE_URL that answer queries, one server per URL.
   READ_DATABASE_URLS: z
     .string()
     .default("")
@@ -114,12 +118,12 @@ const schema = z.object({
     .refine((urls) => urls.every((value) => /^postgres(ql)?:\/\//.test(value) && URL.canParse(value)), {
       error: "expected postgres://user:password@host:port/database, several separated by commas or spaces",
     }),
-  // Processes that serve together; auto: as many as cores and connections allow.
+  // Number of processes that serve together; auto: as many as cores and connections allow.
   PROCESSES: z
     .union([z.literal("auto"), integer(1, 64, 1)], { error: "expected a number from 1 to 64, or auto" })
     .default(1),
   DATA_DIR: z.string().default(".data"),
-  // On 127.0.0.1; for logins that `strata login create` has made.
+  // Port of the embedded database on 127.0.0.1, for logins that `strata login create` has made.
   EMBEDDED_PORT: z.coerce.number().int().min(1).max(65535).optional(),
   DATASETS_DIR: z.string().default("datasets"),
   HOST: z.string().default("127.0.0.1"),
@@ -135,7 +139,7 @@ const schema = z.object({
   JWKS_URL: url,
   JWT_AUDIENCE: z.string().optional(),
   JWT_ISSUER: z.string().optional(),
-  // "none" when set to nothing: 401 without a token. Unset: reader on the embedded default, else none.
+  // Role of requests without a token. Empty: none, they get 401. Unset: reader on the embedded database, else none.
   ANONYMOUS_ROLE: z
     .string()
     .transform((value) => (value === "" ? "none" : toRole(value)))
@@ -157,10 +161,10 @@ const schema = z.object({
   MAX_PAGE_SIZE: integer(1, 1_000_000, 1000),
   MAX_QUERY_DEPTH: integer(1, 1000, 12),
   MAX_QUERY_COST: integer(1, 1_000_000_000, 25_000),
-  // A JavaScript string holds 512 MB.
+  // At most 256, since a JavaScript string holds 512 MB.
   MAX_RESPONSE_MB: integer(1, 256, 32),
   STATEMENT_TIMEOUT_MS: perCaller(forRoles(10_000), 86_400_000),
-  // Each holds a connection for as long as its client takes to read it.
+  // Concurrent exports. Each holds a connection for as long as its client takes to read it.
   MAX_EXPORTS: integer(0, 1000, 2),
   EXPORT_TIMEOUT_MS: perCaller(forRoles(600_000), 86_400_000),
   TRANSFORM_CRON: cron("0 * * * *"),
@@ -169,7 +173,7 @@ const schema = z.object({
   RETENTION_DAYS: integer(0, 36_500, 30),
   RUN_RETENTION_DAYS: integer(1, 36_500, 90),
   QUARANTINE_RETENTION_DAYS: integer(1, 36_500, 365),
-  // Where incidents go; by default in Slack's form if the host is hooks.slack.com, else as JSON.
+  // Receiver of incidents; in Slack's format by default if the host is hooks.slack.com, else as JSON.
   ALERT_WEBHOOK_URL: url,
   ALERT_WEBHOOK_FORMAT: z.enum(["json", "slack"]).optional(),
   ALERT_WEBHOOK_SECRET: z
@@ -179,7 +183,7 @@ const schema = z.object({
       error: "expected whsec_ and 24 to 64 bytes in base64, as `openssl rand -base64 32` prints",
     })
     .optional(),
-  // Rows that a dataset may reject within a day; 0: any number.
+  // Rejected rows of a dataset within a day that raise an incident; 0: none does.
   ALERT_QUARANTINE_ROWS: integer(0, 1_000_000_000, 1_000),
   // The standard variables of OpenLineage's clients.
   OPENLINEAGE_URL: url,
@@ -191,11 +195,11 @@ const schema = z.object({
   METRICS_TOKEN: z.string().min(16, "expected at least 16 characters").optional(),
   SHUTDOWN_TIMEOUT_MS: integer(100, 3_600_000, 25_000),
   SHUTDOWN_DELAY_MS: integer(0, 600_000, 0),
-  // Operations of all callers together; more of them wait for a moment, and are rejected with 503.
+  // Concurrent operations of all callers; further ones wait briefly, then get 503.
   MAX_CONCURRENT_OPERATIONS: integer(1, 100_000, 24),
-  // Memory for answers that only a refresh changes; 0 keeps none.
+  // Memory for cached responses that only a refresh changes; 0 turns the cache off.
   RESPONSE_CACHE_MB: integer(0, 100_000, 64),
-  // Memory for documents, compiled reads and plans of operations that may come again.
+  // Memory for cached documents, compiled reads and plans of operations.
   OPERATION_CACHE_MB: integer(1, 100_000, 100),
   RATE_LIMIT_COST: perCaller({ anonymous: 5_000_000, ...forRoles(200_000_000) }, 100_000_000_000),
   INTROSPECTION_ROLES: callers,
@@ -271,7 +275,7 @@ export function loadConfig(environment: NodeJS.ProcessEnv = process.env): Config
   if (!result.success) {
     const faults = result.error.issues.map((issue) => {
       const name = String(issue.path[0]);
-      // A secret's value stays out of terminals and logs.
+      // Do not print the values of secrets.
       const value = /SECRET|TOKEN|URL|KEY/.test(name) ? "" : `, given "${given[name]}"`;
       return `  ${name}: ${issue.message}${value}`;
     });

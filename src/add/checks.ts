@@ -1,14 +1,14 @@
-// Rules that the values of one column keep, or nearly.
+// Proposes CHECK constraints that all, or nearly all, values of a column satisfy.
 import pg from "pg";
 import { inWords } from "./names.ts";
 import { shown } from "./profile.ts";
 import { count, dirtOf, MIN_ROWS, named, type ColumnProposal, type Constraint } from "./proposal.ts";
 
-/** Room for values half as long again. */
+/** Length limit for a column: half as long again as its longest value. */
 export const roomFor = (length: number): number =>
   [10, 20, 40, 60, 100, 150, 255].find((size) => size >= length * 1.5) ?? Math.ceil(length / 100) * 200;
 
-/** Numbers whose sign says nothing about their being wrong. */
+/** Names of quantities that may be negative, such as balances and temperatures. */
 const SIGNED =
   /(^|_)(lat|latitude|lon|lng|long|longitude|balance|temp|temperature|delta|change|diff|difference|profit|margin|x|y|z|offset|score|year)(_|$)/;
 const MIN_PER_VALUE = 10;
@@ -39,7 +39,7 @@ export function checkOf(
   }
   if (!/^(integer|bigint|numeric|double)/.test(type) || SIGNED.test(name) || found.filled === 0)
     return undefined;
-  // A zero is no mistake where nothing is negative.
+  // Zeros count as valid where no value is negative.
   const wrong = found.negativeCount;
   const positive = found.notPositiveCount === wrong;
   if (wrong > dirtOf(found.filled) || found.filled < MIN_ROWS) return undefined;

@@ -1,4 +1,4 @@
-// The type of a column, from all of its values.
+// Chooses the type of a column from all of its values.
 import { keyRank } from "./names.ts";
 import type { Column } from "./profile.ts";
 import { count, dirtOf, named, type ColumnProposal } from "./proposal.ts";
@@ -16,7 +16,7 @@ const TYPES: [type: string, kinds: Kind[]][] = [
   ["jsonb", ["json"]],
 ];
 
-/** Digits that identify or are dialled, not counted: a leading zero would be lost one day. */
+/** Names of columns whose digits identify something or are dialled: as numbers they would lose leading zeros. */
 const DIGITS_AS_TEXT =
   /(^|_)(zip|postal|postcode|plz|phone|telephone|mobile|fax|isbn|ean|gtin|iban|bic|vat)(_|$)/;
 
@@ -78,7 +78,7 @@ function sized(type: string, column: Column, name: string): string {
   if (type === "integer") {
     if (column.integerDigits > 18) return `numeric(${column.integerDigits + 4})`;
     const largest = Math.max(Math.abs(column.min), Math.abs(column.max));
-    // Identifiers go on growing.
+    // Identifiers keep growing, so they become bigint earlier than other integers.
     return largest > (keyRank(name, "") > 0 ? 2 ** 29 : 2 ** 30) ? "bigint" : "integer";
   }
   if (type === "numeric") {

@@ -1,4 +1,4 @@
-// A new dataset: what `strata add` and POST /propose answer with.
+// The proposal for a new dataset, as `strata add` and POST /propose return it.
 import { basename, join } from "node:path";
 import type { Pool } from "pg";
 import { badInput } from "../ingest/faults.ts";
@@ -13,16 +13,16 @@ import { ingestCommandFor } from "./report.ts";
 import { writeSql } from "./sql.ts";
 
 interface Request {
-  /** Is read more than once. */
+  /** Path of the file, which is read more than once. */
   file: string;
   /** Name of the file at its source. */
   source: string;
   dataset: string;
-  /** Where the files of datasets are. */
+  /** Folder of the dataset files (DATASETS_DIR). */
   folder: string;
   format?: Format | undefined;
   key?: string | undefined;
-  /** How the file says things. */
+  /** How the file writes dates, numbers and absent values. */
   reading?: ReadOptions;
   room?: Room;
   onProgress?: Reading["onProgress"];
@@ -34,7 +34,7 @@ export interface NewDataset {
   /** Name of the SQL file to save in the folder. */
   fileName: string;
   sql: string;
-  /** The command that brings the rows. */
+  /** Command that ingests the rows. */
   ingest: string;
 }
 

@@ -1,20 +1,20 @@
-// Finds values that come again, in bounded memory: beyond the limit it watches every second value, then every fourth,
-// but each of those in every row.
+// Finds repeated values in bounded memory. Beyond the limit it samples: every second value, then every fourth, but
+// all occurrences of each.
 
 export interface Distinct {
-  /** Takes the hash of a value; false when the column has given up. */
+  /** Adds the hash of a value; returns false once the column has too many repeats to be a key. */
   add(hash: number): boolean;
-  /** Values that had been seen before; of the watched share. */
+  /** Repeats among the sampled values. */
   readonly repeats: number;
-  /** Share of the values that is watched, 1 or 1/2, 1/4 … */
+  /** Share of the values that is sampled: 1, 1/2, 1/4 … */
   readonly share: number;
   readonly gaveUp: boolean;
 }
 
-/** Slots of 8 bytes: 32 MB at most for one column. More would watch all values of larger files. */
+/** Slots of 8 bytes for one column, 32 MB in all. A higher limit samples less of large files and takes more memory. */
 const MAX_SLOTS = 2 ** 22;
 
-/** Slots that several columns may still grow by together; each takes 8 bytes. */
+/** Slots of 8 bytes that remain for several columns together. */
 export interface Room {
   slots: number;
 }
@@ -58,7 +58,7 @@ export function createDistinct(room: Room = NO_LIMIT): Distinct {
     slots = next;
   }
 
-  // The low bits choose the slot, the high ones whether the value is watched.
+  // The low bits choose the slot, the high bits whether the value is sampled.
   const isWatched = (hash: number): boolean => every === 1 || Math.floor(hash / 4294967296) % every === 0;
 
   return {

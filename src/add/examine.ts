@@ -1,4 +1,4 @@
-// Reads the file, asks the database, and puts both together.
+// Makes a proposal from the file's contents and from the tables that the database has.
 import pg, { type Pool } from "pg";
 import type { Dialect } from "../ingest/options.ts";
 import type { Format } from "../ingest/read.ts";

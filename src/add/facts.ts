@@ -1,4 +1,4 @@
-// The proposal as data for programs.
+// Formats a proposal as data for programs (--json).
 import type { NewDataset } from "./dataset.ts";
 
 export function facts({ rows, proposal, sql, ingest }: NewDataset) {

@@ -1,4 +1,4 @@
-// Finds the columns that tell the rows of a file apart.
+// Finds the columns that identify the rows of a file.
 import { badInput } from "../ingest/faults.ts";
 import { keyRank, partRank } from "./names.ts";
 import { findUnique, type Reading } from "./profile.ts";

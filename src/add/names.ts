@@ -31,7 +31,7 @@ export const inWords = (name: string): string => {
   return words.charAt(0).toUpperCase() + words.slice(1);
 };
 
-/** How much a name says that its values identify a row, for keys and UNIQUE; 0: nothing. */
+/** Rank of a name as that of a key or a UNIQUE column: the higher, the likelier; 0 if the name suggests neither. */
 export function keyRank(name: string, dataset: string): number {
   const one = singular(dataset);
   if (name === `${one}_id`) return 100;
@@ -44,7 +44,7 @@ export function keyRank(name: string, dataset: string): number {
   return 0;
 }
 
-/** How much a name says that it counts the parts of a whole: the second column of a composite key. */
+/** Rank of a name as the second column of a composite key, which numbers the parts of a whole. */
 export const partRank = (name: string): number =>
   /(^|_)(line|position|pos|item|part|seq|sequence|version|no|nr|number|index)(_|$)/.test(name)
     ? 2
@@ -52,7 +52,7 @@ export const partRank = (name: string): number =>
       ? 1
       : 0;
 
-/** Names that the raw table needs for itself. */
+/** Column names that are reserved in raw tables. */
 const TAKEN = new Set([
   "ingested_at",
   "source_system",
@@ -65,7 +65,7 @@ const TAKEN = new Set([
   "raw_id",
 ]);
 
-/** A name of its own for each header. */
+/** Gives each header a unique column name. */
 export function nameColumns(headers: string[], dataset: string): Map<string, string> {
   const names = new Map<string, string>();
   const used = new Set<string>();

@@ -1,4 +1,4 @@
-// Tables that a new dataset may refer to: those of the database, and those that files of DATASETS_DIR declare.
+// Finds tables that a new dataset may reference: those of the database, and those that files of DATASETS_DIR declare.
 import pg, { type Pool } from "pg";
 import { readDatasetFiles } from "../database/dataset-files.ts";
 import { splitStatements } from "../database/sql-text.ts";
@@ -11,7 +11,7 @@ export interface Parent {
   types: string[];
   /** The file that declares it, if there is one. */
   file: string | undefined;
-  /** Declared, but not applied yet: its rows cannot be looked at. */
+  /** True if the table is declared but not created yet, so that values cannot be compared with its rows. */
   pending: boolean;
 }
 
@@ -65,7 +65,7 @@ function statementsOf(sql: string): { text: string }[] {
   try {
     return splitStatements(sql);
   } catch {
-    // `strata migrate` names the fault.
+    // A file that cannot be parsed is ignored here; `strata migrate` reports its fault.
     return [];
   }
 }
@@ -102,7 +102,7 @@ export interface Content {
   looked: number;
   missing: number;
   examples: string[];
-  /** The table has no rows to compare with. */
+  /** True if the table has no rows to compare with. */
   isEmpty: boolean;
 }
 

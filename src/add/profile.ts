@@ -1,4 +1,4 @@
-// Reads a whole file in bounded memory and remembers of each column what a declaration needs to know.
+// Reads a whole file in bounded memory and collects the statistics of each column that a declaration needs.
 import { createReadStream } from "node:fs";
 import { basename } from "node:path";
 import { badInput } from "../ingest/faults.ts";
@@ -15,7 +15,7 @@ export interface Example {
 
 export interface Column {
   header: string;
-  /** Values that are there; the file's rows less these are empty. */
+  /** Number of values that are not empty. */
   filled: number;
   kinds: Partial<Record<Kind, number>>;
   /** First values of each kind, to name those that do not fit. */
@@ -38,7 +38,7 @@ export interface Profile {
   rows: number;
   columns: Column[];
   broken: { count: number; examples: (Example & { detail: string })[] };
-  /** Some of the values of each group of columns, each once. */
+  /** Distinct sample values of each group of columns. */
   samples: Sample[];
 }
 
@@ -51,7 +51,10 @@ interface Sample {
 
 const MAX_EXAMPLES = 3;
 const MAX_FEW = 12;
-/** Values of a group that are looked up in the table it may refer to. */
+/**
+ * Sample values of a group that are looked up in the table it may reference. More give a surer answer and take more
+ * memory.
+ */
 const MAX_SAMPLE = 5_000;
 const MAX_KEY_LENGTH = 1_000;
 const MAX_COLUMNS = 1_600;
@@ -59,7 +62,7 @@ const MAX_COLUMNS = 1_600;
 export interface Reading {
   file: string;
   format: Format | undefined;
-  /** How the file says things. */
+  /** How the file writes its values. */
   dialect?: Dialect | undefined;
   /** Groups of columns whose values are to be looked up in the database. */
   referencesOf: (headers: string[]) => string[][];
@@ -190,7 +193,7 @@ function headerOf(record: SourceRecord): string[] {
 
 function objectOf(text: string): Record<string, string> | undefined {
   try {
-    // Numbers keep the digits that they are written with.
+    // JSON.parse would round long numbers: keep their source text.
     const keep = (_key: string, value: unknown, context?: { source: string }): unknown =>
       typeof value === "number" ? context!.source : value;
     const row: unknown = JSON.parse(text, keep);
@@ -261,7 +264,7 @@ function takeNumber(column: Column, text: string, line: number): void {
 }
 
 function takeSample(sample: Sample, value: string | undefined): void {
-  // A longer value is no key, and thousands of them would take much memory.
+  // Longer values cannot be keys, and thousands of them would take much memory.
   if (value === undefined || value.length > MAX_KEY_LENGTH) return;
   const hash = hashOf(value);
   const isTaken = (of: number): boolean => Math.floor(of / 4294967296) % sample.every === 0;

@@ -1,4 +1,4 @@
-// The proposal for a file: its types, and its wording.
+// Types of a proposal, and the wording that its outputs share.
 import type { Reference } from "./parents.ts";
 import { shown, type Column, type Example } from "./profile.ts";
 
@@ -8,7 +8,7 @@ export interface ColumnProposal {
   type: string;
   notNull: boolean;
   why: string[];
-  /** Values that the type does not take: rows with them will be quarantined. */
+  /** Values that the type rejects: rows with them will be quarantined. */
   misfits: { count: number; examples: Example[] };
   profile: Column;
 }
@@ -16,9 +16,9 @@ export interface ColumnProposal {
 export interface Constraint {
   name: string;
   sql: string;
-  /** The words of a rejection. */
+  /** Comment of the constraint, which is the reason that a rejected row shows. */
   comment: string;
-  /** Why it is only a comment in the file; undefined if it is active. */
+  /** Why the constraint is commented out in the file; undefined if it is active. */
   doubt: string | undefined;
 }
 
@@ -43,7 +43,7 @@ export interface Key {
   why: string;
 }
 
-/** Share of wrong values that is taken for dirt in a column rather than for another type. */
+/** Share of misfits up to which a column keeps its type; with more, another type is proposed. */
 const DIRT = 0.02;
 export const MIN_ROWS = 20;
 

@@ -1,4 +1,4 @@
-// From what a file holds to what a table should be, with the reason for each decision.
+// Proposes a table from the statistics of a file, with the reason for each decision.
 import { checkOf, roomFor } from "./checks.ts";
 import { inWords, keyRank, singular } from "./names.ts";
 import type { Content, Reference } from "./parents.ts";
@@ -19,7 +19,7 @@ interface Found {
   content: Content;
 }
 
-/** Share of values that have to be in the table for a foreign key to be believed. */
+/** Share of values that must exist in the referenced table for a foreign key to be proposed. */
 const BELIEVED = 0.8;
 
 export function propose(
@@ -117,7 +117,7 @@ function sortReferences(references: Found[]): { believed: Found[]; doubted: Foun
   const isBelieved = ({ content }: Found): boolean =>
     content.isEmpty || content.looked === 0 || content.missing <= content.looked * (1 - BELIEVED);
   const believed = references.filter(isBelieved);
-  // A composite key says more than the tables that its parts refer to.
+  // A reference by a composite key replaces those by its single columns.
   const covered = (found: Found): boolean =>
     believed.some(
       ({ reference }) =>
@@ -139,7 +139,7 @@ function describeContent({ reference: { parent }, content }: Found): string {
   return `${count(found)} of ${count(content.looked)} values are in ${where}${examples}`;
 }
 
-/** The time that says when a row happened, for metrics by day. */
+/** The column that tells when a row happened, from which the day for metrics is generated. */
 function mainTime(columns: ColumnProposal[], dataset: string, rows: number): ColumnProposal | undefined {
   const one = singular(dataset);
   const rank = ({ name, type, profile: found }: ColumnProposal): number => {
@@ -167,7 +167,7 @@ function dayOf(
   const base = name.replace(/(^|_)(at|on|date|time|timestamp|datetime)$/, "") || "row";
   const day = [`${base}_day`, `${name}_day`].find((free) => !byName.has(free));
   if (day === undefined) return undefined;
-  // A day that depended on the session's time zone could not be stored.
+  // The zone is fixed: a generated column may not depend on the session's time zone.
   return {
     name: day,
     expression: type === "timestamptz" ? `(${quote(name)} at time zone 'UTC')::date` : `${quote(name)}::date`,

@@ -1,4 +1,4 @@
-// The proposal as text for people.
+// Formats a proposal as text for a terminal.
 import { styleText } from "node:util";
 import type { Proposal } from "./proposal.ts";
 

@@ -1,4 +1,4 @@
-// The proposal as a file of datasets/: what a person would write, with the doubts beside it.
+// Formats a proposal as an SQL file for datasets/, with open questions as comments.
 import { inWords, singular } from "./names.ts";
 import { literal } from "./checks.ts";
 import type { ColumnProposal, Proposal, Quote } from "./proposal.ts";
@@ -71,7 +71,7 @@ export function writeSql(
 const declare = ({ name, type, notNull }: ColumnProposal, quote: Quote): string =>
   `${quote(name)} ${type}${notNull ? " not null" : ""}`;
 
-/** Beside a column stands only what its owner has to decide. */
+/** The file comments only on columns that need a decision by their owner. */
 const remarkOf = ({ why }: ColumnProposal): string =>
   why
     .filter((reason) => /will be rejected|left text|empty|no value at all|leading zeros/.test(reason))

@@ -1,4 +1,4 @@
-// Types that one value can have. Nothing is guessed: a value that two countries read differently stays text.
+// Finds the types that a single value can have. A value that is ambiguous between countries stays text.
 
 export type Kind =
   | "integer"
@@ -23,7 +23,7 @@ const DATE =
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 const BOOLEAN = /^(?:true|false|t|f|yes|no|y|n)$/i;
 const LOCAL_DATE = /^\d{1,2}[/.-]\d{1,2}[/.-](?:\d{4}|\d\d)(?:[ T]\d{1,2}:\d\d.*)?$/;
-/** 1,234.50 or 12,50 or $5 or 30 %: a number to people, and to no database. */
+/** Numbers in local notation, which PostgreSQL does not parse: 1,234.50, 12,50, $5 or 30 %. */
 const LOCAL_NUMBER = /^[-+(]?[$€£¥]?\s?\d{1,3}(?:[.,' ]\d{3})*(?:[.,]\d+)?\s?[%$€£¥)]?$/;
 
 export function kindOf(value: string): Kind {
@@ -62,7 +62,7 @@ function isJson(value: string): boolean {
   }
 }
 
-/** 53 bits of a text (cyrb53): two of a million texts share theirs once in 18,000 files. */
+/** A 53-bit hash of a text (cyrb53): among a million texts, two collide in one of 18,000 files. */
 export function hashOf(text: string): number {
   let a = 0xdeadbeef;
   let b = 0x41c6ce57;

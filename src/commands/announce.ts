@@ -1,4 +1,4 @@
-// Addresses that a person at the terminal needs, once the server answers.
+// Prints the server's addresses for a person at the terminal, once it answers.
 import { styleText } from "node:util";
 import type { Config } from "../config.ts";
 import type { Database } from "../database/connect.ts";
@@ -13,7 +13,7 @@ interface Announcement {
   database: Database;
   port: number;
   startedAt: number;
-  /** Instead of the text: an object for programs. */
+  /** Receives the addresses as an object, for programs, in place of the text. */
   tell?: ((facts: object) => void) | undefined;
 }
 

@@ -7,9 +7,9 @@ interface Entry {
   kind: string;
   key: string[];
   parents: string[];
-  /** About how many. */
+  /** Estimated number of rows. */
   rows: number | null;
-  /** Rows of its source that it does not contain yet. */
+  /** Source rows that it does not include yet. */
   rowsBehind: number | null;
   /** Quarantined rows that wait for a parent. */
   rowsWaiting: number;
@@ -20,7 +20,7 @@ interface Entry {
   why: string | null;
 }
 
-/** Everything that holds data: how much, what waits, how fresh it is, where it comes from and goes to. */
+/** Lists datasets and metrics: rows, what waits, freshness, and where the data comes from and goes to. */
 export async function datasets(options: { json?: boolean }): Promise<void> {
   const rows = await withDatabase(async ({ pool }) => (await pool.query<Entry>(QUERY)).rows);
   const isMetric = ({ kind }: Entry): boolean => kind === "metric";

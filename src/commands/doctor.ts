@@ -1,4 +1,4 @@
-// Looks for what is wrong, or will be, and says what to do about it.
+// Reports present and impending faults, each with its remedy.
 import { styleText } from "node:util";
 import type { Command } from "commander";
 import { loadConfig, type Config } from "../config.ts";
@@ -20,7 +20,7 @@ interface Finding {
   advice: string;
 }
 
-/** More of the same says nothing new. */
+/** Problems shown of one check; a higher limit repeats the same finding more often. */
 const MAX_PROBLEMS = 10;
 
 const finding = (

@@ -51,13 +51,13 @@ async function claimsOf(
 
 const WRONG_USAGE = ["NOT_FOUND", "BAD_REQUEST", "BAD_USER_INPUT"];
 
-/** Faults of the command itself become wrong usage, which ends with exit code 2. */
+/** Turns faults of the arguments into usage errors, which end with exit code 2. */
 function explain(error: unknown): unknown {
   const { extensions, message } = error as { extensions?: { code?: string }; message: string };
   return WRONG_USAGE.includes(extensions?.code ?? "") ? badOption(message) : error;
 }
 
-/** There is a file of this name only when it is whole. */
+/** Writes to a temporary file and renames it, so that an incomplete file never has the given name. */
 async function writeWhole(
   bytes: AsyncIterable<Uint8Array>,
   file: string,

@@ -29,10 +29,10 @@ export const withInputOptions = (command: Command): Command =>
 
 interface Input {
   input: Readable;
-  /** Undefined if the content has to tell. */
+  /** Undefined if it is to be detected from the content. */
   format: Format | undefined;
   totalBytes?: number;
-  /** The file itself is no text. */
+  /** True if the text was made from an Excel or Parquet file. */
   isConverted?: boolean;
 }
 
@@ -54,7 +54,7 @@ export async function openInput(
   return { input: await asNdjson(format, file, sheet), format: "ndjson", isConverted: true };
 }
 
-/** Calls back with a file of text, which is a temporary one if the given one is not text. */
+/** Calls `use` with a text file: the given one, or a temporary one made from an Excel or Parquet file. */
 export async function withTextFile<T>(
   file: string,
   options: InputOptions,
@@ -93,7 +93,7 @@ async function openFile(file: string): Promise<{ input: Readable; totalBytes?: n
   }
 }
 
-/** The format by the file's name; undefined if only the content can tell. */
+/** The format according to the file's extension; undefined if that does not tell. */
 function formatOf(file: string): InputOptions["format"] {
   const extension = /\.(?:(csv|ndjson|jsonl)(?:\.gz)?|xlsx|parquet)$/i.exec(file)?.[0]?.toLowerCase();
   if (extension === ".xlsx") return "xlsx";

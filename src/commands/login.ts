@@ -25,7 +25,7 @@ interface LoginRow {
 }
 
 const PASSWORD_BYTES = 24;
-/** Characters of a password that somebody brings. */
+/** Minimum length, in characters, of a password that the user chooses. */
 const MIN_PASSWORD = 12;
 
 function passwordFrom(file: string): string {
@@ -36,7 +36,7 @@ function passwordFrom(file: string): string {
   );
 }
 
-/** SQLSTATEs of a rejection that is about the command's words, not about the state of the database. */
+/** SQLSTATEs that are caused by the command's arguments, not by the state of the database. */
 const WRONG_USAGE = ["22023", "42710", "42704"];
 
 const asUsage = (error: unknown): never => {

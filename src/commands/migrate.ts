@@ -5,7 +5,10 @@ import { applySchema, currentVersion, installedVersion } from "../database/migra
 import { migrateWorker } from "../worker/worker.ts";
 import { withDatabase } from "./with-database.ts";
 
-/** The schema as a whole, then own files one by one; a file that fails ends it, what came before it stays. */
+/**
+ * Applies the schema in one transaction, then each dataset file in its own; stops at the first file that fails and
+ * keeps those before it.
+ */
 export async function migrate(options: { json?: boolean }): Promise<void> {
   await withDatabase(
     async ({ pool }, { DATASETS_DIR }) => {

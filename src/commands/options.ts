@@ -1,4 +1,4 @@
-// Parsers of the commands' options. Any other value is wrong usage, and the message says what is allowed.
+// Parsers of command options. An invalid value is a usage error whose message says what is allowed.
 import { InvalidArgumentError, type Command } from "commander";
 
 export function parseName(value: string): string {
@@ -18,13 +18,13 @@ export function parseCount(value: string): number {
   throw new InvalidArgumentError("Allowed: a whole number from 1.");
 }
 
-/** The text as given: numbers beyond 2^53 would not survive being parsed. */
+/** Returns the text unchanged: parsing would round numbers beyond 2^53. */
 export function parseObject(value: string): string {
   try {
     const parsed: unknown = JSON.parse(value);
     if (typeof parsed === "object" && parsed !== null && !Array.isArray(parsed)) return value;
   } catch {
-    // The message below says it, as for JSON that is no object.
+    // Invalid JSON gets the same message as JSON that is not an object.
   }
   throw new InvalidArgumentError('Allowed: a JSON object, such as \'{"email": "ann@example.com"}\'.');
 }
@@ -53,7 +53,7 @@ export function parseDays(value: string): number {
   throw new InvalidArgumentError("Allowed: a whole number of days from 0 to 36500.");
 }
 
-/** How values are written: of an ingest, a proposal and a retry. */
+/** Adds the options that say how values are written, for ingest, add and retry. */
 export const withValueOptions = (command: Command): Command =>
   command
     .option("--date-format <format>", "how dates that are not ISO 8601 are written, such as DD/MM/YYYY")

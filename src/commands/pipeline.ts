@@ -32,7 +32,7 @@ export async function printStep(
   await printRun(run, options);
 }
 
-/** Prints a run once it is over; programs are also told of the one that an error speaks of. */
+/** Prints a run when it has ended; with --json, also the run that an error refers to. */
 export async function printRun(running: Promise<Run>, options: { json?: boolean }): Promise<void> {
   const run = await running.catch((error: Error & { run?: Run }) => {
     if (options.json && error.run) console.log(JSON.stringify({ run: error.run }));
@@ -48,7 +48,7 @@ const describeSkipped = ({ id, finishedAt, rowsWritten }: Run): string =>
 
 function describeRun(run: Run & Partial<IngestRun>): string {
   const foreign = run.rowsReplacedFromOtherSource;
-  // An error of rejected rows names them itself.
+  // The error of an ingest already lists the reasons.
   const reasons = run.reasons && !(run.error && run.step === "ingest") ? describeReasons(run.reasons) : "";
   const counts = [
     ["read", run.rowsRead],
@@ -62,7 +62,7 @@ function describeRun(run: Run & Partial<IngestRun>): string {
       ? "nothing to do"
       : `rows ${counts.map(([verb, count, note = ""]) => `${verb} ${count}${note}`).join(", ")}`;
   const seconds = ((run.durationMs ?? 0) / 1000).toFixed(1);
-  // A failed run may have done something, which stays.
+  // A failed run keeps the batches that it has committed.
   const result = !run.error
     ? rows
     : run.rowsWritten + run.rowsDeleted > 0

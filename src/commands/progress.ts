@@ -15,7 +15,7 @@ export function createProgress(totalBytes?: number): (progress: IngestProgress) 
   };
 }
 
-/** Replaces the last text; an empty one erases the line. */
+/** Replaces the current line; an empty text erases it. */
 export const showProgress = (text: string): void =>
   void (process.stderr.isTTY && process.stderr.write(`\r\x1b[K${text}`));
 

@@ -46,7 +46,7 @@ async function listQuarantine({ json, limit, reason, dataset }: QuarantineOption
   console.log(styleText("bold", "Reasons"));
   console.table(reasons);
   console.log(styleText("bold", `Latest ${rows.length} rows`));
-  // The values stay in --json: a table of them would not fit a terminal.
+  // The payload is left to --json: it would not fit a terminal's width.
   console.table(
     rows.map(({ id, dataset, key, operation, detail, source, file, line }) => ({
       id: Number(id),

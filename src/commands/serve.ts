@@ -51,7 +51,7 @@ export async function serve(options: ServeOptions): Promise<void> {
         starting: await holdPort(config),
       });
   } catch (error) {
-    // Unreferenced: a process that nothing holds ends at once.
+    // The timer is unreferenced, so that a process with nothing open ends at once.
     setTimeout(() => process.exit(1), GRACE_MS).unref();
     throw error;
   }
@@ -62,7 +62,7 @@ async function start(options: ServeOptions, given: Config, siblings: Siblings | 
   const config = orders ? shareOf(given, orders.processes) : given;
   const runsJobs = orders?.runsJobs ?? options.worker;
   const startedAt = Date.now();
-  // A server that could not tell who is asking, or what may be asked, need not wait for its database.
+  // Faults of authentication and of persisted operations end the start before it waits for the database.
   if (config.DATABASE_URL) createAuthenticator(config);
   if (config.PERSISTED_OPERATIONS_DIR !== undefined) readOperations(config.PERSISTED_OPERATIONS_DIR);
   const logger = await createLogger(config, options);
@@ -74,13 +74,13 @@ async function start(options: ServeOptions, given: Config, siblings: Siblings | 
   let worker: KeptWorker | undefined;
   let watching: Promise<void> | undefined;
 
-  // The port comes first: a server that waits for its database is alive, and says that it is not ready.
-  // One of several processes takes the port when it is ready: others may serve already.
+  // Open the port first: a server that waits for its database is alive, and reports that it is not ready. With
+  // PROCESSES > 1 a process opens it only when ready, as others may serve already.
   const starting = siblings ? undefined : await holdPort(config);
   const parts = runsJobs
     ? { worker: () => worker?.state() ?? { ok: false, detail: "not started" } }
     : undefined;
-  // Production is migrated on purpose; the embedded database follows the files by itself.
+  // A server's database is migrated by command only; the embedded one follows the files automatically.
   const watched =
     !config.DATABASE_URL || (options.watch && orders?.runsJobs !== false) ? config.DATASETS_DIR : undefined;
   const seen = watched && lookAt(watched);
@@ -94,7 +94,7 @@ async function start(options: ServeOptions, given: Config, siblings: Siblings | 
       onHeld: () => logger.info("Another process works on the embedded database; waiting for it"),
     }),
   );
-  // Requests and jobs end side by side: together they have the time that SHUTDOWN_TIMEOUT_MS gives.
+  // Requests and jobs end concurrently, within SHUTDOWN_TIMEOUT_MS together.
   lifecycle.onStop(() => Promise.all([app.close(), worker?.stop(), watching]));
   const port = starting?.port ?? config.PORT;
   await siblings?.takePort();
@@ -127,7 +127,7 @@ async function start(options: ServeOptions, given: Config, siblings: Siblings | 
   if (orders?.announces !== false) await announce({ config, database, port, startedAt, tell });
 }
 
-/** The share of one process in what all of them may hold together. */
+/** Divides the limits of the whole server among its processes. */
 function shareOf(config: Config, processes: number): Config {
   const share = (whole: number): number => Math.ceil(whole / processes);
   return {

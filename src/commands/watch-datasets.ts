@@ -7,13 +7,15 @@ import type { Pool } from "pg";
 import { applyDatasetFiles, isDatasetFile } from "../database/dataset-files.ts";
 
 /**
- * Pause between two looks at the folder, in ms; a change is applied once two looks in a row agree, so that no file is
- * read while an editor writes it. Looks instead of fs.watch, which sees nothing in many container mounts, nor a folder
- * that is made later or replaced.
+ * Polling interval in ms. A change is applied when two polls in a row agree, so that no file is read while an editor
+ * writes it. fs.watch misses changes in many container mounts, and folders that are created later or replaced.
  */
 const LOOK_MS = 300;
 
-/** Applies what has changed since the last time; a file that fails is logged, and the server goes on without it. */
+/**
+ * Applies the files that have changed since the last call; a file that fails is logged, and the server continues
+ * without it.
+ */
 export async function applyChanges(pool: Pool, folder: string, logger: Logger): Promise<void> {
   try {
     const applied = await applyDatasetFiles(pool, folder, { onlyChanged: true });
@@ -42,7 +44,7 @@ export async function watchDatasets(
   }
 }
 
-/** Differs when a file has come, gone or been written to. */
+/** A fingerprint of the folder, which changes when a file is added, removed or written. */
 export function lookAt(folder: string): string {
   try {
     return readdirSync(folder)

@@ -5,7 +5,7 @@ import { isUnavailable } from "../database/unavailable.ts";
 
 const MAX_PAUSE_MS = 15_000;
 
-/** Waits as long as it takes for a database that cannot be reached; any other fault ends the start. */
+/** Retries for as long as the database is unavailable; any other error ends the start. */
 export async function whenAvailable<T>(config: Config, logger: Logger, open: () => Promise<T>): Promise<T> {
   for (let pause = 500; ; pause = Math.min(pause * 2, MAX_PAUSE_MS)) {
     try {

@@ -1,5 +1,5 @@
-// One transaction per GraphQL operation, in place of PostGraphile's one per SQL statement: an answer shows one
-// state of the database, and BEGIN, role, statement and COMMIT share round trips.
+// One transaction per GraphQL operation, in place of PostGraphile's one per SQL statement: a response shows one state
+// of the database, and BEGIN, role, statement and COMMIT share round trips.
 import type { WithPgClient } from "@dataplan/pg";
 import pg from "pg";
 import { charge, createBudget, isExceeded, type Budget } from "./budget.ts";
@@ -20,14 +20,14 @@ export interface OperationOptions {
   /** Bytes that PostgreSQL may send for the operation, or for each event of a subscription. */
   maxBytes: number;
   signal?: AbortSignal | undefined;
-  /** Where there are replicas: reads go where the route leads. */
+  /** Set if there are replicas: reads go to the node that the route chooses. */
   nodes?: Nodes | undefined;
   route?: Route | undefined;
 }
 
 /** A statement that reads one value. */
 export interface Reading {
-  /** The value, as PostgreSQL writes it. */
+  /** The value as PostgreSQL's text. */
   answer: Promise<string>;
   cancel(this: void): void;
 }
@@ -35,16 +35,16 @@ export interface Reading {
 /** The SQL side of one GraphQL operation. */
 export interface Operation {
   withPgClient: WithPgClient;
-  /** Says what the operation is before its first statement, and how many there are, if that is known. */
+  /** Declares the kind of the operation and its number of statements, if known, before the first one. */
   describe(kind: Kind, statements: number): void;
   /** Waits for a read that has a transaction of its own, and cancels it if the operation ends before. */
   waitFor(start: () => Reading): Promise<string>;
-  /** Ends the transaction; what still runs is cancelled. */
+  /** Ends the transaction and cancels statements that still run. */
   end: () => void;
   readonly route: Route | undefined;
-  /** True if a query has failed on a replica: it is to be executed once more, then on the primary. */
+  /** True if a query has failed on a replica and should be executed again, on the primary. */
   startOver(): boolean;
-  /** Prepares the operation for executing its query once more, as another document. */
+  /** Prepares the operation for executing its query again, as another document. */
   restart(): void;
   /** Milliseconds in which at least one statement was waited for, and their number. */
   readonly sql: { milliseconds: number; statements: number };
@@ -59,7 +59,7 @@ const BEGIN_READ: Part = { name: "begin_read", text: "begin isolation level repe
 const BEGIN_WRITE: Part = { name: "begin_write", text: "begin" };
 const COMMIT: Part = { name: "commit", text: "commit" };
 const ROLLBACK: Part = { name: "rollback", text: "rollback" };
-// A statement that fails must not take the operation's others with it: each starts over from here.
+// A statement that fails rolls back to here, so that the operation's other statements still run.
 const SAVEPOINT: Part = { name: "savepoint", text: "savepoint opened" };
 const RECOVER: Part = { name: "recover", text: "rollback to savepoint opened" };
 
@@ -114,7 +114,7 @@ export function createOperation(options: OperationOptions): Operation {
   let waiting = 0;
   let since = 0;
 
-  /** An event follows what was announced, and finds the replicas as they are by then. */
+  /** Each event of a subscription chooses its node anew, at least as recent as the announcement. */
   const routeOf = (): Route | undefined =>
     route && kind === "subscription"
       ? { floor: later(route.floor, nodes!.announced), primaryOnly: route.primaryOnly }
@@ -157,7 +157,10 @@ export function createOperation(options: OperationOptions): Operation {
     }
   }
 
-  /** An event cannot be executed again as a whole; what fails on a replica is read on the primary, which is newer. */
+  /**
+   * An event cannot be executed again as a whole, so a statement that fails on a replica is repeated on the primary,
+   * which is newer.
+   */
   async function query(
     current: Transaction,
     part: Part,
@@ -204,12 +207,12 @@ export function createOperation(options: OperationOptions): Operation {
     try {
       return await callback(toClient(current));
     } catch (error) {
-      // Its connection may be closed; the next event of a subscription begins with another one.
+      // The connection may be closed, so the next event of a subscription takes another one.
       if (kind === "subscription" && reading === current) reading = undefined;
       throw error;
     } finally {
-      // An event of a subscription has no end of its own: it is over when its statements are, and nothing that
-      // follows from their answers has asked for more.
+      // Nothing marks the end of a subscription's event: it has ended when its statements have, and their results
+      // have led to no further ones.
       if (kind === "subscription")
         setImmediate(() => {
           closeIdle(current);
@@ -281,7 +284,7 @@ export function createOperation(options: OperationOptions): Operation {
 const QUERY_CANCELED = "57014";
 export const isCancelled = (error: unknown): boolean => (error as { code?: unknown }).code === QUERY_CANCELED;
 
-/** The operation has ended before its statement, mostly because the client has gone away. */
+/** Thrown for a statement whose operation has ended before it, mostly because the client disconnected. */
 export class Cancelled extends Error {
   readonly code = QUERY_CANCELED;
 }
@@ -293,7 +296,7 @@ interface Transaction {
   pending: number;
   query(part: Part, options: StatementOptions): Promise<StatementResult>;
   commit(): Promise<void>;
-  /** Gives the connection back clean; cancels and drops it if something still runs. */
+  /** Returns the connection to the pool; if a statement still runs, cancels it and closes the connection. */
   abandon(): void;
 }
 
@@ -302,7 +305,7 @@ interface TransactionOptions {
   prepare: boolean;
   settings: Settings | null;
   writes: boolean;
-  /** After so many statements the transaction is over, so that its end needs no round trip. */
+  /** Number of statements after which the transaction ends, so that COMMIT needs no round trip of its own. */
   limit: number;
   budget: Budget;
   nodes: Nodes | undefined;
@@ -341,7 +344,7 @@ function createTransaction({
     const isLast = ++sent === limit;
     if (sent > 1) return { before: writes ? [] : parts(RECOVER), after: isLast ? parts(COMMIT) : [] };
     if (writes) return { before: parts(BEGIN_WRITE, applySettings(settings)) };
-    // A batch up to its Sync is a transaction already, and one statement sees one state of the database.
+    // Messages up to a Sync are a transaction already, and a single statement sees one state of the database.
     if (isLast) return { before: parts(applyReadOnly(settings)) };
     return { before: parts(BEGIN_READ, applySettings(settings), SAVEPOINT) };
   }
@@ -410,7 +413,7 @@ function createTransaction({
       } catch (error) {
         failed = true;
         if (!closed && node && nodes?.mayRetry(node, error)) route!.failure = error;
-        // Whatever the statement ended with, it was cancelled here: by a request, or with its connection.
+        // Whatever error the statement ended with, this process has cancelled it.
         throw closed ? cancelled() : error;
       } finally {
         self.pending--;
@@ -432,7 +435,7 @@ function createTransaction({
       if (!close() || !client) return;
       const current = client;
       if (self.pending > 0) return void cancel(current).then(() => release(true));
-      // An error is heard before the state that it leaves behind; one batch that failed leaves none.
+      // The error arrives before the transaction's state; a single failed batch leaves no transaction open.
       const mayBeOpen = failed && (writes || limit > 1);
       if (
         !mayBeOpen &&

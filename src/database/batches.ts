@@ -54,7 +54,7 @@ interface Entry extends ReadRequest, Waiting {
   isAbandoned: boolean;
 }
 
-/** Reads that wait and have the same settings. */
+/** Waiting reads with the same settings. */
 interface Group {
   opening: Part;
   entries: Entry[];
@@ -75,7 +75,7 @@ const MAX_SLOW = 1_000;
 
 const keyOf = ({ name, text }: Part): string => name ?? text;
 
-/** A statement_timeout of 0 is none. */
+/** A statement_timeout of 0 means that there is none. */
 const boundedSettings = (settings: Settings): Settings => ({
   ...settings,
   statement_timeout: String(Math.min(Number(settings.statement_timeout) || MAX_MS, MAX_MS)),
@@ -99,7 +99,7 @@ export function createBatches({ pool, prepare, maxBytes, node, nodes }: BatchesO
   let isTurnDue = false;
   /** Executions for which each slow statement still runs alone. */
   const slowStatements = createBoundedMap<string, number>(MAX_SLOW);
-  /** Until when the reads of each slow caller run alone. */
+  /** Time until which the reads of each slow caller run alone. */
   const slowCallers = createBoundedMap<string, number>(MAX_SLOW);
 
   const named = (part: Part): Part => (prepare ? part : { ...part, name: undefined });

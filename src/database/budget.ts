@@ -47,21 +47,21 @@ export function meter(pool: pg.Pool): void {
       budget.received += chunk.length;
       if (!isExceeded(budget)) return;
       budgets.delete(stream);
-      // Reading on to the end of the statement would take as long as its whole result takes to arrive.
+      // Close the connection: reading to the end of the statement would take as long as the whole result.
       stream.destroy(new ResponseTooLarge(budget.maxBytes));
       void cancel(client);
     });
   });
 }
 
-/** Counts what the connection receives from now on, until it is charged to another budget or to none. */
+/** Charges the bytes that the connection receives to this budget, until another one or none is set. */
 export function charge(client: pg.ClientBase, budget: Budget | undefined): void {
   const { stream } = (client as unknown as Internals).connection;
   if (budget) budgets.set(stream, budget);
   else budgets.delete(stream);
 }
 
-/** Begins to count anew, for the next of several statements that have nothing to do with each other. */
+/** Resets the count, between statements that are bounded one by one. */
 export function startAnew({ stream }: { stream: unknown }): void {
   const budget = budgets.get(stream as Stream);
   if (budget) budget.received = 0;

@@ -17,8 +17,8 @@ interface CancelConnection extends pg.Connection {
 const CANCEL_TIMEOUT_MS = 5000;
 
 /**
- * Asks the server to stop what the client's connection is running. PostgreSQL takes the request on a connection
- * of its own, also when it has no other left, and closes that once the signal is on its way.
+ * Cancels the statement that the client's connection is running. The request takes a connection of its own, which
+ * does not count against max_connections; PostgreSQL closes it once the signal is sent.
  */
 export function cancel(client: pg.ClientBase): Promise<void> {
   const { host, port, ssl, processID, secretKey } = client as unknown as ClientInternals;

@@ -1,4 +1,4 @@
-// One place that knows which database this process works on, and says in a sentence why it cannot.
+// Opens the database that this process works on, and explains in a sentence why it cannot be reached.
 import pg from "pg";
 import type { Config } from "../config.ts";
 import { CONNECTIONS } from "./connections.ts";
@@ -18,13 +18,13 @@ export interface Database {
 // Business times are UTC in columns without a zone: a session in another zone would shift them.
 const SESSION_OPTIONS = "-c timezone=UTC";
 
-/** Milliseconds to connect to a replica for an operation: the primary answers if the replica does not. */
+/** Short timeout for connecting to a replica: the primary answers if the replica does not. */
 export const REPLICA_CONNECTIONS: pg.PoolConfig = {
   max: CONNECTIONS.operations,
   pipeline: true,
   connectionTimeoutMillis: 2_000,
 };
-/** Milliseconds in which a node must say its role and position; one that takes longer counts as lost. */
+/** Short timeouts for polling a node's role and position; a node that takes longer counts as lost. */
 export const WATCH_CONNECTIONS: pg.PoolConfig = {
   max: CONNECTIONS.watch,
   application_name: "strata watch",
@@ -42,7 +42,7 @@ export function createPool(connection: pg.PoolConfig, options: pg.PoolConfig = {
     ...connection,
     ...options,
   });
-  // A lost idle connection is replaced by the pool; unheard, its error would end the process.
+  // The pool replaces a lost idle connection; without a listener its error would end the process.
   pool.on("error", () => undefined);
   pool.on("connect", (client) => client.on("error", () => undefined));
   return pool;

@@ -2,17 +2,17 @@
 import type { Config } from "../config.ts";
 
 export const CONNECTIONS = {
-  /** GraphQL operations. More of them let more statements run at once, until PostgreSQL's cores are busy. */
+  /** For GraphQL operations. A higher number runs more statements at once, until PostgreSQL's cores are busy. */
   operations: 10,
-  /** Ingest, runs, jobs and their LISTEN. Commands and `strata worker` open these alone. */
+  /** For ingest, runs, jobs and their LISTEN. Commands and `strata worker` open only these. */
   main: 10,
-  /** The data version of cached responses, which no other work may delay. */
+  /** For reading the data version of cached responses, which other work must not delay. */
   versions: 1,
-  /** LISTEN for subscriptions, refreshes and changes of the catalogue. */
+  /** For LISTEN, which serves subscriptions, refreshes and changes of the catalogue. */
   listen: 1,
-  /** /readyz and /metrics: a process that is busy to its last connection is busy, not broken. */
+  /** For /readyz and /metrics, which must work while all other connections are in use. */
   probes: 2,
-  /** Role and position of a node; only where there are replicas. */
+  /** For polling a node's role and position; only if there are replicas. */
   watch: 1,
 } as const;
 

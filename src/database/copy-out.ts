@@ -1,5 +1,5 @@
-// COPY … TO STDOUT as a stream. Rows leave PostgreSQL only as fast as they are read: what nobody reads waits in the
-// server's socket, not in this process.
+// COPY … TO STDOUT as a stream with backpressure: rows that are not read yet wait in PostgreSQL's socket, not in this
+// process.
 import { Readable } from "node:stream";
 import pg from "pg";
 import type { Settings } from "./adaptor.ts";
@@ -22,9 +22,11 @@ interface Connection {
 const COPY_DATA = 0x64;
 const HEADER_BYTES = 5;
 
-/** What pg calls a submittable: it takes COPY's data off the wire before pg's parser, which makes an object of each row. */
+/**
+ * A "submittable" of pg that reads COPY's data from the socket itself: pg's parser would make an object of each row.
+ */
 class CopyOut extends Readable {
-  /** Rows that have arrived: PostgreSQL sends each in a message of its own. */
+  /** Number of rows received: PostgreSQL sends each row as one message. */
   rows = 0;
   private readonly text: string;
   private connection: Connection | undefined;
@@ -86,7 +88,7 @@ class CopyOut extends Readable {
     }
     flush();
     if (this.connection) this.rest = data.subarray(at);
-    // What comes behind the last answer belongs to the connection's next statement.
+    // Bytes after the last response belong to the connection's next statement.
     else if (at < data.length) this.parse(data.subarray(at));
   }
 
@@ -103,7 +105,7 @@ class CopyOut extends Readable {
   }
 
   handleCommandComplete(): void {
-    // BEGIN and COMMIT complete as well; the end is what follows all of them.
+    // BEGIN and COMMIT complete as well; only ReadyForQuery ends the export.
   }
 
   handleReadyForQuery(): void {
@@ -122,7 +124,7 @@ export type Copying = Readable & { readonly rows: number };
 
 interface CopyOptions {
   settings: Settings;
-  /** A statement that only reads, with what `inline` made of its parameters: COPY takes none. */
+  /** A read-only statement whose parameters `inline` has replaced: COPY takes none. */
   select: string;
   /** Options of COPY, in parentheses. */
   format: string;
@@ -130,7 +132,10 @@ interface CopyOptions {
   signal?: AbortSignal | undefined;
 }
 
-/** Sent as one message: an engine that has one session for everybody is free again when it has computed the rows. */
+/**
+ * Sent as one message, so that the embedded engine, with its single session, is free again once the rows are
+ * computed.
+ */
 function textOf({ settings, select, format }: CopyOptions): string {
   const { role, ...others } = settings;
   // Without one the statement would run with the rights of the server's own login.
@@ -148,7 +153,7 @@ function textOf({ settings, select, format }: CopyOptions): string {
   ].join("; ");
 }
 
-/** One transaction that only reads; it is cancelled when the stream is destroyed, or by the signal. */
+/** Runs COPY in a read-only transaction, which is cancelled when the stream is destroyed, or by the signal. */
 export async function copyOut(pool: pg.Pool, options: CopyOptions): Promise<Copying> {
   const { signal } = options;
   const copying = new CopyOut(textOf(options));
@@ -163,7 +168,7 @@ export async function copyOut(pool: pg.Pool, options: CopyOptions): Promise<Copy
   copying.once("close", () => {
     signal?.removeEventListener("abort", stop);
     if (!copying.isRunning) return client.release(copying.errored !== null);
-    // PostgreSQL looks for a cancel only between two rows that it can send: the connection ends as well.
+    // PostgreSQL checks for cancellation only between rows that it can send, so close the connection as well.
     void cancel(client).then(() => destroy(client));
   });
   client.query(copying as unknown as pg.Submittable);
@@ -174,7 +179,7 @@ const TOKEN = /'(?:[^']|'')*'|"(?:[^"]|"")*"|\/\*[^]*?\*\/|\$(\d+)/g;
 
 const { prepareValue } = (pg as unknown as { utils: { prepareValue: (value: unknown) => unknown } }).utils;
 
-/** Parameters as literals, which PostgreSQL takes for the same types. */
+/** Replaces parameters by literals, to which PostgreSQL gives the same types. */
 export function inline({ text, values }: { text: string; values: readonly unknown[] }): string {
   return text.replace(TOKEN, (token, number?: string) => {
     if (number === undefined) return token;

@@ -22,8 +22,8 @@ interface File {
 }
 
 /**
- * How long a statement of a file waits for a lock, in ms. While it waits, everybody who comes after it waits, too: a
- * longer time holds up the API, a shorter one fails beside ordinary transactions.
+ * Maximum time in ms that a file's statement waits for a lock. Later requests for the table queue behind it: a higher
+ * limit blocks the API for longer, a lower one fails beside ordinary transactions.
  */
 const LOCK_TIMEOUT_MS = 5_000;
 
@@ -46,13 +46,13 @@ function readFolder(folder: string): File[] {
   });
 }
 
-/** The files of SQL in the order in which they are applied; none where there is no folder. */
+/** Returns the SQL files in the order in which they are applied; none if there is no folder. */
 export const readDatasetFiles = (folder: string): File[] =>
   readFolder(folder).filter(({ name }) => name.endsWith(".sql"));
 
 /**
- * Applies the files one after the other and stops at the first that fails: what came before it stays, nothing of it
- * or after it is applied. `onFile` hears of each file that was applied.
+ * Applies the files one by one and stops at the first that fails: the files before it stay applied. `onFile` is
+ * called for each file that was applied.
  */
 export async function applyDatasetFiles(
   pool: Pool,
@@ -83,7 +83,10 @@ export async function applyDatasetFiles(
   return applied;
 }
 
-/** Servers read the files of tags themselves; the catalogue's digest has their hashes, so that they notice a change. */
+/**
+ * Servers read the tag files themselves; their hashes are part of the catalogue's digest, so that servers notice a
+ * change.
+ */
 async function noteTagFiles(pool: Pool, folder: string, version: number): Promise<boolean> {
   const files = readFolder(folder).filter(({ name }) => name.endsWith(".json5"));
   const { rowCount } = await pool.query(
@@ -102,7 +105,7 @@ async function noteTagFiles(pool: Pool, folder: string, version: number): Promis
   return rowCount !== 0;
 }
 
-/** The machinery follows the catalogue, and running servers are told. */
+/** Adapts the machinery to the catalogue and notifies running servers. */
 const reconcile = (pool: Pool): Promise<unknown> =>
   inTransaction(pool, (client) => client.query("select strata.reconcile()"), BEGIN_SCHEMA);
 
@@ -122,7 +125,7 @@ async function applyFile(pool: Pool, file: File, version: number): Promise<void>
        on conflict (file) do update set hash = excluded.hash, schema_version = excluded.schema_version, applied_at = now()`,
       [file.name, file.hash, version],
     );
-    // A deferred constraint speaks only now.
+    // Deferred constraints are checked at COMMIT.
     await client.query("commit").catch((error: unknown) => {
       throw explain(error as DatabaseError, file);
     });
@@ -186,7 +189,7 @@ function fault(
   return Object.assign(new Error(message), { failure: { file, line, problem, detail, hint } });
 }
 
-// A `set` in a file would stay with the connection, which the embedded engine shares with everybody.
+// Settings are compared and restored: a `set` in a file would outlast it, on the embedded engine for all connections.
 const readSettings = async (client: PoolClient): Promise<Map<string, string>> => {
   const { rows } = await client.query<{ name: string; setting: string }>(
     "select name, current_setting(name) as setting from pg_catalog.pg_settings where source = 'session'",

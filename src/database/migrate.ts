@@ -8,13 +8,13 @@ import { indexOfPosition, lineAt } from "./sql-text.ts";
 import { inTransaction } from "./transaction.ts";
 
 /**
- * Two processes must not change the schema at the same time. Queries on the catalogue look expensive to the planner and
- * are not: compiling them would take most of a migration's time.
+ * The lock keeps two processes from changing the schema at once. JIT is off because the planner overestimates queries
+ * on the catalogue: compiling them would take most of a migration's time.
  */
 export const BEGIN_SCHEMA =
   "begin; set local jit = off; select pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('strata:schema', 0))";
 
-/** In the order in which they are applied. */
+/** Returns the schema's files in the order in which they are applied. */
 const schemaFiles = (): { name: string; sql: string }[] =>
   [
     ...readdirSync(new URL("sql", root))
@@ -28,7 +28,7 @@ const VERSION = /function strata\.schema_version\(\)[^;]*?'select (\d+)'/;
 
 /** The version that the files declare and install as `strata.schema_version()`. */
 export function currentVersion(): number {
-  // Read once a process: probes ask for it every second, and files that change meanwhile belong to another version.
+  // Read once per process: probes ask for it every second, and later changes to the files belong to another version.
   version ??= readVersion();
   return version;
 }
@@ -56,7 +56,7 @@ export async function installedVersion(pool: Pool): Promise<number | undefined> 
   return rows[0]!.version;
 }
 
-/** All files in one transaction: a database has all of it or is as it was. */
+/** Applies all files in one transaction, so that a failure changes nothing. */
 export async function applySchema(pool: Pool): Promise<void> {
   const applyAll = async (client: PoolClient): Promise<void> => {
     for (const { name, sql } of schemaFiles())
@@ -69,7 +69,7 @@ export async function applySchema(pool: Pool): Promise<void> {
   await inTransaction(pool, applyAll, BEGIN_SCHEMA);
 }
 
-/** The embedded database follows the code by itself; a server's schema is changed by `strata migrate` alone. */
+/** Migrates the embedded database automatically; a server's schema is changed by `strata migrate` only. */
 export async function ensureSchema(database: Database): Promise<void> {
   const wanted = currentVersion();
   const found = await installedVersion(database.pool);

@@ -1,6 +1,6 @@
-// The primary and its replicas: which one answers a read, and how far each has come. A client sends back the position
-// that it has seen; a replica answers it only if it has replayed as much. That is compared on the connection that
-// answers and before its snapshot: within it, the comparison would be newer than the rows.
+// The primary and its replicas: chooses the node for each read. A client sends back the position that it has seen; a
+// replica answers only if it has replayed that much. The comparison is made on the connection that answers, before
+// its snapshot: made within it, it would be newer than the rows.
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { Cancelled } from "./adaptor.ts";
@@ -30,22 +30,22 @@ export interface Node {
   pool: pg.Pool;
   /** One connection that operations do not take. */
   watch: pg.Pool;
-  /** Why it gets no reads; undefined if it gets some. */
+  /** Why the node gets no reads; undefined if it gets reads. */
   fault: string | undefined;
-  /** Bytes of write-ahead log between the primary and it, when they were last looked at. */
+  /** Bytes of write-ahead log by which it lags behind the primary, as last polled. */
   behind: number;
-  /** Empty until it has answered. */
+  /** Empty until the first poll has succeeded. */
   history: string;
-  /** At least this LSN; a hint for the choice only. */
+  /** An LSN that the node has reached, by the last poll; used for the choice only. */
   lsn: string;
 }
 
-/** Where a read goes, and what became of that; one for each operation. */
+/** The routing of one operation: what it requires, and the node that answered. */
 export interface Route {
-  /** Nothing older may be read. */
+  /** Position that a node must have reached. */
   floor: Position | undefined;
   primaryOnly: boolean;
-  /** Set when a kept answer was looked for there. */
+  /** The node whose data version was read for the response cache. */
   pinned?: Node | undefined;
   node?: Node;
   why?: string;
@@ -65,9 +65,9 @@ interface Watched extends Node {
   clients: Set<pg.PoolClient>;
   waiting: Set<Waiter>;
   isPolled: boolean;
-  /** When its LSN was last seen to grow. */
+  /** Time at which its LSN last grew. */
   movedAt: number;
-  /** The LSN at which somebody has waited in vain. */
+  /** LSN at which the last wait for the node timed out. */
   stuckAt: string;
 }
 
@@ -77,45 +77,51 @@ interface Waiter {
 }
 
 export interface Nodes {
-  /** Resolves when all have been looked at for the first time, whatever came of it. */
+  /** Resolves after the first poll of all nodes, whether it succeeded or not. */
   ready: Promise<unknown>;
   primary: Node;
   replicas: readonly Node[];
   choose(this: void, route: Route): Node | Promise<Node>;
-  /** Reads on a replica, and once more on the primary if that fails for a reason of the replica's. */
+  /** Reads on a replica, and again on the primary if the replica is the reason for a failure. */
   read<T>(this: void, route: Route, attempt: (node: Node) => Promise<T>): Promise<T>;
-  /** Throws unless the node had come far enough before it read. */
+  /** Throws unless the node had reached the required position before it read. */
   accept(this: void, node: Node, before: string | undefined, route: Route): void;
-  /** Remembers how much may have been read. */
+  /** Records the position up to which data may have been read. */
   note(this: void, node: Node, after: string | undefined, route: Route): void;
-  /** Is it worth a try on the primary? Takes a node that is gone out of the choice at once. */
+  /** Whether the error may not occur on the primary. A node that is lost gets no more reads. */
   mayRetry(this: void, node: Node, error: unknown): boolean;
-  /** The next choice is the primary. */
+  /** Routes the operation's next attempt to the primary. */
   startOver(this: void, route: Route, error: unknown): void;
-  /** Remembers a position behind all that is committed, also where nothing was read. */
+  /** Records a position after everything that is committed, even if nothing was read. */
   noteWritten(this: void, route: Route): Promise<void>;
   positionOf(this: void, node: Node): Promise<string>;
-  /** Called with each announcement before it is passed on, on the connection that brought it. */
+  /** Called for each announcement before it is passed on, with the connection that received it. */
   announce(this: void, client: pg.ClientBase): Promise<void>;
-  /** Behind the commit of every announcement so far. */
+  /** Position after the commits of all announcements so far. */
   readonly announced: Position | undefined;
   release(this: void): Promise<void>;
 }
 
-/** Longest wait in ms for a replica to reach a position; more would delay reads, less would send more to the primary. */
+/**
+ * Maximum wait in ms for a replica to reach a position. A higher limit delays reads, a lower one sends more to the
+ * primary.
+ */
 const WAIT_MS = 100;
-/** Between two looks at a node, in ms: so long may a lost one go unseen that breaks no connection. */
+/** Polling interval of a node in ms: the time for which a node may be lost unnoticed if no connection breaks. */
 const LOOK_MS = 1_000;
 /** Attempts before the start goes on without knowing the primary; each may take WATCH_CONNECTIONS' time-outs. */
 const FIRST_LOOKS = 5;
-/** Bytes behind at which a replica gets no reads; a heavy write puts more of them on the primary if it is less. */
+/**
+ * Lag in bytes from which a replica gets no reads. With a lower limit a heavy write moves reads to the primary
+ * sooner.
+ */
 const MAX_BEHIND = 64 * 1024 * 1024;
-/** Milliseconds without any replay, while there is something to replay, after which a replica gets no reads. */
+/** Time in ms without progress, while there is something to replay, after which a replica gets no reads. */
 const MAX_STANDSTILL_MS = 10_000;
-/** Between two questions whether a replica has come far enough, in ms. */
+/** Interval in ms at which a waiting read checks a replica's position. */
 const POLL_MS = 2;
 
-/** The fault of a node until it has been looked at. */
+/** The fault of a node until its first poll. */
 const NOT_ASKED = "not asked yet";
 
 class NotReached extends Error {}
@@ -162,7 +168,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
   let announced: Position | undefined;
   let turn = 0;
 
-  /** Behind the same address there may be another server now. */
+  /** Another server may answer at this address now. */
   function verifying(client: pg.PoolClient, done: (error?: Error) => void): void {
     void verify(client).then(() => done(), done);
   }
@@ -179,14 +185,14 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
   function judge(node: Watched, fault: string | undefined): void {
     if (node.fault === fault) return;
     const facts = { node: node.name, behind: node.behind, why: fault };
-    // Until it is looked at for the first time, nothing is wrong with it.
+    // Before the first poll a node has no fault to recover from.
     if (fault === undefined) log?.info(facts, "the node takes reads");
     else if (node.fault === undefined || node.fault === NOT_ASKED)
       log?.warn(facts, "the node takes no reads");
     node.fault = fault;
   }
 
-  /** Ends the connections of a node whose pending statements will not be answered; the primary runs them instead. */
+  /** Closes the connections of a node that will not answer its pending statements; the primary runs them instead. */
   function lose(node: Watched, error: unknown): void {
     const { code, message } = error as { code?: string; message?: string };
     judge(node, error instanceof NotReached ? error.message : `does not answer (${code ?? message})`);
@@ -206,7 +212,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
     return undefined;
   }
 
-  /** Asks a node what it is, and how far it has come. */
+  /** Polls a node's role and position. */
   async function look(node: Watched): Promise<void> {
     try {
       const { rows } = await node.watch.query<{
@@ -219,7 +225,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
       node.history = toHistory(system, toTimeline(timeline));
       const reached = toLsn(lsn ?? "0/0");
       if (reached !== node.lsn) node.movedAt = performance.now();
-      // It may be another server by now, which has come less far.
+      // The LSN may be lower than before: another server may answer now.
       node.lsn = reached;
       if (!node.isPrimary) node.behind = primary.lsn === "" ? 0 : bytesBetween(node.lsn, primary.lsn);
       if (node.behind === 0) node.movedAt = performance.now();
@@ -229,7 +235,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
     }
   }
 
-  /** Without the primary's identity answers have no position: a busy machine is asked several times. */
+  /** Without the primary's identity responses have no position, so try several times on a busy machine. */
   async function firstLook(): Promise<void> {
     for (let i = 0; i < FIRST_LOOKS && primary.history === ""; i++) await look(primary);
   }
@@ -241,7 +247,10 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
     }
   }
 
-  /** Where there is no choice no turn passes: reads that alternate with such ones would all go to one node. */
+  /**
+   * The turn advances only where there is a choice; otherwise reads that alternate with others would all reach one
+   * node.
+   */
   const inTurn = (nodes: readonly Node[]): Node => nodes[nodes.length > 1 ? turn++ % nodes.length : 0]!;
 
   const at = (route: Route, node: Node, why: string): Node => {
@@ -252,7 +261,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
   function choose(route: Route): Node | Promise<Node> {
     if (route.primaryOnly) return at(route, primary, "asked for");
     const { floor, pinned } = route;
-    // After a failover the LSN of a lost branch may be less than one of the new.
+    // After a failover LSNs of the lost branch do not compare with those of the new one.
     if (floor !== undefined && historyOf(floor) !== primary.history)
       return at(route, primary, "other history");
     const usable = replicas.filter(({ fault }) => fault === undefined);
@@ -267,7 +276,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
     return waitFor(lsn, moving).then((node) => at(route, node ?? primary, node ? "waited" : "behind"));
   }
 
-  /** Undefined if none of them comes so far in time. */
+  /** Resolves with undefined if none of them reaches the LSN in time. */
   function waitFor(lsn: string, candidates: Watched[]): Promise<Node | undefined> {
     return new Promise((resolve) => {
       const from = new Map(candidates.map((node) => [node, node.lsn]));
@@ -300,7 +309,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
         if (node.waiting.size > 0) await sleep(POLL_MS);
       }
     } catch {
-      // Whoever waits there asks the primary when the time is up; the next look says what is wrong.
+      // Reads that wait for this node go to the primary when their time is up; the next poll finds the fault.
     } finally {
       node.isPolled = false;
     }
@@ -310,7 +319,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
     if (node.isPrimary) return;
     const [kind, text = "0/0", timeline] = (before ?? "").split(" ");
     if (kind !== "replica") throw new NotReached("The replica takes writes now");
-    // Unseen by a login without pg_monitor; then it is as old as the last look.
+    // Logins without pg_monitor cannot see the timeline; then the last poll's is used.
     if (timeline) node.history = toHistory(node.history.split("-")[0]!, toTimeline(timeline));
     if (node.history !== primary.history) throw new NotReached("The replica is on another timeline");
     const lsn = toLsn(text);
@@ -334,7 +343,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
     if (node.isPrimary || error instanceof TookLong || error instanceof Cancelled) return false;
     if (error instanceof ResponseTooLarge) return false;
     const code = String((error as { code?: unknown }).code);
-    // Its own time is over, or its values are wrong: neither is better on the primary.
+    // Timeouts and wrong values would fail on the primary as well.
     if (code === "57014" || code.startsWith("22")) return false;
     if (isUnavailable(error)) {
       judge(node as Watched, `does not answer (${code === "undefined" ? (error as Error).message : code})`);
@@ -361,7 +370,7 @@ export function createNodes({ pool, connection, urls, log }: NodesOptions): Node
     route.why = "written";
   }
 
-  // The replicas are compared with it.
+  // The replicas are compared with the primary.
   const ready = firstLook().then(() => Promise.all(replicas.map(look)));
   void ready.then(() => [primary, ...replicas].map(keepLooking));
   return {

@@ -1,17 +1,17 @@
-// One connection that listens for the whole process. Lost, it is made again, and every subscriber is told to catch
-// up on what was announced meanwhile.
+// One LISTEN connection for the whole process. When it is lost, it reconnects and tells every subscriber to catch up
+// on what was announced meanwhile.
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { cut } from "./connect.ts";
 
 const CHANNELS = ["strata:run", "strata:refresh", "strata:schema", "strata:rows"];
-/** A subscriber that falls so far behind catches up instead. */
+/** Announcements queued for a subscriber; one that falls further behind is told to catch up instead. */
 const QUEUE_LIMIT = 1000;
 const FIRST_RETRY_MS = 100;
 const LAST_RETRY_MS = 5_000;
 const PROBE_MS = 30_000;
 
-/** Instead of an announcement: something may have been missed. */
+/** Passed in place of an announcement when some may have been missed. */
 const MISSED = "";
 
 interface Subscriber {
@@ -29,7 +29,7 @@ export interface Notifications {
 
 export function createNotifications(
   connection: pg.ClientConfig,
-  /** Called before what was announced is passed on. */
+  /** Called before an announcement is passed on. */
   before?: (client: pg.ClientBase) => Promise<void>,
 ): Notifications {
   const subscribers = new Set<Subscriber>();
@@ -38,7 +38,7 @@ export function createNotifications(
   let isListening = false;
 
   async function connect(): Promise<pg.Client> {
-    // Known from here on: a release may come while it connects.
+    // Set before connecting, since it may be released meanwhile.
     const created = (client = new pg.Client({
       ...connection,
       application_name: "strata listen",
@@ -52,7 +52,7 @@ export function createNotifications(
           if (subscriber.channel === channel) subscriber.push(payload ?? MISSED);
       };
       if (!before) return push();
-      // A connection that is lost meanwhile is made again, and everybody is told to catch up.
+      // If the connection is lost meanwhile, it reconnects, and all subscribers catch up.
       order = order.then(() => before(created)).then(push, () => cut(created));
     });
     try {
@@ -65,7 +65,7 @@ export function createNotifications(
     return created;
   }
 
-  /** Settles when the connection is gone; a peer that vanished without a word shows in a probe. */
+  /** Resolves when the connection is lost; a probe detects a peer that vanished silently. */
   async function lost(current: pg.Client): Promise<void> {
     const ended = new Promise<void>((resolve) => current.once("end", resolve));
     const probe = setInterval(() => {
@@ -91,7 +91,7 @@ export function createNotifications(
         for (const subscriber of subscribers) subscriber.push(MISSED);
         await lost(current);
       } catch {
-        // The next attempt says the same, and requests meanwhile say that the database is away.
+        // The next attempt reports the same, and requests report that the database is unavailable.
       }
       isListening = false;
       delay = Math.min(Math.max(delay * 2, FIRST_RETRY_MS), LAST_RETRY_MS);
@@ -108,7 +108,7 @@ export function createNotifications(
     async release() {
       released.abort();
       for (const subscriber of subscribers) subscriber.end();
-      // An end in the middle of connecting would leave pg's connect without an outcome.
+      // Ending pg's client while it connects would leave that promise pending.
       if (client) cut(client);
       await listening;
     },

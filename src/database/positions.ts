@@ -1,5 +1,5 @@
-// How far a node has come in the write-ahead log, as text that clients send back: system identifier, timeline and LSN,
-// each of a fixed length, so that the later of two positions of a cluster is the greater text.
+// Positions in the write-ahead log, as text that clients send back: system identifier, timeline and LSN, each of a
+// fixed length, so that the later of two positions of a cluster is the greater text.
 
 /** `<system identifier>-<timeline>-<LSN>`, the last two in hexadecimal. */
 export type Position = string;
@@ -8,7 +8,7 @@ const POSITION = /^(\d{1,20}-[0-9A-F]{8})-([0-9A-F]{16})$/;
 
 export const isPosition = (text: string): boolean => POSITION.test(text);
 
-/** LSNs compare within a history only: that of a cluster on a timeline. */
+/** The part that two positions must share for their LSNs to compare: cluster and timeline. */
 export const historyOf = (position: Position): string => position.slice(0, -17);
 export const lsnOf = (position: Position): string => position.slice(-16);
 export const toHistory = (system: string, timeline: string): string => `${system}-${timeline}`;
@@ -17,7 +17,7 @@ export const toTimeline = (decimal: string | number): string =>
 
 const systemOf = (position: Position): string => position.slice(0, position.indexOf("-"));
 
-/** The second wins if the two do not compare: it is what is known now. */
+/** Returns the second if the two do not compare: it is the more recent knowledge. */
 export const later = (first: Position | undefined, second: Position | undefined): Position | undefined =>
   second === undefined || (first !== undefined && systemOf(first) === systemOf(second) && first > second)
     ? first
@@ -50,8 +50,8 @@ export const BEFORE_READ = `case when pg_catalog.pg_is_in_recovery()
 export const BEFORE = { name: "before_read", text: `select ${BEFORE_READ} as position` };
 
 /**
- * How much a read may have seen, when its snapshot is older than this. A commit shows before its record counts as
- * replayed: while there is more to replay, the record after the last one may be in the middle of it.
+ * The position up to which a read with an older snapshot may have seen data. A commit becomes visible before its
+ * record counts as replayed, so while there is more to replay, the record after the last one may be partly visible.
  */
 export const AFTER = {
   name: "after_read",
@@ -64,7 +64,10 @@ export const AFTER = {
         offset 0) at`,
 };
 
-/** Behind all that has been committed; what others have written and not yet flushed counts only if commits do not wait. */
+/**
+ * A position after everything that is committed. Records that are written but not flushed count only if commits do
+ * not wait for the flush.
+ */
 export const WRITTEN = {
   name: "written",
   text: `select 'primary ' || at || ' ' || substr(pg_catalog.pg_walfile_name(at), 1, 8) as position

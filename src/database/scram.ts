@@ -1,5 +1,5 @@
-// What PostgreSQL keeps of a password (SCRAM-SHA-256, RFC 5803): made here, so that the password itself is never sent
-// to the server, whose log may hold statements.
+// Makes the verifier that PostgreSQL stores for a password (SCRAM-SHA-256, RFC 5803), so that the password is never
+// sent to the server, whose log may hold statements.
 import { createHash, createHmac, pbkdf2Sync, randomBytes, timingSafeEqual } from "node:crypto";
 
 const ITERATIONS = 4096;
@@ -13,7 +13,7 @@ interface Keys {
   server: Buffer;
 }
 
-/** Takes passwords of printable ASCII alone, which SASLprep leaves as they are. */
+/** Passwords must be printable ASCII, which SASLprep does not change. */
 export function keysOf(password: string, salt: Buffer, iterations: number): Keys {
   const salted = pbkdf2Sync(password, salt, iterations, KEY_BYTES, "sha256");
   const stored = createHash("sha256").update(hmac(salted, "Client Key")).digest();

@@ -1,8 +1,8 @@
-// Takes a file of SQL apart: one statement at a time goes to the server, so that each error has a line.
+// Splits an SQL file into statements, which are sent one by one, so that each error has a line.
 
 export interface Statement {
   text: string;
-  /** Where it begins in the file, from 1. */
+  /** Line on which it begins, from 1. */
   line: number;
 }
 
@@ -12,7 +12,7 @@ export const faultAt = (line: number, message: string): Error & { line: number }
 const TOKEN =
   /--[^\n]*|\/\*|[A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*|\$(?:[A-Za-z_\u0080-\uffff][\w\u0080-\uffff]*)?\$|\S/g;
 
-/** Statements without comments before them and without the semicolon; throws where psql alone could go on. */
+/** Returns statements without leading comments and the semicolon; throws for syntax that only psql handles. */
 export function splitStatements(sql: string): Statement[] {
   const statements: Statement[] = [];
   let start = -1;

@@ -43,9 +43,9 @@ const { prepareValue } = internals.utils;
 
 const PREPARED_PER_CONNECTION = 200;
 const prepared = new WeakMap<Connection, Map<string, number>>();
-/** A new one begins when somebody has deallocated statements: on the embedded engine, those of all connections. */
+/** Incremented when a client has deallocated statements: on the embedded engine, those of all connections are gone. */
 let generation = 0;
-/** May be prepared or not, or be outgrown by the schema. */
+/** The statement may not be prepared, or may no longer match the schema. */
 const IN_DOUBT = -1;
 
 /** Names the connection has prepared, with their generation, the least recently used first. */
@@ -57,7 +57,7 @@ function preparedBy(connection: Connection): Map<string, number> {
 
 const close = (name: string): Buffer => serialize.close({ type: "S", name });
 
-/** Before everything else of a batch: after an error it would be skipped. */
+/** Closes come first in a batch: after an error they would be skipped. */
 function closeOldest(messages: Buffer[], names: Map<string, number>): void {
   for (const name of names.keys()) {
     if (names.size <= PREPARED_PER_CONNECTION) return;
@@ -73,7 +73,7 @@ function add(
   isDescribed: boolean,
 ): void {
   if (names.get(name) !== generation) {
-    // Closing what does not exist is no error.
+    // Closing a statement that does not exist is no error.
     if (name) messages.push(close(name));
     messages.push(serialize.parse({ text, name, types: [] }));
   }
@@ -86,7 +86,7 @@ function add(
   messages.push(serialize.execute());
 }
 
-/** Sends all parts in one write; each write costs a system call, or a place in a list of them. */
+/** Sends all parts in one write, since each write is a system call. */
 function send(connection: Connection, parts: readonly Part[], described?: number): Error | null {
   const messages: Buffer[] = [];
   const names = preparedBy(connection);
@@ -94,7 +94,7 @@ function send(connection: Connection, parts: readonly Part[], described?: number
     closeOldest(messages, names);
     parts.forEach((part, i) => add(messages, names, part, i === described));
   } catch (error) {
-    // A value that cannot be sent: nothing has been sent yet.
+    // A value could not be serialized; nothing has been sent yet.
     return error as Error;
   }
   messages.push(serialize.sync());
@@ -140,7 +140,7 @@ class Statement extends internals.Query {
   }
 }
 
-/** Statements that return one row of one value each, which is not looked at: nothing describes it. */
+/** Statements that return one row of one text each, so no description of the result is requested. */
 class Texts extends internals.Query {
   private readonly parts: readonly Part[];
   private readonly texts: Text[] = [];
@@ -148,7 +148,7 @@ class Texts extends internals.Query {
   private isOver = false;
 
   constructor(parts: readonly Part[], done: TextsCallback) {
-    // Through the callback, which pg replaces by its own to stop its clock.
+    // Errors arrive by the callback, which pg wraps to stop its timeout.
     super("", undefined, (error) => {
       if (!this.isOver) done(error ?? undefined, this.texts);
       this.isOver = true;
@@ -180,11 +180,11 @@ class Texts extends internals.Query {
   }
 }
 
-/** Undefined where there is none: NULL, or no row. */
+/** Undefined for NULL, or if there is no row. */
 type Text = string | undefined;
 type TextsCallback = (error: Error | undefined, texts: Text[]) => void;
 
-/** Gives the one value of each part; after an error, of those before the one that failed. */
+/** Calls back with the value of each part; after an error, with those before the part that failed. */
 export function readTexts(client: pg.ClientBase, parts: readonly Part[], callback: TextsCallback): void {
   client.query(new Texts(parts, callback) as unknown as pg.Submittable);
 }

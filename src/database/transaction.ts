@@ -1,4 +1,4 @@
-// One transaction on one connection, which the pool gets back clean.
+// Runs work in one transaction and returns the connection to the pool without leftovers.
 import type { Pool, PoolClient } from "pg";
 
 type Work<T> = (client: PoolClient) => Promise<T>;

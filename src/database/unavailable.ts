@@ -1,9 +1,12 @@
-// Tells errors that mean "not now" from those that mean "not like this": after the former the caller may repeat the request.
+// Distinguishes temporary errors, after which the caller may repeat the request, from permanent ones.
 
-/** Connection lost, out of resources (disk, memory, connections), or the server comes and goes. */
+/**
+ * SQLSTATEs of a lost connection, of exhausted resources (disk, memory, connections) and of a server that starts or
+ * stops.
+ */
 const CLASSES = /^(08|53|57P0|58030)/;
 
-/** A server in recovery or read-only mode: the primary is elsewhere at the moment. */
+/** The server is in recovery or read-only: another one is the primary now. */
 const READ_ONLY = "25006";
 
 const NETWORK = new Set([
@@ -33,7 +36,7 @@ interface Fault {
   errors?: unknown;
 }
 
-/** True when the database cannot serve at the moment, and may again by itself. */
+/** True if the database is unavailable for the moment and may recover by itself. */
 export function isUnavailable(error: unknown): boolean {
   for (let fault = error as Fault | null | undefined, depth = 0; fault && depth < 8; depth++) {
     const { code, message } = fault;

@@ -1,4 +1,4 @@
-// Can the API be built from the catalogue as it is now? Running servers go on with an older one if not.
+// Checks that the API can be built from the current catalogue. If not, running servers keep an older one.
 import { makeSchema } from "graphile-build";
 import { validateSchema } from "grafast/graphql";
 import { makePgService } from "postgraphile/adaptors/pg";

@@ -53,7 +53,8 @@ const CATALOGUE = `
   ) a left join pg_roles g on g.oid = a.grantee
   where a.grantee <> a.owner`;
 
-// Read again, `varchar in (…)` is printed in another way, so after a restore it is: both are as schema.sql has it.
+// PostgreSQL prints `varchar in (…)` in another way once it was restored; reading the definition again makes both
+// equal.
 const REPEAT_CHECKS = `
   do $$
   declare
@@ -72,7 +73,7 @@ type Catalogue = Map<string, string>;
 
 function list(pool: Pool): Promise<Catalogue> {
   return undone(pool, async (client) => {
-    // Definitions name what is on the search path without its schema; databases differ in it.
+    // A fixed search path: definitions omit the schemas that are on it, and databases differ in it.
     await client.query("set local search_path = pg_catalog");
     const { rows } = await client.query<{ kind: string; name: string; definition: string }>(CATALOGUE);
     return new Map(rows.map(({ kind, name, definition }) => [`${kind} ${name}`, definition]));
@@ -106,7 +107,7 @@ export async function findDrift(database: Database): Promise<Drift> {
   };
 }
 
-/** On the same server, because every version of PostgreSQL prints definitions in its own way. */
+/** The comparison database is on the same server, since versions of PostgreSQL print definitions differently. */
 async function withScratch<T>(database: Database, work: (pool: Pool) => Promise<T>): Promise<T> {
   const scratch = database.embedded ? await createScratchFolder() : await createScratchDatabase(database);
   try {

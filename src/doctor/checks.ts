@@ -2,7 +2,7 @@
 
 export interface SqlCheck {
   name: string;
-  /** A failure keeps Strata from working rightly; a warning asks for attention. */
+  /** A failure keeps Strata from working correctly; a warning needs attention. */
   severity: "failure" | "warning";
   sql: string;
   parameters?: () => unknown[];

@@ -10,7 +10,7 @@ interface Identity {
 }
 
 export interface ReplicaFindings {
-  /** With its address; without user and password. */
+  /** Its address, without user and password. */
   name: string;
   failures: string[];
   warnings: string[];

@@ -1,4 +1,4 @@
-// Checks of the configuration as a whole: values that are valid each, and wrong together.
+// Checks combinations of settings that are valid one by one and wrong together.
 import type { Config } from "../config.ts";
 
 const JWKS_TIMEOUT_MS = 5_000;
