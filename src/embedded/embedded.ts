@@ -1,4 +1,4 @@
-// The database of those who have none: one engine per data folder, shared by every Strata process on it.
+// The embedded database: one engine per data folder, shared by all Strata processes that use the folder.
 import { createHash } from "node:crypto";
 import { mkdirSync, realpathSync } from "node:fs";
 import { connect, Socket } from "node:net";
@@ -12,23 +12,23 @@ import type { EngineMessage, EngineOptions, EngineRequest } from "./engine.ts";
 import { CLOSED, SSL_REQUEST } from "./protocol.ts";
 
 export interface CloseOptions {
-  /** Aborted when the engine may no longer wait for the other processes that work on it. */
+  /** Aborted when the engine may no longer wait for other processes that use it. */
   hurry?: AbortSignal;
-  /** Called when it waits for them. */
+  /** Called if the engine waits for other processes. */
   onHeld?: () => void;
 }
 
 export interface Embedded {
   connection: PoolConfig;
-  /** False when another Strata process runs the engine and this one only talks to it. */
+  /** False if another Strata process runs the engine and this one is its client. */
   ours: boolean;
   close(options?: CloseOptions): Promise<void>;
-  /** Settles only if the engine dies under us. */
+  /** Resolves if the engine ends unexpectedly. */
   failed: Promise<Error>;
 }
 
 const STARTING_MS = 60_000;
-/** The engine greets nobody while it works on a statement. */
+/** Maximum time in ms for the engine to answer a new connection, which waits while a statement runs. */
 export const ANSWER_MS = 120_000;
 const MAX_SOCKET_PATH = 100;
 
@@ -40,8 +40,8 @@ function socketPathFor(dataDir: string): string {
 }
 
 /**
- * Keeps the engine that answers at `path` open until the function it gives is called, or this process ends.
- * A connection alone says nothing: the engine may be closing, and answers only if it has seen who holds it.
+ * Keeps the engine at `path` open until the returned function is called or this process ends. Being connected is not
+ * enough, since the engine may be closing: it has registered the connection only once it answers.
  */
 const hold = (path: string): Promise<(() => void) | undefined> =>
   new Promise((done) => {
@@ -58,7 +58,7 @@ const hold = (path: string): Promise<(() => void) | undefined> =>
     socket.on("close", () => done(undefined));
   });
 
-/** Errors of a connection to the engine name its path, which says nothing to whoever reads them. */
+/** Replaces errors that would name the socket's path, which means nothing to a reader. */
 class EngineSocket extends Socket {
   override destroy(error?: NodeJS.ErrnoException): this {
     if (!error?.syscall) return super.destroy(error);
@@ -78,7 +78,7 @@ function startEngine(options: EngineOptions): Promise<{ worker: Worker; message:
   });
 }
 
-/** Opens the engine of `dataDir`, or connects to the one that a running process has already opened. */
+/** Opens the engine of `dataDir`, or connects to the one that another process has opened. */
 export async function openEmbedded(dataDir: string, port?: number): Promise<Embedded> {
   let folder: string;
   try {

@@ -12,7 +12,7 @@ import { serveProtocol } from "./protocol.ts";
 export interface EngineOptions {
   dataDir: string;
   socketPath: string;
-  /** Where guests find it; nowhere if not set. */
+  /** Port for guests; none if not set. */
   port?: number | undefined;
 }
 export type EngineMessage =
@@ -50,7 +50,7 @@ async function main(): Promise<void> {
   mkdirSync(dirname(socketPath), { recursive: true, mode: 0o700 });
   rmSync(socketPath, { force: true });
   const server = await serveProtocol(db, socketPath, port);
-  // Whoever reaches the socket is a superuser of the engine.
+  // Only the owner may connect: every client of the socket is a superuser of the engine.
   chmodSync(socketPath, 0o600);
   let timer: NodeJS.Timeout | undefined;
   let closing = false;
@@ -58,7 +58,7 @@ async function main(): Promise<void> {
     if (closing) return;
     closing = true;
     clearInterval(timer);
-    // This closes in the same turn of the event loop as the last `isHeld`, so no client is greeted in between.
+    // This runs in the same turn of the event loop as the last `isHeld`, so no client can be registered in between.
     server.close();
     void db.close().finally(() => {
       rmSync(socketPath, { force: true });

@@ -5,22 +5,22 @@
 import pg from "pg";
 import { isPasswordOf } from "../database/scram.ts";
 
-/** Runs SQL in its turn, and gives rows as text. */
+/** Runs SQL in turn with other connections and returns the rows as text. */
 export type Ask = (sql: string) => Promise<(string | null)[][]>;
 
 export interface Guest {
   login: string;
-  /** What the login and its client have set; kept between transactions, since the session is not the client's own. */
+  /** Settings of the login and its client, stored between transactions, since the session is shared. */
   settings: Map<string, string>;
 }
 
-/** A refusal as PostgreSQL would put it. */
+/** A rejection as PostgreSQL would send it. */
 export interface Refused {
   code: string;
   message: string;
 }
 
-/** Settings that clients send when they connect. */
+/** Settings that clients may send when they connect. */
 const OF_STARTUP = new Set([
   "application_name",
   "timezone",
@@ -36,7 +36,7 @@ export const parametersOf = (body: Buffer): Map<string, string> => {
   return parameters;
 };
 
-/** The guest, if the password is the login's. */
+/** Returns the guest if the password is correct. */
 export async function admit(
   ask: Ask,
   parameters: Map<string, string>,
@@ -70,7 +70,7 @@ const setAll = (settings: Map<string, string>): string =>
     ? "select"
     : `select ${[...settings].map(([name, value]) => `pg_catalog.set_config(${pg.escapeLiteral(name)}, ${pg.escapeLiteral(value)}, false)`).join(", ")}`;
 
-/** SQL that precedes a transaction of the guest. */
+/** SQL to run before a guest's transaction. */
 export const entering = ({ login, settings }: Guest): string =>
   `${setAll(settings)}; set role ${pg.escapeIdentifier(login)}`;
 
@@ -84,13 +84,16 @@ export const settingsOf = (rows: (string | null)[][]): Map<string, string> =>
     ),
   );
 
-/** SQL that follows it; `own` are the settings of the session without guests. */
+/** SQL to run after a guest's transaction; `own` are the session's settings without guests. */
 export const leaving = (own: Map<string, string>): string =>
   `reset session authorization; reset role; ${SETTINGS}; reset all; ${setAll(own)}`;
 
 const REFUSED = /^\s*(discard|listen|unlisten|deallocate\s+all|reset\s+all)\b/i;
 
-/** The error to run instead of SQL that would take Strata's listeners, locks and prepared statements from the session. */
+/**
+ * Returns the SQL of an error to run in place of statements that would remove Strata's listeners, locks and prepared
+ * statements from the session.
+ */
 export function harmless(sql: string): string | undefined {
   const [, word] = REFUSED.exec(sql) ?? [];
   if (word === undefined) return undefined;

@@ -1,16 +1,16 @@
-// One process at a time opens a data folder. The operating system drops these locks when their process dies, however it
-// dies: no stale lock files.
+// Locks a data folder for one process at a time. The operating system releases these locks when the process ends in
+// any way, so there are no stale lock files.
 import { closeSync, constants, openSync, statSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 
-/** Releases a lock; undefined stands for one that another process has. */
+/** Releases a lock; undefined if another process holds it. */
 type Unlock = (() => void) | undefined;
 
 /**
- * Takes two locks. SQLite's reaches as far as the file system, to other containers on the same folder, but Node has it
- * since 22.13 only. The other one is of this machine (of this container), and every Node has it: it is what a process
- * on Node 20 and one on Node 24 exclude each other by.
+ * Takes two locks. SQLite's works across containers that share the folder, but needs Node 22.13. The other one works
+ * within a machine or container, with every version of Node: by it a process on Node 20 and one on Node 24 exclude
+ * each other.
  */
 export async function lockFolder(folder: string): Promise<Unlock> {
   const hasNames = ["linux", "win32"].includes(process.platform);
@@ -50,7 +50,7 @@ function lockName(folder: string): Promise<Unlock> {
   });
 }
 
-/** A flag of open(2) that macOS and the BSDs have. */
+/** A flag of open(2) on macOS and the BSDs. */
 const O_EXLOCK = 0x20;
 
 function lockFile(path: string): Unlock {

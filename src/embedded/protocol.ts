@@ -26,10 +26,10 @@ interface Connection {
   statements: Set<string>;
   copying: boolean;
   closed: boolean;
-  /** Came by the port, and is no guest before it has said who it is. */
+  /** True for a connection by the port, which becomes a guest once it has authenticated. */
   isForeign: boolean;
   guest?: Guest;
-  /** What its client has said of itself; set while its password is awaited. */
+  /** Parameters of the client's startup message; set while its password is awaited. */
   parameters?: Map<string, string>;
 }
 
@@ -37,14 +37,14 @@ interface Job {
   connection: Connection;
   message: Buffer;
   stripCopyResponse: boolean;
-  /** Takes the answer in the client's place. */
+  /** Receives the output in place of the client. */
   done?: (output: Buffer) => void;
 }
 
 export interface ProtocolServer {
-  /** True while another process works on the engine. */
+  /** True while another process uses the engine. */
   isHeld(): boolean;
-  /** Takes nobody any more, and tells those who are still there. */
+  /** Accepts no further connections and notifies the open ones. */
   close(): void;
 }
 
@@ -54,11 +54,11 @@ const GSS_REQUEST = 80877104;
 const CANCEL_REQUEST = 80877102;
 const MAX_COPY_BYTES = 256 * 1024 * 1024;
 const IDLE_IN_TRANSACTION_MS = 120_000;
-/** Milliseconds in which a guest's open transaction may keep everybody waiting without a statement. */
+/** Time in ms that a guest's transaction may be idle, since it blocks all other connections. */
 const GUEST_IDLE_IN_TRANSACTION_MS = 15_000;
-/** Milliseconds in which a guest must have said its password. */
+/** Time in ms within which a guest must authenticate. */
 const GREETING_MS = 10_000;
-/** Milliseconds before a wrong password is answered; more slow down guessing, and those who mistype. */
+/** Delay in ms before a wrong password is answered; a higher one slows down guessing, and users who mistype. */
 const WRONG_PASSWORD_MS = 1_000;
 const MAX_GREETING_BYTES = 10_000;
 const GUESTS_ADDRESS = "127.0.0.1";
@@ -81,7 +81,7 @@ function hasFailed(output: Buffer): boolean {
   return false;
 }
 
-/** Values of the rows in an answer of the simple protocol. */
+/** Returns the rows' values from a response of the simple query protocol. */
 function rowsOf(output: Buffer): (string | null)[][] {
   const rows: (string | null)[][] = [];
   for (let at = 0; at + 5 <= output.length;) {
@@ -111,10 +111,10 @@ export async function serveProtocol(db: PGlite, path: string, port?: number): Pr
   let running = false;
   let nextId = 1;
 
-  /** The session's settings without guests. */
+  /** The session's own settings, restored after a guest's transaction. */
   const sessionSettings = settingsOf((await db.query<string[]>(SETTINGS, [], { rowMode: "array" })).rows);
 
-  /** Runs SQL in the connection's turn, like its own messages. */
+  /** Runs SQL in the connection's place in the queue, like its own messages. */
   const ask = (connection: Connection, sql: string): Promise<(string | null)[][]> =>
     new Promise((done) => {
       const message = frame("Q", text(sql));
@@ -159,7 +159,7 @@ export async function serveProtocol(db: PGlite, path: string, port?: number): Pr
     );
   }
 
-  // Two clients may both prepare "a": each gets its own name in the one session.
+  // Makes statement names unique per connection: two clients may both prepare "a" in the one session.
   function ownName(connection: Connection, message: Buffer): Buffer {
     const type = String.fromCharCode(message[0]!);
     const body = message.subarray(5);
@@ -187,7 +187,7 @@ export async function serveProtocol(db: PGlite, path: string, port?: number): Pr
     connection.socket.destroySoon();
   }
 
-  /** A guest's statement, or what is said in its place. */
+  /** Returns a guest's message, or the error that replaces it. */
   function ofGuest(type: string, message: Buffer): Buffer {
     const start = type === "P" ? message.indexOf(0, 5) + 1 : 5;
     const end = message.indexOf(0, start);
@@ -256,7 +256,7 @@ export async function serveProtocol(db: PGlite, path: string, port?: number): Pr
     }
   }
 
-  // Keeps what belongs to this connection; notifications go to everyone, since all share the session.
+  // Sends output to its connection, and notifications to all, since all share the session.
   function answer(job: Job, output: Buffer): string {
     const parts: Buffer[] = [];
     let status = "";
@@ -271,7 +271,7 @@ export async function serveProtocol(db: PGlite, path: string, port?: number): Pr
       } else if (type === "G" && strip) strip = false;
       else {
         if (type === "Z") {
-          // After an error the engine says twice that it is ready: for a pipelining client, an answer too many.
+          // After an error the engine sends ReadyForQuery twice; a pipelining client must get it once.
           if (status !== "") parts.pop();
           status = String.fromCharCode(message[5]!);
         }
@@ -319,7 +319,7 @@ export async function serveProtocol(db: PGlite, path: string, port?: number): Pr
     guest.settings = settingsOf(rowsOf(await execute(frame("Q", text(leaving(sessionSettings))))));
   }
 
-  /** A unit of a connection; a guest's transaction stands between its settings and those of the session. */
+  /** Runs one unit of a connection; a guest's is enclosed by applying its settings and restoring the session's. */
   async function perform({ connection, message, done }: Job): Promise<Buffer> {
     const { guest } = connection;
     if (!guest || done) return execute(message);

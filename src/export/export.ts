@@ -23,13 +23,13 @@ interface ExportOptions {
 }
 
 export interface Export {
-  /** The file, from its first byte to its last; it throws what ends it early. */
+  /** The file's bytes; iteration throws if the export ends early. */
   bytes: AsyncGenerator<Uint8Array>;
   /** Rows that PostgreSQL has sent so far. */
   rows: () => number;
 }
 
-/** A value means the same whatever the database's own settings are. */
+/** Settings that make the output independent of the database's own. */
 const PLAIN: Settings = {
   timezone: "UTC",
   datestyle: "ISO, YMD",
@@ -56,7 +56,7 @@ const asCsv = (column: Column, value: SQL): SQL =>
   column.type === "bool" ? sql`${value}::text` : asText(column, value);
 const asJson = (column: Column, value: SQL): SQL => {
   if (isGeometry(column)) return sql`${geoJson(value)}::jsonb`;
-  // The type json keeps line ends of its input, which would end the row.
+  // The type json preserves line breaks of its input, which would end the row; jsonb does not.
   if (column.type === "json") return sql`${value}::jsonb`;
   return isNested(column) ? sql`to_jsonb(${value})` : utc(column, value);
 };
@@ -67,8 +67,8 @@ const csvName = (name: string): string => (/[",\n\r]/.test(name) ? `"${name.repl
 const UNQUOTED = String.raw`(format csv, quote E'\x01', delimiter E'\x02')`;
 
 /**
- * Resolves when PostgreSQL has computed the first rows, or found that there are none: what is wrong with the request
- * is known by then in most cases.
+ * Resolves when PostgreSQL has computed the first rows, or found that there are none, so that most errors of a
+ * request precede the response.
  */
 export async function openExport({
   pool,
@@ -97,7 +97,7 @@ export async function openExport({
   }
   async function* bytes(): AsyncGenerator<Uint8Array> {
     try {
-      // Written here: COPY would send it before it has looked for the first row.
+      // The header is written here: COPY would send it before computing the first row.
       if (format === "csv") yield Buffer.from(`${columns.map(({ field }) => csvName(field)).join(",")}\n`);
       if (format === "parquet") yield* toParquet(columns, rows());
       else yield* rows();

@@ -1,5 +1,5 @@
-// What an export reads: a table or metric by its name in the API, with the filter and the order of its connection.
-// Both come from the code that compiles the API's own reads, so that they mean the same.
+// Builds an export's SELECT: a table or metric by its name in the API, with the filter and the order of its
+// connection. Both are compiled by the code of the API's own reads, so that they mean the same.
 import type { PgCodec, PgResource } from "@dataplan/pg";
 import {
   getNamedType,
@@ -25,12 +25,12 @@ export interface ExportRequest {
   name: string;
   /** The `filter` argument of the field. */
   filter?: unknown;
-  /** Values of the `orderBy` argument; without any, rows come as they lie. */
+  /** Values of the `orderBy` argument; without any, the order of rows is undefined. */
   orderBy?: string[] | undefined;
   /** Names of fields; all that the role may read if not given. */
   columns?: string[] | undefined;
   limit?: number | undefined;
-  /** Errors list the names that there are; not for whoever may not read the schema. */
+  /** True if error messages may list the existing names: the caller may read the schema. */
   mayList?: boolean | undefined;
 }
 
@@ -125,7 +125,7 @@ function* namesIn(filter: unknown): Generator<string> {
   }
 }
 
-/** Throws in the words of the API what it would reject. */
+/** Validates filter and order as the API does, with its error messages. */
 function coerced(schema: GraphQLSchema, { field }: Table, { filter, orderBy: order }: ExportRequest) {
   const given = { ...(filter !== undefined && { filter }), ...(order && { orderBy: order }) };
   const tooDeep = checkVariables(given);
@@ -142,7 +142,7 @@ function coerced(schema: GraphQLSchema, { field }: Table, { filter, orderBy: ord
   const document = parse(`query (${variables.join(", ")}) { __typename }`, { noLocation: true });
   const { variableDefinitions } = document.definitions[0] as OperationDefinitionNode;
   const { coerced: values, errors } = getVariableValues(schema, variableDefinitions ?? [], given);
-  // Names of a schema that the caller may not be allowed to read.
+  // Removes names of the schema, which the caller may not be allowed to read.
   const words = (message: string): string =>
     message.replace(/ Did you mean [^]*$/, "").replace('Variable "$', 'The parameter "');
   if (errors) throw refusal("BAD_USER_INPUT", words(errors[0]!.message));

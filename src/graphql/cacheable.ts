@@ -1,4 +1,4 @@
-// Finds operations that read nothing but what a refresh computes: their responses stay the same until the next one.
+// Finds operations that read only data computed by a refresh, so that their responses are valid until the next one.
 import {
   getNamedType,
   isCompositeType,
@@ -32,7 +32,7 @@ function isAboutItself(type: GraphQLEnumType): boolean {
 }
 const SUFFIX = /^(_(ASC|DESC)(_NULLS_(FIRST|LAST))?|_TRUNCATED_TO_[A-Z]+)?$/;
 
-/** Whatever is not known to be refreshed data is taken to be live. */
+/** Data counts as live unless it is known to be computed by a refresh. */
 export function createCacheableCheck(schema: GraphQLSchema): (document: DocumentNode) => boolean {
   const inputs = new Map<string, boolean>();
   const documents = new WeakMap<DocumentNode, boolean>();

@@ -24,7 +24,7 @@ const VERSION = {
     from strata.refresh_state state`,
 };
 
-/** Undefined while the relations are not what the schema was built from: nothing may be kept then. */
+/** Undefined while the relations differ from those that the schema was built from; nothing may be cached then. */
 export type DataVersion = () => Promise<string | undefined>;
 
 interface State {
@@ -46,11 +46,11 @@ interface Positioned {
 export interface DataVersions {
   /** The data version on the node of the route, which the operation then stays on. */
   of(this: void, route: Route): Promise<string | undefined>;
-  /** Whether the node's version is still that one: then what was read there in between is of that version. */
+  /** Whether the node still has that version: then everything read there in between is of it. */
   isStill(this: void, node: Node, version: string): Promise<boolean>;
 }
 
-/** The version of each node; on a replica it says as well how far that had come. */
+/** Reads the version of each node; on a replica also its position. */
 export function createDataVersions(
   nodes: Nodes,
   getSchema: () => GraphQLSchema,
@@ -60,7 +60,7 @@ export function createDataVersions(
   for (const node of [nodes.primary, ...nodes.replicas])
     askers.set(
       node,
-      // A replica that lags shows an older catalogue; only the primary's asks for another schema.
+      // A replica that lags has an older catalogue, so only the primary's may cause a new schema.
       share(getSchema, node.isPrimary ? rebuild : () => void askers.get(nodes.primary)!(), (relations) =>
         readPositioned(node.watch, relations),
       ),

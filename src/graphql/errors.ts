@@ -1,4 +1,4 @@
-// Errors as clients see them: a stable code and a sentence. The log gets the rest, under the same request id.
+// Presents errors to clients: a stable code and a sentence. The log gets the rest, with the same request id.
 import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from "fastify";
 import { isSafeError, SafeError } from "grafast";
 import { GraphQLError, type ExecutionResult } from "grafast/graphql";
@@ -9,7 +9,7 @@ import { isUnavailable } from "../database/unavailable.ts";
 import { RETRY_AFTER_S } from "../http/health.ts";
 import { ERROR_CODES } from "./codes.ts";
 
-/** The code of a status that somebody else chose, such as Fastify; several codes share 400 and 403. */
+/** The code for a status that another library chose, such as Fastify; several codes share 400 and 403. */
 const CODE = Object.fromEntries(Object.entries(ERROR_CODES).map(([code, { status }]) => [status, code]));
 CODE[400] = "BAD_REQUEST";
 CODE[403] = "FORBIDDEN";
@@ -18,7 +18,7 @@ const statusOf = (code: unknown): number => ERROR_CODES[String(code)]?.status ??
 const codeOf = (status: number): string =>
   CODE[status] ?? (status < 500 ? "BAD_REQUEST" : "INTERNAL_SERVER_ERROR");
 
-/** An error whose words are meant for the client, whichever layer sees it first. */
+/** Makes an error whose message is meant for the client. */
 export function refusal(code: string, message: string, extensions: Record<string, unknown> = {}): SafeError {
   const statusCode = statusOf(code);
   return Object.assign(new SafeError(message, { ...extensions, code, statusCode }), { statusCode });
@@ -64,7 +64,7 @@ function explainDatabaseError(error: unknown): Explanation | undefined {
   return row ? { code: row[1], message: row[2] ?? message } : undefined;
 }
 
-/** GraphQL's own errors carry no code: what they are about shows in where they come from. */
+/** Errors of graphql-js have no code; their kind follows from where they occurred. */
 const explainGraphqlError = ({ message, extensions, path }: GraphQLError): Explanation => {
   const [, number] =
     (path && /^Float cannot represent non numeric value: (-?Infinity|NaN)$/.exec(message)) ?? [];
@@ -83,7 +83,7 @@ const explainGraphqlError = ({ message, extensions, path }: GraphQLError): Expla
 function explain(error: GraphQLError): Explanation {
   let cause: unknown = error;
   while (cause instanceof GraphQLError && cause.originalError) cause = cause.originalError;
-  // Coercion wraps what a scalar threw, and says it in words about the client's own variable.
+  // graphql-js wraps the error of a scalar in a message about the client's variable.
   if (cause instanceof GraphQLError || error.message.startsWith('Variable "$'))
     return explainGraphqlError(error);
   if (isSafeError(cause as Error)) {
@@ -99,7 +99,7 @@ interface Asker {
   log: FastifyBaseLogger;
 }
 
-/** The error for the client; told apart from others by its request id, so that doing it again changes nothing. */
+/** Makes the error for the client. Idempotent: an error with a request id is returned unchanged. */
 export function presentError(error: GraphQLError, asker: Asker): GraphQLError {
   if (error.extensions?.requestId !== undefined) return error;
   const { message, ...extensions } = explain(error);
@@ -121,7 +121,7 @@ function logFault(error: unknown, code: string, log: FastifyBaseLogger): void {
   else log.debug({ code }, "operation refused");
 }
 
-/** For faults outside GraphQL: bodies that cannot be read, tokens, unknown paths, and what nobody foresaw. */
+/** Handles errors outside GraphQL: invalid bodies, tokens, unknown paths, and unexpected ones. */
 export function handleError(error: ThrownError, request: FastifyRequest, reply: FastifyReply) {
   const isForClient =
     isSafeError(error as Error) || (error.statusCode !== undefined && error.statusCode < 500);
@@ -157,7 +157,7 @@ export function finishErrors(
   reply: FastifyReply,
   { data, errors }: ExecutionResult,
 ): ExecutionResult {
-  // Copies: errors of a document are cached with it.
+  // Copies the errors, since those of a document are cached with it.
   const finished = errors!.map((error) => {
     const { statusCode: _, ...extensions } = error.extensions;
     return { ...error.toJSON(), extensions: { code: "BAD_REQUEST", ...extensions, requestId: request.id } };

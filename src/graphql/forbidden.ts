@@ -1,6 +1,6 @@
-// Fields that the role may not read are null, each with an error; the rest of the response stands. PostgreSQL refuses a
-// statement as a whole: a query is executed once more without the refused fields, mutations and subscriptions, which
-// cannot be, are asked about before (./visible.ts).
+// Makes fields null that the role may not read, each with an error, and keeps the rest of the response. PostgreSQL
+// rejects a statement as a whole, so a query is executed again without the forbidden fields. Mutations and
+// subscriptions cannot be, so their rights are checked before (./visible.ts).
 import type pg from "pg";
 import {
   getNamedType,
@@ -25,26 +25,26 @@ import {
 import { isOfFunction, sourceOf, type Asked } from "../../plugins/SourcesPlugin.ts";
 import { refusal } from "./errors.ts";
 
-/** The fields that PostgreSQL refuses, and the document with `__typename` in the places of those that can be null. */
+/** The forbidden fields, and the document with `__typename` in place of those that are nullable. */
 export interface Forbidden {
   document: DocumentNode | undefined;
   operation: OperationDefinitionNode;
   hidden: Hidden[];
-  /** Fields that cannot be null, and others where the operation needs them. */
+  /** Fields that cannot be hidden, since they are not null or the operation needs them. */
   others: Hidden[];
 }
 
 interface Hidden {
   type: string;
   field: string;
-  /** The type that the role may read nothing of. */
+  /** The type, if the role may read nothing of it. */
   of: string | undefined;
   node: FieldNode;
 }
 
 const hidden = new WeakMap<FieldNode, Hidden>();
 
-/** Stands for a field that the role may not read. */
+/** True for a placeholder of a forbidden field. */
 export const isHidden = (node: FieldNode): boolean => hidden.has(node);
 
 export function isRefused(error: unknown): boolean {
@@ -53,7 +53,7 @@ export function isRefused(error: unknown): boolean {
   return (cause as { code?: unknown }).code === "42501";
 }
 
-// A right on any column lets rows be counted. Composite types, as functions return them, have no rights.
+// A right on any column is enough for counting rows. Composite types, as functions return them, have no rights.
 const REFUSED = `
   select asked.place::integer as place
   from unnest($2::text[], $3::text[], $4::text[]) with ordinality as asked (schema_name, relation, column_name, place)
@@ -80,11 +80,11 @@ export interface Operated {
   operationName?: string | null | undefined;
 }
 
-/** What is known of one operation of a document. */
+/** Cached knowledge of one operation of a document. */
 interface Known {
   operation: OperationDefinitionNode;
   readers: Map<FieldNode, Reader>;
-  /** Documents without the rejected fields, by their keys. They stay the same objects, so that what is made of them stays cached. */
+  /** Documents without the forbidden fields, by the fields' keys; reused, so that their plans stay cached. */
   made: Map<string, Forbidden>;
 }
 const known = new WeakMap<DocumentNode, Map<string, Known>>();
@@ -110,7 +110,10 @@ function fragmentsOf({ definitions }: DocumentNode): Map<string, FragmentDefinit
   return fragments;
 }
 
-/** The operation's fields by what they read; not those of rows that a function returns, on which no right is needed. */
+/**
+ * Lists the operation's fields with the relations that they read. Fields of a function's rows are left out: they need
+ * no rights.
+ */
 function readersOf(
   schema: GraphQLSchema,
   document: DocumentNode,
@@ -137,7 +140,7 @@ function readersOf(
   const named = (name: string) => schema.getType(name) as GraphQLCompositeType;
 
   function enter(node: FieldNode, parent: GraphQLCompositeType, isFunction: boolean): void {
-    // Of `__typename` and the fields about the schema nothing is read.
+    // `__typename` and introspection fields read nothing.
     const field = isUnionType(parent) ? undefined : parent.getFields()[node.name.value];
     if (!field) return;
     const asked = sourceOf(field);
@@ -153,7 +156,7 @@ function readersOf(
   return readers;
 }
 
-/** Which of its fields the role may not read; undefined if it may read all of them. */
+/** Finds the fields that the role may not read; undefined if there are none. */
 export async function findForbidden(
   pool: pg.Pool,
   operated: Operated,
@@ -221,7 +224,7 @@ const errorOf = ({ type, field, of, node }: Hidden, role: string, path?: readonl
     ),
   });
 
-/** Makes the hidden fields null, wherever they are in the data, and returns an error for each. */
+/** Sets the hidden fields to null wherever they occur in the data, and returns an error for each. */
 export function hideFields(forbidden: Forbidden, data: unknown, role: string): GraphQLError[] {
   const fragments = fragmentsOf(forbidden.document!);
   const errors = new Map<string, GraphQLError>();
@@ -252,13 +255,13 @@ export function hideFields(forbidden: Forbidden, data: unknown, role: string): G
   return [...errors.values()];
 }
 
-/** As `hideFields`, but names them also where there are no rows: that makes no difference to what is allowed. */
+/** Like `hideFields`, but also reports fields of which the data has no rows, since rights do not depend on rows. */
 export function hideAlways(forbidden: Forbidden, data: unknown, role: string): GraphQLError[] {
   const errors = hideFields(forbidden, data, role);
   return errors.length > 0 ? errors : forbidden.hidden.map((entry) => errorOf(entry, role));
 }
 
-/** Names a field that could not be null alone in the errors that PostgreSQL's refusal led to. */
+/** Names the forbidden fields that cannot be null in the errors that they caused. */
 export function nameForbidden(
   result: ExecutionResult,
   [first]: readonly Hidden[],

@@ -1,10 +1,10 @@
-// GraphiQL's tabs for a newcomer: queries that tell the story, each of which runs as it is. Comments fit beside the open
-// documentation at 1280 pixels, which is 38 characters.
+// GraphiQL's first tabs: example queries that run unchanged. Comments have at most 38 characters, to fit beside the
+// open documentation at a width of 1280 pixels.
 interface Tab {
-  /** Also the name of the operation, which GraphiQL calls the tab by as soon as it has run. */
+  /** Also the operation's name, which GraphiQL shows on the tab once it has run. */
   title: string;
   query: string;
-  /** Changes something: it needs an operator's token. */
+  /** True for a mutation, which needs an operator's token. */
   needsToken?: true;
 }
 
@@ -109,7 +109,7 @@ subscription WatchRuns {
   },
 ];
 
-/** A script for the page, before GraphiQL starts: the tabs on the first visit, a fresh time on every one. */
+/** A script that runs before GraphiQL: it sets the tabs on the first visit, and a current time on every one. */
 export function tabsScript(hasToken: boolean): string {
   const tabs = TABS.map(({ title, query }, index) => ({
     id: `strata-${index}`,
@@ -128,7 +128,7 @@ export function tabsScript(hasToken: boolean): string {
       const key = (name) => "graphiql:" + name;
       const stored = JSON.parse(localStorage.getItem(key("tabState")) ?? "null");
       const state = stored ?? ours;
-      // The page's own token, or that of a login, takes the place of one that a former visit has left.
+      // The token of the page or login replaces one from an earlier visit.
       const withoutHeaders = ${JSON.stringify(hasToken ? tabs.filter((_, index) => TABS[index]!.needsToken).map(({ id }) => id) : [])};
       for (const { id, query } of ours.tabs)
         for (const tab of state.tabs.filter((tab) => tab.id === id)) {
@@ -138,10 +138,10 @@ export function tabsScript(hasToken: boolean): string {
             tab.query = tab.query.replace(/since: "[^"]*"/, 'since: "' + new Date().toISOString() + '"');
         }
       localStorage.setItem(key("tabState"), JSON.stringify(state));
-      // GraphiQL recognises the current tab by these texts; others would open a further tab.
+      // GraphiQL identifies the current tab by these texts; with others it would open a new tab.
       for (const name of ["query", "variables", "headers"])
         localStorage.setItem(key(name), state.tabs[state.activeTabIndex]?.[name] ?? "");
-      // By the last of them only if it may keep them at all, which its own setting says.
+      // Headers count only if GraphiQL's setting lets it store them.
       RURU_CONFIG.shouldPersistHeaders = true;
       if (!stored) localStorage.setItem(key("shouldPersistHeaders"), "true");
     }

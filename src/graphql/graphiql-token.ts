@@ -1,10 +1,12 @@
-// GraphiQL sends what a tab's headers say. Where they say nothing of a token, the page sends the one that it was opened
-// with, over HTTP and WebSocket alike.
+// GraphiQL sends the headers of its tab. If they have no token, the page adds the one that it was opened with, over
+// HTTP and WebSocket.
 
 /** The key under which the studio keeps the token of its tab, if chosen. */
 const STORAGE_KEY = "strata:token";
 
-/** A script for the page, before GraphiQL starts. The token of the address comes first, then the studio's, then the page's own. */
+/**
+ * A script that runs before GraphiQL. It takes the token from the address, else from the studio, else from the page.
+ */
 export function tokenScript(token: string | undefined, path: string): string {
   return `<script>
     {
@@ -17,7 +19,7 @@ export function tokenScript(token: string | undefined, path: string): string {
         try {
           token = sessionStorage.getItem(${JSON.stringify(STORAGE_KEY)}) ?? token;
         } catch {
-          // Storage is switched off.
+          // The browser has storage switched off.
         }
       }
       if (token !== null) {

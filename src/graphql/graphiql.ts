@@ -13,7 +13,7 @@ export const GRAPHQL_PATH = "/graphql";
 export const GRAPHIQL_PATH = "/graphiql";
 const ASSETS = "/ruru-static/";
 
-// Monaco styles its editor inline; workers and chunks are assets of ours.
+// Monaco needs inline styles; its workers and chunks are served from here.
 const policy = (scripts: string): string =>
   [
     "default-src 'none'",
@@ -28,7 +28,7 @@ const policy = (scripts: string): string =>
     "frame-ancestors 'none'",
   ].join(";");
 
-/** Asks by the route, since the same path can be written in several ways. */
+/** Compares the route, since the same path can be written in several ways. */
 export const isPage = (route: string | undefined): boolean =>
   route === GRAPHIQL_PATH || route === `${ASSETS}*`;
 
@@ -46,11 +46,11 @@ export function addPageRules(app: FastifyInstance, { GRAPHIQL_ROLES }: Config): 
 const isLocal = (host: string | undefined): boolean =>
   /^(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$/.test(host ?? "");
 
-/** Opened by a person, or without a browser; not asked for by another site's page. */
+/** True for a page that a person opened, or a client without a browser; false for requests by other sites' pages. */
 const isOwn = ({ origin, "sec-fetch-site": site = "none" }: IncomingHttpHeaders): boolean =>
   origin === undefined && (site === "none" || site === "same-origin");
 
-/** On the embedded default, for whoever sits at this machine, the page comes with an operator's token. */
+/** On the embedded database, users of this machine get the page with an operator's token. */
 async function tokenFor(config: Config, headers: IncomingHttpHeaders): Promise<string | undefined> {
   const isEmbeddedDefault = !config.DATABASE_URL && isLocal(config.HOST);
   if (!isEmbeddedDefault || !isLocal(headers.host) || !isOwn(headers)) return undefined;

@@ -48,16 +48,16 @@ import { createReadsPlugin } from "./reads.ts";
 import { createVisiblePlugin } from "./visible.ts";
 import { createSocketHandler } from "./websocket.ts";
 
-/** Connections that the large operations of one caller leave to others; more of them slow down a single heavy caller. */
+/** Connections that one caller's large operations leave to others. A higher number slows down a single heavy caller. */
 const SPARED_CONNECTIONS = 3;
 
 export interface GraphqlOptions {
   config: Config;
   database: Database;
-  /** Sees every operation. */
+  /** Receivers of metrics and traces of every operation. */
   observation?: ObserveOptions;
   log?: FastifyBaseLogger | undefined;
-  /** Aborted when runs must not keep the process from ending any longer. */
+  /** Aborted when the process ends without waiting any longer for runs. */
   hurry?: AbortSignal;
   /** The other processes of PROCESSES. */
   siblings?: Siblings | undefined;
@@ -77,7 +77,7 @@ export const settings = (
   statement_timeout: String(role === undefined ? 1 : config.STATEMENT_TIMEOUT_MS[role]),
 });
 
-/** Runs a step for the caller, or leaves it to a worker. */
+/** Runs a step for the caller, or queues it for a worker. */
 const runFor = (
   { database, hurry: signal }: GraphqlOptions,
   { databaseRole: role, subject: actor }: Claims,
@@ -93,7 +93,7 @@ const stepRunner =
     return runFor(options, claims, { ...step, retention }, background);
   };
 
-/** Rows of a mutation take the same way as those of a file. */
+/** Rows of a mutation are ingested by the same code as those of a file. */
 function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject }: Claims) {
   return async (request: IngestRowsRequest): Promise<IngestedRows> => {
     const { dataset, rows, once, dryRun: isDryRun, background, ...options } = request;
@@ -120,7 +120,7 @@ function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject
   };
 }
 
-/** Faults of what the caller gave become errors that the caller sees. */
+/** Faults of the caller's input become errors with their message. */
 const explain = (error: unknown): unknown =>
   isBadInput(error) || isBadOption(error) || isUnknownDataset(error)
     ? refusal("BAD_USER_INPUT", error.message)
@@ -149,7 +149,7 @@ export function createGraphql(options: GraphqlOptions) {
       : undefined;
   const operations = { ...primary, nodes };
   const notifications = createNotifications(database.connection, nodes?.announce);
-  // A connection that no other work can take.
+  // This connection is used for nothing else.
   const versions = createPool(database.connection, { max: CONNECTIONS.versions, query_timeout: 5_000 });
   const hold = createHold(options.siblings);
   const queue = createQueue({
@@ -161,7 +161,7 @@ export function createGraphql(options: GraphqlOptions) {
   const operationCache = createOperationCache(config.OPERATION_CACHE_MB * BYTES_PER_MB);
   const spend = createRateLimit(config.RATE_LIMIT_COST, options.siblings);
   const persisted = createPersisted(config, requestOf);
-  // The same object for the same claims: what a statement needs of it is made once.
+  // One object per claims, so that what statements derive from it is cached.
   const settingsByClaims = new WeakMap<Claims, Record<string, string>>();
   const settingsOf = (claims: Claims): Record<string, string> => {
     let made = settingsByClaims.get(claims);
@@ -213,7 +213,7 @@ export function createGraphql(options: GraphqlOptions) {
         const request = requestOf(context);
         const { claims } = request;
         const controller = abortControllerOf(context);
-        // A run takes its own time and connections, and may be long: it holds up no operations.
+        // A run has connections and a time limit of its own, so it gives up the operation's place.
         const runPipelineStep = stepRunner(options, claims);
         const ingestRows = rowIngester(options, claims);
         const retryQuarantined = retrier(options, claims);
@@ -239,10 +239,10 @@ export function createGraphql(options: GraphqlOptions) {
     follow: (log: FastifyBaseLogger | undefined) => instance.follow((schema) => serv.setSchema(schema), log),
     pool: operations.pool,
     nodes,
-    /** The callers' budgets, for what is no operation of GraphQL. */
+    /** Charges a caller's budget, for requests outside GraphQL. */
     spend,
     isListening: () => notifications.isListening(),
-    /** Replaces grafserv's handlers by ours; to be called before the WebSocket plugin, which wraps them. */
+    /** Replaces grafserv's handlers; must be called before the WebSocket plugin, which wraps them. */
     addHandlersTo(app: FastifyInstance, authenticator: Authenticator): void {
       queue.watch(app.server);
       const handler = createHttpHandler(serv);

@@ -1,6 +1,6 @@
-// GraphQL over HTTP: POST with a JSON body, and GET for queries, whose parameters stand in the URL. It takes the place
-// of grafserv's handler, which does again what Fastify has done (headers, a result object, a buffer). What runs is the
-// same: the middleware of persisted operations, parsing and validation (src/guard/guard.ts), then Grafast.
+// GraphQL over HTTP: POST with a JSON body, and GET for queries, whose parameters stand in the URL. It replaces
+// grafserv's handler, which repeats work of Fastify (headers, a result object, a buffer), and runs the same: the
+// middleware of persisted operations, parsing and validation (src/guard/guard.ts), then Grafast.
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { execute, GraphQLSpecifiedErrorBehaviors, hookArgs, stringifyPayload } from "grafast";
 import { getOperationAST, OperationTypeNode, type ExecutionResult } from "grafast/graphql";

@@ -1,5 +1,5 @@
-// Cache of parsed documents, compiled reads and plans, with one budget of memory for all of them.
-// All of it hangs on the document, and goes with it.
+// Cache of parsed documents, compiled reads and plans, within one budget of memory. Reads and plans belong to their
+// document and are evicted with it.
 import type { DocumentNode, GraphQLSchema } from "grafast/graphql";
 import { createBoundedMap, type BoundedMap } from "../bounded-map.ts";
 import type { CheckedDocument } from "../guard/document.ts";
@@ -7,12 +7,12 @@ import type { CheckedDocument } from "../guard/document.ts";
 export interface OperationCache {
   /** The documents of a schema by their text. */
   of(this: void, schema: GraphQLSchema): BoundedMap<string, CheckedDocument>;
-  /** Adds the bytes of what was made of a document. */
+  /** Adds the bytes of a document's compiled reads or plans. */
   grow(this: void, schema: GraphQLSchema, document: DocumentNode, bytes: number): void;
 }
 
 export function createOperationCache(maxBytes: number): OperationCache {
-  // Those of a schema that was replaced go with it, when its last operation ends.
+  // Entries of a replaced schema are freed with it, when its last operation ends.
   const bySchema = new WeakMap<GraphQLSchema, BoundedMap<string, CheckedDocument>>();
   const of: OperationCache["of"] = (schema) => {
     let documents = bySchema.get(schema);

@@ -1,4 +1,4 @@
-// Operations known to the server by name or hash: shorter requests, and if wanted the only ones answered.
+// Persisted operations, which requests name by id or hash; optionally the only ones that are allowed.
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -75,7 +75,7 @@ const idOf = ({ id, documentId, doc_id: docId, extensions }: Body): unknown =>
   docId ??
   id;
 
-/** Where no operations are configured. Apollo Client then sends texts, and no hash again. */
+/** Answers hashes if no operations are configured: Apollo Client then sends full texts from there on. */
 const NotSupportedPlugin: GraphileConfig.Plugin = {
   name: "NotSupportedPlugin",
   version: "1.0.0",
@@ -97,7 +97,8 @@ export function createPersisted(
   if (config.PERSISTED_OPERATIONS_DIR === undefined) return { plugins: [NotSupportedPlugin] };
   const operations = readOperations(config.PERSISTED_OPERATIONS_DIR);
 
-  // Apollo Client sends the whole text after this very answer. A rejection: what is thrown at once is swallowed.
+  // Apollo Client expects exactly this message to send the full text. It must be a rejection, since grafserv swallows
+  // what is thrown synchronously.
   const find = (id: string): string | Promise<string> =>
     operations.get(id) ?? Promise.reject(refusal("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound"));
 
@@ -106,7 +107,7 @@ export function createPersisted(
     grafserv: {
       persistedOperationsGetter: find,
       hashFromPayload: (body) => idOf(body as Body) as string,
-      // Runs before the operation is looked up, so that a rejection can say its reason.
+      // Runs before the operation is looked up, so that an error can give the reason.
       allowUnpersistedOperation(event) {
         const body = event.body as Body;
         const id = idOf(body);

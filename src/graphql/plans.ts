@@ -1,10 +1,10 @@
-// An operation that comes again is not planned again. Grafast counts plans, whatever their size; here they last as long
-// as their documents are cached, and count in the same budget of memory.
+// Caches plans with their documents, within one budget of memory. Grafast's own cache counts plans, whatever their
+// size.
 import type { OperationPlan } from "grafast";
 import type { GraphQLSchema, OperationDefinitionNode } from "grafast/graphql";
 import type { OperationCache } from "./operation-cache.ts";
 
-// Measured, rounded up.
+// Bytes of a plan per step, measured and rounded up.
 const BYTES_PER_STEP = 5_000;
 const BYTES_PER_CHARACTER = 150;
 
@@ -28,7 +28,7 @@ export function createPlansPlugin({ grow }: Pick<OperationCache, "grow">): Graph
             count(plan, stepsOf(plan));
             return plan;
           } catch (error) {
-            // Grafast keeps it, too.
+            // Grafast caches failures as well.
             count(error as object, 0);
             throw error;
           }
@@ -38,7 +38,7 @@ export function createPlansPlugin({ grow }: Pick<OperationCache, "grow">): Graph
   };
 }
 
-/** Grafast's own cache, of which nothing can be evicted, under a symbol that it does not export. */
+/** Replaces Grafast's own cache, which is under a symbol that it does not export and evicts nothing. */
 function keepWithDocument(schema: GraphQLSchema, operation: OperationDefinitionNode): void {
   const grafast = (schema.extensions.grafast ?? {}) as Record<symbol, PlanCache | undefined>;
   for (const key of Object.getOwnPropertySymbols(grafast)) {

@@ -1,5 +1,5 @@
-// What a client has seen comes with its request and goes back with the answer: as headers, and over WebSocket as
-// extensions.
+// Reads the position that a client has seen from its request, and returns the new one: in headers, or over WebSocket
+// in extensions.
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { Route } from "../database/nodes.ts";
 import { isPosition, later } from "../database/positions.ts";
@@ -11,7 +11,7 @@ export const NODE_HEADER = "strata-node";
 
 declare module "fastify" {
   interface FastifyRequest {
-    /** Where there are replicas. */
+    /** Set if there are replicas. */
     route?: Route;
   }
 }
@@ -31,7 +31,7 @@ function toRoute(
   return { floor: position, primaryOnly: read === "primary" };
 }
 
-/** The request's route: one object, which everything that answers the request reads and changes. */
+/** Returns the request's route, one object that all parts of the response share. */
 export function routeOf(request: FastifyRequest): Route {
   const { headers } = request;
   return (request.route ??= toRoute(headers[POSITION_HEADER], headers[READ_HEADER], [
@@ -48,7 +48,7 @@ export function routeOfExtensions(extensions: unknown): Route {
   return toRoute(position, read, ["extensions.strata.position", "extensions.strata.read"]);
 }
 
-/** The client may keep it instead of the one that it sent. */
+/** The position for the client to send with its next request. */
 const positionOf = ({ floor, position }: Route): string | undefined => later(floor, position);
 
 export function addPosition(reply: FastifyReply, route: Route): void {

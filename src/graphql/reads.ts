@@ -1,5 +1,5 @@
-// Most reads are one SQL statement whose result is the response's text: it takes the place of planning and output in
-// Grafast's `execute`. The planner gets what is not compiled, and what fails for a reason that it can explain.
+// Executes most queries as one SQL statement whose result is the response's text, in place of Grafast's planning and
+// output. The planner gets operations that are not compiled, and those that fail for a reason that it can explain.
 import type { FastifyBaseLogger } from "fastify";
 import { isAsyncIterable, isSafeError } from "grafast";
 import {
@@ -36,7 +36,7 @@ type Args = Grafast.ExecutionArgs;
 type Context = Grafast.Context & { pgSettings: Settings };
 type Next = () => unknown;
 
-/** An argument was rejected by its own code, in the filter's plain words: the planner says the same to the client. */
+/** The argument's own code rejected it; the planner reports the same to the client. */
 export const isAboutArguments = (error: unknown): boolean =>
   error instanceof GraphQLError ||
   (error instanceof Error &&
@@ -69,7 +69,7 @@ export function createReadsPlugin({
     if (!reads) compiled.set(document, (reads = new Map()));
     const name = operation.name?.value ?? "";
     if (!reads.has(name)) {
-      // Entered before it is made: what cannot be compiled because of a fault is not tried again.
+      // Set before compiling, so that an operation that fails to compile is not tried again.
       reads.set(name, undefined);
       const read = compileRead(schema, document, operation, sizes);
       reads.set(name, read);
@@ -82,13 +82,13 @@ export function createReadsPlugin({
     record("fallback");
     if (logged.has(document)) return;
     logged.add(document);
-    // Rights and values are the caller's affair, which the planner explains to it; the rest may be a fault here. The
-    // document itself may hold personal data.
+    // Missing rights and wrong values are the caller's faults, which the planner explains; all else may be a fault of
+    // the compiler. The document is not logged, as it may hold personal data.
     const isExpected = /^(22|42501)/.test(String((error as { code?: unknown }).code));
     log[isExpected ? "debug" : "warn"]({ error }, "a compiled read failed; the planner answers it");
   }
 
-  /** Small reads go together; the others, and those that turn out to take long, each take their turn. */
+  /** Small reads share a batch; large and slow ones wait for a turn of their caller and run alone. */
   async function run(context: Context, statement: Statement): Promise<string> {
     const { route } = context.operation;
     if (!nodes || !route) return runOn(batches, context, statement);
@@ -112,7 +112,7 @@ export function createReadsPlugin({
     }
   }
 
-  /** Undefined where the planner is needed. */
+  /** Returns undefined if the planner is needed. */
   async function answer(args: Args): Promise<ExecutionResult | undefined> {
     const { document, contextValue, requestContext } = args;
     const { log } = requestContext!.fastifyv5!.request;
@@ -127,7 +127,7 @@ export function createReadsPlugin({
     } catch (error) {
       if (error instanceof ResponseTooLarge)
         return { data: null, errors: [new GraphQLError("", { originalError: error })] };
-      // The planner would wait as long again.
+      // Do not fall back: the planner would wait as long again.
       if (read && (isUnavailable(error) || isCancelled(error))) {
         record("compiled");
         const errors = read.keys.map(
@@ -141,7 +141,7 @@ export function createReadsPlugin({
     }
   }
 
-  /** As `answer`, but with null for what the role may not read. */
+  /** Like `answer`, but with null for fields that the role may not read. */
   async function answerVisible(args: Args, forbidden: Forbidden, role: string) {
     const statement = readOf(args)?.statementFor(args.variableValues ?? {});
     if (!statement) return undefined;
@@ -168,7 +168,7 @@ export function createReadsPlugin({
     }
   }
 
-  /** Executes a query once more that was refused a right, without what the role may not read. */
+  /** Executes a query again that failed for missing rights, without the forbidden fields. */
   async function withoutForbidden(next: Next, args: Args, refused: ExecutionResult, isRead: boolean) {
     const role = (args.contextValue as Context).claims.databaseRole!;
     const forbidden = await findForbidden(operations.pool, args, role);
@@ -187,7 +187,7 @@ export function createReadsPlugin({
       middleware: {
         async execute(next, { args }) {
           const operation = getOperationAST(args.document, args.operationName);
-          // Over WebSocket results are objects; an error behaviour of one's own is the planner's to follow.
+          // Over WebSocket results are objects, and only the planner implements `onError`.
           const isQuery = operation?.operation === OperationTypeNode.QUERY;
           const isRead = isQuery && args.requestContext?.fastifyv5 !== undefined && args.onError == null;
           const result = isRead && (await answer(args as Args));

@@ -1,4 +1,4 @@
-// Cached responses: stored as they were sent, and sent again while the data version is the same.
+// The cache of responses: stored as they were sent, and sent again while the data version is the same.
 import { createHash } from "node:crypto";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { isAsyncIterable } from "grafast";
@@ -20,7 +20,7 @@ interface Answer {
 interface Lookup {
   key: string;
   version: string;
-  /** The replica whose version it is; only with replicas. */
+  /** The node whose version it is; only with replicas. */
   node?: Node | undefined;
 }
 
@@ -64,7 +64,7 @@ export function createAnswersPlugin(): GraphileConfig.Plugin {
 interface AnswersOptions {
   maxBytes: number;
   dataVersion: DataVersion;
-  /** Replaces `dataVersion` where there are replicas. */
+  /** Replaces `dataVersion` if there are replicas. */
   dataVersions?: DataVersions | undefined;
   record: (outcome: CacheOutcome) => void;
   /** Receives a function that returns the bytes of the cached responses. */

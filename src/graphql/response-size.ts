@@ -21,7 +21,7 @@ interface Root {
 }
 type Write = (this: Output, root: Root, ...rest: unknown[]) => string;
 
-/** Types of plan in which a list or a choice of types adds nothing but brackets. */
+/** Output plans whose text is counted; lists and unions around them add only brackets. */
 const COUNTED = new Set(["root", "object", "leaf"]);
 
 function boundOutput(output: Output, maxLength: number, tooLarge: () => Error, done: Set<Output>): void {
@@ -32,7 +32,7 @@ function boundOutput(output: Output, maxLength: number, tooLarge: () => Error, d
     output.executeString = function (root, ...rest) {
       const before = root.written ?? 0;
       const text = write.call(this, root, ...rest);
-      // The parts of an object have been counted, too; from here on it counts as a whole.
+      // Replace the count of an object's parts by that of the whole.
       root.written = before + text.length;
       if (root.written > maxLength) {
         root.errorBehavior = "HALT";
@@ -50,7 +50,7 @@ function boundOutput(output: Output, maxLength: number, tooLarge: () => Error, d
   for (const child of children) if (child) boundOutput(child, maxLength, tooLarge, done);
 }
 
-/** Whether a value would be longer than that as JSON, about; what escaping adds is not counted. */
+/** Whether a value's JSON would be longer than the limit; escaping is not counted. */
 function isLonger(value: unknown, maxLength: number): boolean {
   let length = 0;
   const add = (part: unknown): void => {
@@ -75,11 +75,11 @@ const failed = (error: Error): ExecutionResult => ({
 
 export function createResponseSizePlugin(maxBytes: number): GraphileConfig.Plugin {
   const bounded = new WeakSet<OperationPlan>();
-  // A mutation has committed by the time that its response is written.
+  // A mutation has been committed when its response is written.
   const tooLarge = (isMutation: boolean): Error =>
     new ResponseTooLarge(maxBytes, isMutation ? "; the mutation was carried out" : "");
 
-  /** Text has been bounded while it was written; objects, over WebSocket, become text later. */
+  /** Text was bounded while it was written; objects (over WebSocket) are bounded here. */
   const bound = (result: Result, isText: boolean | undefined, isMutation = false): Result => {
     if (isAsyncIterable(result)) return mapEvents(result, (event) => bound(event, isText) as ExecutionResult);
     return !isText && isLonger(result.data, maxBytes) ? failed(tooLarge(isMutation)) : result;
@@ -103,7 +103,7 @@ export function createResponseSizePlugin(maxBytes: number): GraphileConfig.Plugi
         async execute(next, { args }) {
           const result = (await next()) as Result;
           const { operation } = args.contextValue as Grafast.Context;
-          // One error instead of one for each row that could not be read.
+          // One error in place of one for each row that could not be read.
           if (operation.kind() === "query" && operation.isTooLarge()) return failed(tooLarge(false));
           const isMutation = operation.kind() === "mutation";
           return bound(result, args.outputDataAsString, isMutation) as ExecutionResult;

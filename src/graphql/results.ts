@@ -1,9 +1,9 @@
-// What an operation results in: one response, or the events of a subscription.
+// The result of an operation: one response, or the events of a subscription.
 import type { ExecutionResult } from "grafast/graphql";
 
 export type Result = ExecutionResult | AsyncGenerator<ExecutionResult>;
 
-/** The same events, each changed on its way. */
+/** Maps the events of a subscription. */
 export function mapEvents(
   events: AsyncGenerator<ExecutionResult>,
   change: (event: ExecutionResult) => ExecutionResult | Promise<ExecutionResult>,

@@ -1,5 +1,6 @@
-// The GraphQL schema follows the database: `strata migrate` announces a new catalogue, a schema is built from it beside
-// the running one, and takes its place at once. What has begun on the old one, subscriptions included, ends on it.
+// Makes the GraphQL schema follow the database: `strata migrate` announces a new catalogue, a schema is built from it
+// in the background, and replaces the running one at once. Operations and subscriptions that began on the old one end
+// on it.
 import { setTimeout as sleep } from "node:timers/promises";
 import { makeSchema } from "graphile-build";
 import { validateSchema, type GraphQLSchema } from "grafast/graphql";
@@ -9,9 +10,15 @@ import type { Notifications } from "../database/notifications.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import type { Check } from "../http/health.ts";
 
-/** A migration announces each of its files; what comes within this time is built together. */
+/**
+ * Time in ms to wait after an announcement, so that the files of one migration lead to one build. A higher value
+ * delays new schemas.
+ */
 const SETTLE_MS = 250;
-/** After a schema that could not be built: the database may have been away, or somebody mends the catalogue. */
+/**
+ * Time in ms before a failed build is repeated: the database may have been unavailable, or the catalogue may be
+ * repaired.
+ */
 const RETRY_MS = 5_000;
 
 export interface SchemaWatchOptions {
@@ -22,25 +29,25 @@ export interface SchemaWatchOptions {
 
 type SchemaResult = Awaited<ReturnType<typeof makeSchema>>;
 
-/** Takes the place of what `postgraphile(preset)` returns. */
+/** Replaces the result of `postgraphile(preset)`. */
 export interface SchemaWatch {
-  /** The schema that serves requests at this moment; rejects if the first one could not be built. */
+  /** The current schema; rejects if the first one could not be built. */
   getSchema(): Promise<GraphQLSchema>;
   getSchemaResult(): Promise<SchemaResult>;
-  /** The same without waiting; undefined until there is a first one. */
+  /** The current schema without waiting; undefined until there is one. */
   current(): GraphQLSchema | undefined;
-  /** Gives each new schema to `exchange`, from now on. */
+  /** Calls `exchange` with each new schema from now on. */
   follow(exchange: (schema: GraphQLSchema) => void, log: FastifyBaseLogger | undefined): void;
-  /** Builds a new schema even though no new catalogue was announced, if it is followed. */
+  /** Builds a new schema without an announcement, if `follow` was called. */
   rebuild(this: void): void;
-  /** Says which catalogue the schema shows. */
+  /** Reports the catalogue that the schema was built from. */
   check(this: void): Check;
   isOutdated(this: void): boolean;
   release(): Promise<void>;
 }
 
 export function watchSchema({ preset, pool, notifications }: SchemaWatchOptions): SchemaWatch {
-  /** The schema's catalogue, or an older one. */
+  /** Version of the catalogue that the schema was built from, or of an older one. */
   let version = "";
   let fault: string | undefined;
   let current: SchemaResult | undefined;
@@ -61,7 +68,7 @@ export function watchSchema({ preset, pool, notifications }: SchemaWatchOptions)
   }
 
   async function start(): Promise<SchemaResult> {
-    // If there is none, building the schema says better what is wrong.
+    // If the version cannot be read, building the schema fails with a better message.
     return (current = await build(await readVersion(pool).catch(() => "")));
   }
 
@@ -93,7 +100,8 @@ export function watchSchema({ preset, pool, notifications }: SchemaWatchOptions)
       isForced = true;
     },
     isOutdated: () => fault !== undefined,
-    // Instances that are not ready get no requests, and this one answers them as well as it did before.
+    // Always ok, since an instance that is not ready gets no requests, and this one still answers with its current
+    // schema.
     check: () => ({ ok: true, detail: fault ?? `catalogue ${version}` }),
     follow(exchange, log) {
       take = (): void => {
@@ -101,7 +109,7 @@ export function watchSchema({ preset, pool, notifications }: SchemaWatchOptions)
         turn = turn.then(() =>
           update(exchange, log).catch((error: unknown) => {
             if (isReleased) return;
-            // Without the database, nothing can have changed that a request would see.
+            // While the database is unavailable, keep the schema: no request can see a change.
             if (!isUnavailable(error)) {
               fault = `catalogue ${version}; no schema can be built from the newer one: see the log`;
               log?.error({ error }, "no schema can be built from the new catalogue; the old one stays");
@@ -112,7 +120,7 @@ export function watchSchema({ preset, pool, notifications }: SchemaWatchOptions)
       };
       const changes = (announcements = notifications.subscribe("strata:schema"));
       const listen = async (): Promise<void> => {
-        // When the connection comes back, there is an announcement, too: some may have been missed.
+        // A reconnection counts as an announcement, since some may have been missed.
         while (!(await changes.next()).done) {
           await sleep(SETTLE_MS, undefined, { ref: false });
           take?.();

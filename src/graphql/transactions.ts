@@ -1,4 +1,4 @@
-// Gives each GraphQL operation its transaction, and ends it with the operation.
+// Opens the transaction of each GraphQL operation and ends it with the operation.
 import { PgSelectStep, PgUnionAllStep } from "@dataplan/pg";
 import { AccessStep, isAsyncIterable, isPromiseLike, ObjectStep, type OperationPlan } from "grafast";
 import type pg from "pg";
@@ -11,9 +11,9 @@ declare global {
   namespace Grafast {
     interface Context {
       operation: Operation;
-      /** Aborted when nobody waits for the answer any more. */
+      /** Aborted when the client no longer waits for the response. */
       abortSignal?: AbortSignal;
-      /** Ends what is done for the operation at this moment. */
+      /** Cancels the operation. */
       abort: () => void;
     }
   }
@@ -29,7 +29,7 @@ interface TransactionsOptions {
 export function createTransactionsPlugin(options: TransactionsOptions): GraphileConfig.Plugin {
   const { nodes } = options;
 
-  /** Says with the answer how much of the data the client has seen. */
+  /** Adds the position that the client has now seen to the result. */
   async function finish(result: unknown, route: Route, args: Grafast.ExecutionArgs): Promise<unknown> {
     const answer = await (result as Promise<Result>);
     if (isAsyncIterable(answer)) return mapEvents(answer, (event) => withPosition(event, route));
@@ -69,7 +69,7 @@ export function createTransactionsPlugin(options: TransactionsOptions): Graphile
           return plan;
         },
         execute(next, { args }) {
-          // Over HTTP the answer goes out as it is written here, without objects in between.
+          // Over HTTP Grafast writes the response as text, without objects in between.
           if (args.requestContext?.fastifyv5) args.outputDataAsString = true;
           return run(next(), args as Grafast.ExecutionArgs);
         },
@@ -79,7 +79,10 @@ export function createTransactionsPlugin(options: TransactionsOptions): Graphile
   };
 }
 
-/** Calls `end` when the result is there; of several, when the last is, or nobody asks for more. Then perhaps again. */
+/**
+ * Calls `end` when the result is complete: of a subscription, after its last event or when it is closed. May call it
+ * more than once.
+ */
 export function endAfter<T>(result: T, end: () => void): T {
   if (isPromiseLike(result)) {
     return Promise.resolve(result).then(
@@ -133,7 +136,7 @@ interface PlannedLayer {
 
 const counts = new WeakMap<OperationPlan, number>();
 
-/** At most how many SQL statements a query sends; Infinity if its plan does not tell. */
+/** Upper bound of the SQL statements that a query sends; Infinity if its plan does not tell. */
 function countStatements(plan: OperationPlan): number {
   let count = counts.get(plan);
   if (count === undefined) counts.set(plan, (count = statementsOf(plan)));
@@ -142,7 +145,7 @@ function countStatements(plan: OperationPlan): number {
 
 const ONCE = new Set(["root", "nullableBoundary", "listItem"]);
 
-/** Does every layer down to this step run once, with all its items together? */
+/** Whether every layer down to this step runs once, for all items together. */
 function runsOnce({ layerPlan }: PlannedStep): boolean {
   for (let layer: PlannedLayer | null = layerPlan; layer; layer = layer.parentLayerPlan)
     if (!ONCE.has(layer.reason.type) || layer.reason.stream) return false;

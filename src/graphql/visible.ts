@@ -1,5 +1,5 @@
-// Mutations and events of subscriptions cannot be executed once more: what the role may not read is looked for before
-// them, and left out. ./reads.ts does the same for queries, after a refusal.
+// Mutations and events of subscriptions cannot be executed again, so fields that the role may not read are found
+// beforehand and left out. ./reads.ts does the same for queries after a failure.
 import { isAsyncIterable } from "grafast";
 import { getOperationAST, OperationTypeNode, type DocumentNode, type ExecutionResult } from "grafast/graphql";
 import type pg from "pg";
@@ -10,7 +10,7 @@ type Args = Grafast.ExecutionArgs;
 type Next = () => Result | Promise<Result>;
 
 export function createVisiblePlugin(pool: pg.Pool): GraphileConfig.Plugin {
-  /** Documents of which a role may read everything, so that one that comes again costs no question. */
+  /** Caches the documents of which a role may read everything. */
   const allowed = new WeakMap<DocumentNode, Set<string>>();
   const keyOf = (args: Args, role: string): string => `${role} ${args.operationName ?? ""}`;
 
@@ -22,14 +22,14 @@ export function createVisiblePlugin(pool: pg.Pool): GraphileConfig.Plugin {
     try {
       forbidden = await findForbidden(pool, args, role);
     } catch {
-      // The operation itself says what is wrong with the database.
+      // Execute the operation: it will report the database's error.
       return undefined;
     }
     if (!forbidden) allowed.set(document, (allowed.get(document) ?? new Set()).add(key));
     return forbidden;
   }
 
-  /** Names fields that are not left out: they cannot be null, or the right to read them was withdrawn meanwhile. */
+  /** Names forbidden fields that could not be left out: they are not null, or the right was revoked meanwhile. */
   async function explain(
     result: ExecutionResult,
     args: Args,

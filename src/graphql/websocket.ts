@@ -24,7 +24,7 @@ export function createSocketHandler(serv: GrafservBase, authenticator: Authentic
   const grafserv = makeGraphQLWSConfig(serv);
   return makeHandler({
     ...(grafserv as object),
-    // Says nothing internal in the reason of a close.
+    // Omits internal messages from the reason of a close.
     isProd: true,
     connectionInitWaitTimeout: INIT_TIMEOUT_MS,
 
@@ -64,7 +64,10 @@ export function createSocketHandler(serv: GrafservBase, authenticator: Authentic
   });
 }
 
-/** Until there are results to end, graphql-ws ends this: when the client completes the operation, or the socket closes. */
+/**
+ * A result for graphql-ws to end while there is none yet: it does so when the client completes the operation or the
+ * socket closes.
+ */
 function ender(abort: () => void): AsyncGenerator<never, undefined> {
   const end = () => {
     abort();
@@ -85,7 +88,7 @@ function ender(abort: () => void): AsyncGenerator<never, undefined> {
 
 const extraOf = (context: Context<any, any>): Extra => context.extra as Extra;
 
-/** Names of headers know no case, and neither does this one. */
+/** Case-insensitive, like the header's name. */
 function authorizationOf(parameters: Record<string, unknown> | undefined): string | undefined {
   const entry = Object.entries(parameters ?? {}).find(([name]) => name.toLowerCase() === "authorization");
   return typeof entry?.[1] === "string" ? entry[1] : undefined;

@@ -78,7 +78,7 @@ export interface Limits {
 export interface CheckedDocument {
   document?: DocumentNode;
   errors?: readonly GraphQLError[];
-  /** Asks for __schema or __type. */
+  /** True if it selects __schema or __type. */
   introspects?: boolean;
 }
 
@@ -137,7 +137,7 @@ function measure(schema: GraphQLSchema, document: DocumentNode, limits: Limits) 
     const measured = known.get(name);
     if (measured) return measured;
     const fragment = fragments.get(name);
-    // Entered before it is measured: validation rejects a fragment that contains itself.
+    // Set before it is measured, so that a fragment that contains itself ends; validation rejects it.
     known.set(name, nothing());
     if (!fragment) return nothing();
     const result = ofSelections(fragment.selectionSet, schema.getType(fragment.typeCondition.name.value));
@@ -296,7 +296,7 @@ const reject = (code: string, message: string, details: Record<string, number> =
 
 function check(schema: GraphQLSchema, document: DocumentNode, limits: Limits): CheckedDocument {
   const { operations, introspects, unused } = measure(schema, document, limits);
-  // Each would be validated for nothing.
+  // Unused fragments would be validated without need.
   if (unused.length > 0)
     return {
       errors: unused.map(({ name }) =>

@@ -28,11 +28,11 @@ import { endAfter } from "../graphql/transactions.ts";
 declare global {
   namespace Grafast {
     interface Context {
-      /** The operation's turn beside the other operations of its caller; what takes connections takes it. */
+      /** The operation's turn among those of its caller, needed before it takes a connection. */
       turn: {
         caller: string;
         cost: number;
-        /** Resolves when there is room, with what to call at the end. */
+        /** Resolves when it is the operation's turn, with a function that ends the turn. */
         take: () => Promise<() => void>;
       };
     }
@@ -49,7 +49,7 @@ type RequestContext = Partial<Grafast.RequestContext>;
 export const requestOf = ({ fastifyv5, ws }: RequestContext): FastifyRequest =>
   fastifyv5?.request ?? (ws!.request as unknown as FastifyRequest);
 
-/** Aborted when the client goes away before it has its answer; over WebSocket by whoever hears of it. */
+/** Aborted when the client disconnects before its response; over WebSocket by the code that receives the event. */
 export function abortControllerOf({ fastifyv5 }: RequestContext): AbortController {
   const controller = new AbortController();
   const response = fastifyv5?.reply?.raw;
@@ -90,7 +90,7 @@ export function createGuardPlugin(
     if (!check) checks.set(schema, (check = createDocumentCheck(schema, limits, operationCache.of(schema))));
     let checked: CheckedDocument;
     try {
-      // Parsing and validation are work whether the document passes or not.
+      // Documents that fail are charged as well, since parsing and validation are the work.
       checked = check(query, () => spend(request, query.length * COST_PER_CHARACTER));
     } catch (error) {
       return { errors: [toGraphqlError(error)] };
@@ -133,7 +133,7 @@ export function createGuardPlugin(
     (error: GraphQLError): GraphQLError =>
       presentError(mayIntrospect(config, request) ? error : withoutSuggestion(error), request);
 
-  /** Each of its events waits until the client has the one before, is paid, and waits for its turn. */
+  /** Each event waits until the client has the one before, is charged, and waits for its turn. */
   async function subscribe(
     next: Next,
     context: Grafast.Context & Partial<Pick<Source, "enterLane">>,
@@ -219,7 +219,7 @@ function toGraphqlError(error: unknown): GraphQLError {
   return new GraphQLError(message, { originalError: error as Error, extensions });
 }
 
-/** "Did you mean …?" names fields and values of a schema that the caller may not read. */
+/** Removes "Did you mean …?", which names fields and values of a schema that the caller may not read. */
 function withoutSuggestion(error: GraphQLError): GraphQLError {
   const message = error.message.replace(/ Did you mean [^]*$/, "");
   if (message === error.message) return error;

@@ -1,7 +1,7 @@
 // Counts what callers hold at this moment (subscriptions, slow bodies), in all processes of the server together (PROCESSES).
 import type { Siblings } from "../processes/siblings.ts";
 
-/** Undefined if the caller holds as many of the kind as the limit allows, else what gives it back. */
+/** Returns a function that releases what the caller holds; undefined if the limit is reached. */
 export type Hold = (kind: string, caller: string, limit: number) => (() => void) | undefined;
 
 export function createHold(siblings?: Pick<Siblings, "reportHeld" | "heldElsewhere">): Hold {

@@ -15,9 +15,9 @@ declare module "fastify" {
 
 /** An operation's place in the process, from its arrival to its response. */
 interface Place {
-  /** Gives it up, while the operation waits for something else for long. */
+  /** Gives the place up while the operation waits for something else. */
   leave(): void;
-  /** Takes one again, at once: the operation was admitted before. */
+  /** Takes a place again without waiting, since the operation was admitted before. */
   back(): void;
 }
 
@@ -72,7 +72,7 @@ interface Turn {
   isPatient: boolean;
   start: () => void;
 }
-/** Places that one caller holds, and those it waits for. */
+/** Places that one caller holds and waits for. */
 interface Load {
   places: number;
   turns: number;
@@ -119,7 +119,8 @@ export function createQueue({ maxPlaces, maxTurns, maxCost, hold }: QueueOptions
     const now = performance.now();
     if (now - (arrivals[0]?.since ?? now) <= PATIENCE_MS)
       return arrivals.find(({ caller }) => hasPlace(caller));
-    // After MAX_WAIT_MS without an empty queue it is no burst: who has waited long would be rejected soon anyway.
+    // A queue that was not empty for MAX_WAIT_MS is no burst: those that have waited long would be rejected soon
+    // anyway.
     const limit = now - waitingSince > MAX_WAIT_MS ? PATIENCE_MS : MAX_WAIT_MS;
     return arrivals.findLast(({ since, caller }) => now - since <= limit && hasPlace(caller));
   }
@@ -146,7 +147,7 @@ export function createQueue({ maxPlaces, maxTurns, maxCost, hold }: QueueOptions
     admitNext();
   }
 
-  /** Calls back when the request has a place, or with the reason why it gets none. */
+  /** Calls back when the request has a place, or with an error if it gets none. */
   function arrive(request: FastifyRequest, response: ServerResponse, done: (error?: Error) => void): void {
     const caller = identityOf(request);
     const admit = (): void => {
@@ -166,7 +167,7 @@ export function createQueue({ maxPlaces, maxTurns, maxCost, hold }: QueueOptions
       const error = refusal("SERVICE_UNAVAILABLE", "The server is overloaded; try again in 1 s", {
         retryAfter: 1,
       });
-      // Under overload, the log has a line for each request already.
+      // The request's own log line is enough under overload.
       done(Object.assign(error, { isRepeated: true }));
     };
     const timer = setTimeout(reject, MAX_WAIT_MS);
@@ -212,7 +213,7 @@ export function createQueue({ maxPlaces, maxTurns, maxCost, hold }: QueueOptions
       const turn = { cost, isPatient, start };
       const load = change(caller, (own) => (own.waiting.push(turn), startTurns(own)));
       if (!load.waiting.includes(turn)) return;
-      // It waits for heavy operations of its own caller, and takes no place from others meanwhile.
+      // It waits for its own caller's heavy operations, and leaves its place to others meanwhile.
       if (load.turns < maxTurns) place?.leave();
       signal?.addEventListener("abort", cancel, { once: true });
     });
@@ -228,7 +229,7 @@ export function createQueue({ maxPlaces, maxTurns, maxCost, hold }: QueueOptions
 }
 
 function awaitBody({ raw }: FastifyRequest, place: Place, holdSlow: () => (() => void) | undefined): void {
-  // Cleared at once: a timer keeps all of its request in memory.
+  // Clear timers at once, since they keep their request in memory.
   const timer = setTimeout(() => {
     const giveBack = holdSlow();
     if (!giveBack) return;

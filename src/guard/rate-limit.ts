@@ -1,4 +1,4 @@
-// How much one caller may use up: a budget of cost that is full again every minute.
+// Limits the cost that one caller may use per minute.
 import type { FastifyRequest } from "fastify";
 import { createBoundedMap } from "../bounded-map.ts";
 import type { Caller } from "../config.ts";
@@ -15,7 +15,9 @@ export function identityOf({ claims, ip }: FastifyRequest): string {
 export type Spend = (request: FastifyRequest, cost: number) => void;
 
 const WINDOW_MS = 60_000;
-/** Callers whose budgets are known, some 200 bytes each; of more, the least active ones begin with full budgets. */
+/**
+ * Callers whose budgets are stored, about 200 bytes each; beyond it the least active start again with a full budget.
+ */
 const MAX_CALLERS = 100_000;
 
 /** With siblings, the budget is that of all processes together. */

@@ -7,12 +7,12 @@ const LEGACY = "application/json";
 const MATCHES: Record<string, string> = {
   [RESPONSE]: RESPONSE,
   [LEGACY]: LEGACY,
-  // The specification wants the older one for clients that do not say.
+  // The specification requires the older type for clients that name none.
   "application/*": LEGACY,
   "*/*": LEGACY,
 };
 
-/** The best one by the client's own weights; undefined if it takes neither. */
+/** Returns the type that the client prefers by its weights; undefined if it accepts neither. */
 export function answerType(accept: string = "*/*"): string | undefined {
   let best: string | undefined;
   let bestWeight = 0;
@@ -27,7 +27,7 @@ export function answerType(accept: string = "*/*"): string | undefined {
   return best;
 }
 
-/** Refuses a body that is packed in a way that nothing here unpacks. */
+/** Rejects a body whose Content-Encoding is not supported. */
 export function checkEncoding({ headers }: FastifyRequest, allowed: string[]): void {
   const encoding = headers["content-encoding"]?.trim().toLowerCase() ?? "identity";
   if (allowed.includes(encoding)) return;

@@ -1,4 +1,4 @@
-// The HTTP server: who asks, then GraphQL, ingest and the pages that operations need.
+// The HTTP server: authentication, then GraphQL, ingest, export and the operational endpoints.
 import websocket from "@fastify/websocket";
 import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from "fastify";
 import type { Config } from "../config.ts";
@@ -31,7 +31,7 @@ export interface AppOptions {
   config: Config;
   database: Database;
   logger?: FastifyBaseLogger;
-  /** Parts on which readiness depends beside the database. */
+  /** Parts other than the database on which readiness depends. */
   parts?: Record<string, () => Check>;
   tracing?: Tracing | undefined;
   lifecycle?: Pick<Lifecycle, "stopping" | "hurry">;
@@ -62,13 +62,13 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   metrics.watchSchema(graphql.instance.isOutdated);
   const app = Fastify({
     ...(logger && { loggerInstance: logger }),
-    // One line of our own replaces the two of Fastify.
+    // Strata logs one line per request (./observe.ts) in place of Fastify's two.
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: "requestId" }),
     genReqId: requestId,
-    // URLs that cannot be decoded never come to the handlers below.
+    // URLs that cannot be decoded do not reach the handlers below.
     frameworkErrors: (...fault) => void handleError(...fault),
     requestTimeout: REQUEST_TIMEOUT_MS,
-    // The port stays open until sockets have said goodbye; what arrives meanwhile is answered like any other request.
+    // The port stays open until sockets are closed; requests that arrive meanwhile are answered as usual.
     return503OnClosing: false,
     http: { connectionsCheckingInterval: CHECK_MS },
     trustProxy: config.TRUSTED_PROXIES.length > 0 && config.TRUSTED_PROXIES,
@@ -77,7 +77,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
   addDrain(app, lifecycle?.stopping);
   addSlowRequests(app);
 
-  // Known from the start, they cost requests no change of shape.
+  // Declared at the start, so that request objects keep one shape.
   for (const name of ["claims", "place", "answerKey", "lookup", "cacheable", "operation", "route"])
     app.decorateRequest(name);
   app.setErrorHandler(handleError);
@@ -98,12 +98,12 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
       throw refusal("METHOD_NOT_ALLOWED", `${path} does not take ${method}; allowed: ${allow}`, { allow });
     throw refusal("NOT_FOUND", `There is no ${method} ${path.slice(0, 100)} here`);
   });
-  // A form or plain text can be sent from any page without asking; the other types cannot.
+  // Browsers send forms and plain text across origins without a preflight, so these types are not accepted.
   app.removeContentTypeParser("text/plain");
   graphql.addHandlersTo(app, authenticator);
   await app.register(websocket, {
     options: { maxPayload: MAX_BODY_BYTES },
-    // 1001, going away: clients connect again, to another instance.
+    // Closes with 1001 (going away), so that clients reconnect to another instance.
     preClose(done) {
       const clients = [...app.websocketServer.clients];
       for (const client of clients) client.close(1001, "The server is stopping");
@@ -129,13 +129,13 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     stopping: lifecycle?.stopping,
   });
   addMetrics(app, metrics, config, siblings);
-  // Everybody may open it: the page has no data, and asks the API with the user's token.
+  // The studio is public: the page holds no data, and requests it with the user's token.
   addStudio(app);
 
-  // Everything below acts for somebody.
+  // Everything below requires authentication.
   await app.register(async (scope) => {
     scope.addHook("onRequest", (request, _reply, done) => {
-      // A socket brings its token in connection_init.
+      // Sockets send their token in connection_init.
       if (request.ws) return done();
       const { authorization } = request.headers;
       const take = (claims: Claims): void => {
@@ -177,7 +177,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     await probes.end();
   });
   try {
-    // A schema that cannot be built fails the start, not the first request.
+    // Fail the start, not the first request, if the schema cannot be built.
     await graphql.instance.getSchema();
     await graphql.nodes?.ready;
   } catch (error) {
@@ -194,5 +194,5 @@ const checkSiblings = ({ serving, orders }: Siblings): Check => ({
   detail: `${serving()} of ${orders.processes} serve`,
 });
 
-/** A client that does not answer our goodbye by then is cut off. */
+/** Time in ms for clients to answer the closing handshake, after which the socket is destroyed. */
 const CLOSING_MS = 3_000;

@@ -1,4 +1,4 @@
-// Authentication: a bearer token becomes a role and a subject; nothing else is trusted.
+// Authentication: turns a bearer token into a role and a subject, and trusts nothing else.
 import { createSecretKey } from "node:crypto";
 import { createRemoteJWKSet, errors, jwtVerify, type JWTPayload } from "jose";
 import { createBoundedMap } from "../bounded-map.ts";
@@ -7,7 +7,7 @@ import { refusal } from "../graphql/errors.ts";
 import { signingSecret } from "./token.ts";
 
 export interface Claims {
-  /** Decides on limits and pages; what the database allows, `databaseRole` decides. */
+  /** Decides limits and pages; `databaseRole` decides rights in the database. */
   role: Role | undefined;
   /** The same role, or a database role of the user's own that is a member of it. */
   databaseRole: string | undefined;
@@ -15,7 +15,7 @@ export interface Claims {
   json: string;
   /** Recorded as the actor of runs; "anonymous" without a token, so that it is never the database's login. */
   subject: string;
-  /** Came without a token. */
+  /** True for a request without a token. */
   isAnonymous: boolean;
   /** Seconds since 1970; undefined for anonymous requests. */
   expiresAt: number | undefined;
@@ -33,13 +33,13 @@ const howToGetOne = ({ JWKS_URL, JWT_ISSUER }: Config): string =>
 export interface Authenticator {
   /** Takes the Authorization header's value; throws UNAUTHENTICATED, or SERVICE_UNAVAILABLE without the keys. */
   authenticate(authorization: string | undefined): Promise<Claims>;
-  /** The claims of a header that was checked a moment ago; undefined if it was not. */
+  /** Cached claims of a header that was checked before; undefined if it was not. */
   recall(authorization: string | undefined): Claims | undefined;
-  /** Refuses a caller whose role is not known, which is one without a token where ANONYMOUS_ROLE is empty. */
+  /** Rejects a caller without a role: one without a token while ANONYMOUS_ROLE is empty. */
   requireRole(this: void, claims: Claims): Claims;
 }
 
-/** Which of Strata's roles the database role of this name is a member of, if requests may have it. */
+/** Finds the role of Strata that a database role is a member of, if requests may use that role. */
 export type FindRole = (name: string) => Promise<Role | undefined>;
 
 export function createAuthenticator(config: Config, findRole?: FindRole): Authenticator {
@@ -105,7 +105,7 @@ export function createAuthenticator(config: Config, findRole?: FindRole): Authen
   };
 }
 
-/** A token is checked once; a withdrawn key is noticed after this time. */
+/** Time in ms for which a checked token is cached. A revoked key is noticed after it at the latest. */
 const KNOWN_MS = 60_000;
 const MAX_KNOWN = 1_000;
 
@@ -167,6 +167,6 @@ function explain(error: unknown, isRepeated: () => boolean): never {
   );
 }
 
-/** Other faults are the key set's. */
+/** Error codes that are the token's fault; others are the key set's. */
 const FAULTS_OF_TOKEN =
   /^ERR_(JWT_|JWS_|JWKS_NO_MATCHING_KEY|JWKS_MULTIPLE_MATCHING_KEYS|JOSE_NOT_SUPPORTED)/;

@@ -1,4 +1,4 @@
-// A CSV or NDJSON body that stays a stream: what it may be, and the parameters beside it.
+// Streamed CSV and NDJSON bodies: their content types, encodings and query parameters.
 import { createHash } from "node:crypto";
 import { PassThrough, Transform, type Readable } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
@@ -14,16 +14,16 @@ const FORMATS: Record<string, Format> = {
   "application/x-ndjson": "ndjson",
   "application/ndjson": "ndjson",
 };
-// The first bytes decide: a body that a proxy has unpacked may still be labelled gzip.
+// The first bytes decide, since a proxy may have decompressed a body that is still labelled gzip.
 const ENCODINGS = ["gzip", "identity"];
 
-/** Takes the parsers, and the limit on a body's size, from the routes of this scope. */
+/** Removes body parsers and the body limit from the routes of this scope. */
 export function takeStreams(app: FastifyInstance): void {
   app.removeAllContentTypeParsers();
   app.addContentTypeParser("*", (_request, _payload, parsed) => parsed(null));
 }
 
-/** Runs a handler of such a body, which may take hours to come. A rejected body is not read to its end. */
+/** Runs the handler of a streamed body, which may take hours to arrive. A rejected body is not read to its end. */
 export async function withBody<T>(
   app: FastifyInstance,
   request: FastifyRequest,
@@ -69,11 +69,11 @@ export function parametersOf(
   return query;
 }
 
-/** Parameters that say how the body is written. */
+/** Query parameters that say how the body's values are written. */
 export const READ_PARAMETERS = ["delimiter", "encoding", "decimal", "dateFormat", "timezone", "null"];
 export const REPEATABLE_READ_PARAMETERS = ["null"];
 
-/** The charset of the content type is an encoding as well. */
+/** The content type's charset is used as the encoding if no parameter names one. */
 export function readParametersOf(request: FastifyRequest): ReadOptions {
   const query = request.query as ReadOptions & { null?: string | string[] };
   const charset = /;\s*charset="?([^";\s]+)/i.exec(request.headers["content-type"] ?? "")?.[1];
@@ -84,14 +84,17 @@ export function readParametersOf(request: FastifyRequest): ReadOptions {
   });
 }
 
-/** The body as a stream. It ends apart from the connection, which still has to carry an answer, and fails if its digest is another. */
+/**
+ * Returns the body as a stream that ends independently of the connection, which still carries the response. It fails
+ * if the digest does not match.
+ */
 export function bodyOf({ raw }: FastifyRequest, sha256?: string): Readable {
   const body = sha256 === undefined ? new PassThrough() : checkDigest(sha256);
   raw.on("error", () => body.destroy(new Error("The connection ended before the body did")));
   return raw.pipe(body);
 }
 
-/** Passes bytes on, and fails at their end if they are others than was said. */
+/** Passes bytes through, and fails at the end if their digest does not match. */
 function checkDigest(sha256: string): Transform {
   const hash = createHash("sha256");
   return new Transform({

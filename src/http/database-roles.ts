@@ -1,9 +1,10 @@
-// Roles of one's own: a token may name a database role that is a member of one of Strata's.
+// Custom roles: a token may name a database role that is a member of one of Strata's.
 import type { Pool } from "pg";
 import type { Role } from "../config.ts";
 import type { FindRole } from "./auth.ts";
 
-// Never a role with more rights than a request should have: the server's login, whoever owns the machinery, a superuser.
+// Excludes roles with more rights than a request should have: the server's login, owners of the machinery,
+// superusers.
 const FIND = `
   select base.rolname as role
   from pg_catalog.pg_roles given

@@ -1,4 +1,4 @@
-// Closes connections that would keep a stopping server waiting although they serve nobody.
+// Closes idle connections, for which a stopping server would wait.
 import type { IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
 import type { FastifyInstance } from "fastify";
@@ -7,15 +7,16 @@ import type { FastifyInstance } from "fastify";
 const FIRST_REQUEST_MS = 500;
 
 export function addDrain(app: FastifyInstance, stopping: AbortSignal | undefined): void {
-  // An idle connection that is kept would keep the process, too; and its client would miss the next instance.
+  // Responses of a stopping server close their connection: a kept one would delay the end, and its client would not
+  // move to another instance.
   app.addHook("onSend", (_request, reply, _payload, done) => {
     if (stopping?.aborted) reply.header("connection", "close");
     done();
   });
-  // Clients open connections ahead of need. Until its first request Node does not count one as idle.
+  // Connections without a request yet, which clients open in advance. Node does not count them as idle.
   const unused = new Set<Socket>();
   let isClosing = false;
-  // The request of one that was accepted a moment ago may be on its way, or has arrived and waits to be read.
+  // A new connection's request may be on its way, or wait to be read, so allow it some time.
   const endUnlessUsed = (socket: Socket): void =>
     void setTimeout(
       () => setImmediate(() => unused.has(socket) && socket.destroy()),

@@ -1,4 +1,4 @@
-// GET /export/{table}.{format}: rows as a file, written as fast as they are read by the client.
+// GET /export/{table}.{format}: streams rows as a file, as fast as the client reads.
 import { Readable } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { GraphQLSchema } from "grafast/graphql";
@@ -30,7 +30,7 @@ const TYPES: Record<ExportFormat, string> = {
   parquet: "application/vnd.apache.parquet",
 };
 const PARAMETERS = ["filter", "orderBy", "columns", "limit"];
-/** Cost units of an export before its first row, as of any computation over many rows; each row is one more. */
+/** Base cost of an export, as of any computation over many rows; each row adds one unit. */
 const BASE_COST = 50;
 
 function formatOf(file: string): { name: string; format: ExportFormat } {
@@ -83,7 +83,7 @@ export function addExport(
   app.addHook("onClose", () => pool.end());
   const running = new Map<string, number>();
 
-  /** A caller never takes more than it leaves free, as in the queue of operations. */
+  /** Grants a place if the caller's exports leave as many free as they take, as in the queue of operations. */
   function takePlace(caller: string): () => void {
     const mine = running.get(caller) ?? 0;
     const all = [...running.values()].reduce((sum, count) => sum + count, 0);
@@ -122,7 +122,7 @@ export function addExport(
       clearTimeout(timer);
       stopping?.removeEventListener("abort", stop);
       leave();
-      // The rows count against the budget of the next request.
+      // Charge the rows now; an exceeded budget rejects the caller's next request.
       try {
         spend(request, sent());
       } catch {
@@ -149,7 +149,7 @@ export function addExport(
       stream.once("error", (error) => {
         const isClient = reply.raw.destroyed;
         request.log[isClient ? "debug" : "error"]({ error, rows: opened.rows() }, "export ended early");
-        // A connection that is cut off shows the file to be incomplete, also to a client that knows no chunks.
+        // Destroy the connection: that shows any client that the file is incomplete.
         const { socket } = request.raw;
         if (!isClient && typeof socket.resetAndDestroy === "function") socket.resetAndDestroy();
         else reply.raw.destroy();

@@ -1,4 +1,4 @@
-// From where: origins, and what browsers are told about our pages.
+// Allowed origins, and security headers of responses and pages.
 import cors from "@fastify/cors";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { FastifyInstance, FastifyRequest } from "fastify";
@@ -8,7 +8,7 @@ import { refusal } from "../graphql/errors.ts";
 import { isPage } from "../graphql/graphiql.ts";
 import { NODE_HEADER, POSITION_HEADER, READ_HEADER } from "../graphql/position.ts";
 
-/** A page that somebody develops on this machine; on the embedded database they may ask unless others are named. */
+/** Pages on this machine, which the embedded database allows by default for development. */
 const DEVELOPMENT = /^http:\/\/(localhost|127\.0\.0\.1)(:\d+)?$/;
 
 export async function addHeaders(app: FastifyInstance, config: Config): Promise<void> {
@@ -16,7 +16,7 @@ export async function addHeaders(app: FastifyInstance, config: Config): Promise<
   const origins: (string | RegExp)[] =
     CORS_ORIGINS.length > 0 || DATABASE_URL !== undefined ? CORS_ORIGINS : [DEVELOPMENT];
   app.addHook("onRequest", (request, _reply, done) => {
-    // Browsers open sockets to any address; only their Origin says for whom.
+    // CORS does not apply to WebSockets, so check the Origin here.
     const isRefused = request.ws && !isOwnOrAllowed(request, origins);
     done(
       isRefused
@@ -25,7 +25,7 @@ export async function addHeaders(app: FastifyInstance, config: Config): Promise<
     );
   });
   const policies = {
-    // This policy is for data; the one page that has scripts brings its own.
+    // Policy for data; pages with scripts set their own.
     contentSecurityPolicy: {
       useDefaults: false,
       directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] },
@@ -41,7 +41,7 @@ export async function addHeaders(app: FastifyInstance, config: Config): Promise<
     done();
   });
   if (origins.length === 0) return;
-  // The page is for people, and may hold a token: no other page reads it.
+  // GraphiQL's page may hold a token, so no other origin may read it.
   app.addHook("onRoute", (route) => {
     if (isPage(route.url)) route.config = { ...route.config, cors: false };
   });
@@ -66,7 +66,7 @@ function isOwnOrAllowed({ headers, host }: FastifyRequest, allowed: (string | Re
   return URL.canParse(origin) && new URL(origin).host === host;
 }
 
-/** Security headers for documents, scripts and links. */
+/** Security headers that matter only for documents, scripts and links. */
 const ONLY_OF_PAGES = {
   crossOriginOpenerPolicy: false,
   originAgentCluster: false,
@@ -83,7 +83,7 @@ function headersOf(policies: HelmetOptions): Record<string, string> {
     setHeader: (name: string, value: string) => void (headers[name.toLowerCase()] = value),
     removeHeader: () => undefined,
   };
-  // TLS ends in front of this process, and so does the promise to use it.
+  // TLS ends at a proxy, which has to set this header.
   helmet({ ...policies, strictTransportSecurity: false } as HelmetOptions)(
     {} as IncomingMessage,
     response as unknown as ServerResponse,

@@ -1,4 +1,4 @@
-// /healthz: the process answers. /readyz: and everything it needs answers too, so send it requests.
+// /healthz: the process answers. /readyz: everything it needs answers as well, so it can take requests.
 import type { FastifyInstance } from "fastify";
 import type { Pool } from "pg";
 import { currentVersion, installedVersion } from "../database/migrate.ts";
@@ -10,12 +10,12 @@ export interface Check {
 
 export interface HealthOptions {
   pool: Pool;
-  /** Parts of this process beside the database, by name; each returns its state. */
+  /** Checks of parts other than the database, by name. */
   parts: Record<string, () => Check>;
   stopping?: AbortSignal | undefined;
 }
 
-/** Probes come from several places every few seconds: they share one answer. */
+/** Time in ms for which probes share one result. */
 const SHARED_MS = 500;
 export const RETRY_AFTER_S = 5;
 

@@ -1,4 +1,4 @@
-// POST /ingest/{dataset}: a body of any size, read only as fast as the rows land.
+// POST /ingest/{dataset}: ingests a body of any size, read only as fast as its rows land.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { finished } from "node:stream/promises";
 import type { Pool } from "pg";
@@ -43,14 +43,14 @@ const PARAMETERS = [
 const REPEATABLE = ["map", "set", ...REPEATABLE_READ_PARAMETERS];
 const OPERATIONS: unknown[] = ["delete", "replace"] satisfies Operation[];
 
-/** Whoever sends it with a query sees the run and its rows. */
+/** Adds a position with which later queries see the run and its rows. */
 async function addWritten(reply: FastifyReply, nodes: Nodes): Promise<void> {
   const route: Route = { floor: undefined, primaryOnly: true };
   await nodes.noteWritten(route).catch(() => undefined);
   addPosition(reply, route);
 }
 
-/** Reads the rest of a body that nobody needs: many clients hear no answer before they have sent it. */
+/** Reads and drops the rest of a body, since many clients read the response only after sending all of it. */
 async function discard({ raw }: FastifyRequest, stopping?: AbortSignal): Promise<void> {
   raw.unpipe();
   raw.resume();

@@ -1,4 +1,4 @@
-// Prometheus metrics: what this process did, and on each scrape how far the data is.
+// Prometheus metrics of this process and, read at each scrape, of the pipeline.
 import { timingSafeEqual } from "node:crypto";
 import type { FastifyInstance } from "fastify";
 import type pg from "pg";
@@ -16,7 +16,7 @@ export interface OperationRecord {
   seconds: number;
   sqlSeconds: number;
   statements: number;
-  /** Where there are replicas: which one answered, and why that one. */
+  /** The node that answered and why it was chosen; only with replicas. */
   node?: string;
   why?: string | undefined;
 }
@@ -27,20 +27,23 @@ export interface Metrics {
   registry: Registry;
   recordOperation(record: OperationRecord): void;
   recordRequest(labels: { method: string; route: string; status: number }, seconds: number): void;
-  /** Counts queries by the way that they are answered. */
+  /** Counts queries by the way in which they were executed. */
   recordRead(path: ReadPath): void;
   /** Counts the outcomes of operations whose responses may be cached. */
   recordCache(outcome: CacheOutcome): void;
   /** Receives a function that returns the bytes of the cached responses. */
   watchCache(bytes: () => number): void;
   watchSchema(isOutdated: () => boolean): void;
-  /** A gauge that asks when it is read. */
+  /** Adds gauges that read the pool's state at each scrape. */
   watchPool(name: string, pool: pg.Pool): void;
 }
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 
-/** Clients choose the names of operations: past this many, new ones are counted together. */
+/**
+ * Operation names with a counter of their own, since clients choose them; further ones are counted together. A higher
+ * limit takes more memory.
+ */
 const MAX_NAMES = 200;
 
 export function createMetrics(): Metrics {
@@ -132,7 +135,7 @@ export function createMetrics(): Metrics {
     if (names.size < MAX_NAMES) names.add(name);
     return names.has(name) ? name : "other";
   };
-  // Looking a child up by its labels takes longer than counting with it.
+  // Caches counters by their labels: the lookup takes longer than the count.
   const ofOperation = remembered((type: string, name: string, outcome: string) => {
     const labels = { type, name };
     return {
@@ -157,7 +160,7 @@ export function createMetrics(): Metrics {
   return {
     registry,
     recordOperation({ type, name, outcome, seconds, node, why = "", ...sql }) {
-      // Why it failed differs; the log has it.
+      // The reason of a failure is in the log; as a label it would have too many values.
       if (node !== undefined) ofNode(node, why.startsWith("failed") ? "failed" : why).inc();
       const children = ofOperation(type, bounded(name), outcome);
       children.count.inc();
@@ -185,7 +188,7 @@ function remembered<T>(make: (...labels: string[]) => T): typeof make {
   };
 }
 
-/** With METRICS_TOKEN for whoever has it; without, only on the embedded default, which serves its developer. */
+/** Serves /metrics to clients with METRICS_TOKEN; without that setting only on the embedded database. */
 export function addMetrics(
   app: FastifyInstance,
   { registry }: Metrics,

@@ -1,10 +1,10 @@
-// State of the replicas for operators, in /readyz and /metrics.
+// Reports the replicas' state in /readyz and /metrics.
 import { Gauge } from "prom-client";
 import type { Node, Nodes } from "../database/nodes.ts";
 import type { Check } from "./health.ts";
 import type { Metrics } from "./metrics.ts";
 
-/** Always ok: without a replica its reads are answered elsewhere. */
+/** Always ok, since other nodes answer the reads of a lost replica. */
 const check = ({ fault, behind }: Node): Check => ({
   ok: true,
   detail: fault ? `takes no reads: ${fault}` : `takes reads, ${behind} bytes behind`,

@@ -1,4 +1,4 @@
-// Observation of requests: a log line for each, a warning for slow ones, and the metrics.
+// Observes requests: a log line for each, a warning for slow ones, and metrics.
 import { randomUUID } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import type { FastifyInstance, FastifyRequest } from "fastify";
@@ -20,10 +20,10 @@ export interface ObserveOptions {
   tracing?: Tracing | undefined;
 }
 
-/** Probes and scrapes come every few seconds and say nothing new. */
+/** Paths without a log line: probes and scrapes come every few seconds. */
 const QUIET = new Set(["/healthz", "/readyz", "/metrics"]);
 
-/** A proxy's id, if it is one, so that its log and ours can be joined. */
+/** Uses the id of a proxy if it is valid, so that both logs can be joined. */
 export function requestId({ headers }: { headers: IncomingHttpHeaders }): string {
   const given = headers["x-request-id"];
   return typeof given === "string" && /^[\w.:-]{8,128}$/.test(given) ? given : randomUUID();
@@ -40,14 +40,14 @@ export function addRequestLog(app: FastifyInstance, { metrics, slowMs, tracing }
   });
   app.addHook("onResponse", (request, reply, done) => {
     const { operation } = request;
-    // Without the query string: it may hold variables.
+    // Omit the query string, which may hold variables.
     const path = request.url.split("?", 1)[0]!;
     const ms = Math.round(reply.elapsedTime * 10) / 10;
     const route = request.routeOptions.url ?? "none";
     const role = (request as Partial<FastifyRequest>).claims?.role;
     const line = { method: request.method, path, status: reply.statusCode, ms, role };
     request.log[QUIET.has(path) ? "debug" : "info"]({ ...line, ...describe(operation) }, "request");
-    // GraphQL says by itself which operation was slow.
+    // Slow GraphQL operations have a warning of their own.
     if (ms > slowMs && !operation) request.log.warn(line, "slow request");
     metrics.recordRequest(
       { method: request.method, route, status: reply.statusCode },
@@ -92,7 +92,7 @@ const describe = (operation: OperationRecord | undefined) =>
     ...(operation.node && { node: operation.node, why: operation.why }),
   };
 
-/** Tells of an operation that is over; over HTTP, its request's own line follows. */
+/** Records a finished operation; over HTTP it becomes part of the request's log line. */
 function recordOperation(
   { metrics, slowMs, tracing }: ObserveOptions,
   record: OperationRecord,
@@ -104,7 +104,7 @@ function recordOperation(
   const line = () => ({ ...describe(record), ms: milliseconds(record.seconds), role });
   if (record.seconds * 1000 > slowMs) request?.log.warn(line(), "slow operation");
   else if (!isHttp) request?.log.info(line(), "operation");
-  // A socket carries many operations: each has a line of its own.
+  // Operations of a socket get log lines of their own.
   if (request && isHttp) request.operation = record;
   else
     tracing?.record({

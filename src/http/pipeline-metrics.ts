@@ -2,7 +2,7 @@
 import { Gauge, type Registry } from "prom-client";
 import type pg from "pg";
 
-/** Scrapes of several collectors share one reading. */
+/** Time in ms for which scrapes share one reading. */
 const SHARED_MS = 5_000;
 
 interface Reading {
@@ -70,7 +70,7 @@ export function addPipelineMetrics(registry: Registry, pool: pg.Pool): void {
       name,
       help,
       labelNames,
-      // All processes read the same.
+      // All processes read the same values.
       aggregator: "max",
       registers: [registry],
       async collect() {

@@ -1,4 +1,4 @@
-// Connections for probes and scrapes alone: an instance that is busy to its last connection is busy, not broken.
+// Connections for probes and scrapes only, which must work while all others are in use.
 import type pg from "pg";
 import { CONNECTIONS } from "../database/connections.ts";
 import { createPool, type Database } from "../database/connect.ts";
@@ -11,7 +11,7 @@ export const createProbePool = ({ connection }: Database): pg.Pool =>
     application_name: "strata probe",
     connectionTimeoutMillis: PATIENCE_MS,
     statement_timeout: PATIENCE_MS,
-    // Hears of a server that has gone without a word.
+    // Detects a server that vanished silently.
     query_timeout: 2 * PATIENCE_MS,
     idleTimeoutMillis: 60_000,
   });

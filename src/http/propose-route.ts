@@ -1,4 +1,4 @@
-// POST /propose/{dataset}: a file as body, the SQL of a new dataset as answer. Nothing is changed.
+// POST /propose/{dataset}: takes a file and returns the SQL of a new dataset. Nothing is changed.
 import { createWriteStream } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -21,17 +21,17 @@ import {
   withBody,
 } from "./body.ts";
 
-/** Files that are looked at side by side; each more takes a processor for its time, and room on disk. */
+/** Files examined at once. Each more takes a core for its time, and space on disk. */
 const MAX_AT_ONCE = 2;
-/** 64 MB of memory for finding repeated values. More would watch all values of larger files. */
+/** Slots of 8 bytes for finding repeated values, 64 MB. More would sample less of large files. */
 const ROOM_SLOTS = 2 ** 23;
 const PARAMETERS = ["name", "key", ...READ_PARAMETERS];
 
 interface ProposeOptions {
   pool: Pool;
-  /** Where the files of datasets are. */
+  /** Folder of the dataset files (DATASETS_DIR). */
   folder: string;
-  /** Bytes of a body, which lies on disk while it is looked at. */
+  /** Maximum bytes of a body, which is on disk while it is examined. */
   maxBytes?: number | undefined;
   stopping?: AbortSignal | undefined;
 }
@@ -67,7 +67,7 @@ export function addPropose(
     running++;
     let place: string | undefined;
     try {
-      // Keys may need a second look, so the body has to stay; it is larger than memory may be.
+      // The body is saved to disk, since finding keys may need a second pass.
       place = await mkdtemp(join(tmpdir(), "strata-propose-"));
       const file = join(place, "body");
       await pipeline(bodyOf(request), limitedTo(maxBytes), createWriteStream(file, { mode: 0o600 }), {

@@ -1,9 +1,9 @@
-// A request that does not come to its end is cut off. An ingest that was let in may take hours to come.
+// Closes requests that take too long to arrive, except admitted ingests, which may take hours.
 import type { IncomingMessage } from "node:http";
 import type { Server, Socket } from "node:net";
 import type { FastifyInstance } from "fastify";
 
-/** Milliseconds for a whole request. Not less than Node's limit for headers, which would be shortened to it. */
+/** Time in ms for a whole request. It must not be less than Node's limit for headers, which it would shorten. */
 export const REQUEST_TIMEOUT_MS = 60_000;
 export const CHECK_MS = 5_000;
 
@@ -15,7 +15,7 @@ export function addSlowRequests({ server }: FastifyInstance): void {
   const handlers = server.listeners("clientError") as Handler[];
   server.removeAllListeners("clientError");
   server.on("clientError", (error: NodeJS.ErrnoException, socket: Socket) => {
-    // Said once of a request, which then goes on.
+    // Node reports this once per request, which then continues.
     if (error.code === "ERR_HTTP_REQUEST_TIMEOUT" && streaming.has(socket)) return;
     for (const handle of handlers) handle(error, socket);
   });
@@ -24,7 +24,7 @@ export function addSlowRequests({ server }: FastifyInstance): void {
 /** Exempts a request from the timeout until the returned function is called. */
 export function mayTakeLong({ server }: FastifyInstance, { socket }: IncomingMessage): () => void {
   streaming.add(socket);
-  // Fastify listens on another address of "localhost" by a server without such handlers.
+  // For "localhost" Fastify opens further servers, which lack these handlers.
   const own = (socket as Socket & { server?: Server }).server;
   if (own?.listenerCount("clientError") === 0)
     for (const handle of server.listeners("clientError")) own.on("clientError", handle as Handler);

@@ -1,4 +1,4 @@
-// Holds the port until there is a database to serve from: alive, not ready, and saying so.
+// Answers on the port until the database is available: /healthz with 200, everything else with 503.
 import { once } from "node:events";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";

@@ -1,4 +1,4 @@
-// The studio, the first page: files from memory, compressed beforehand, under a policy that lets nothing else run.
+// Serves the studio at /: compressed files from memory, with a policy that allows only its own scripts.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ASSETS_PATH, loadStudio, type Asset, type Studio } from "../../studio/build.ts";
 import { refusal } from "../graphql/errors.ts";
@@ -22,10 +22,10 @@ const HEADERS = {
   vary: "accept-encoding",
 };
 const FOR_EVER = "public, max-age=31536000, immutable";
-// The page names the assets of this version; a browser asks each time, and mostly learns that nothing changed.
+// The page names this version's assets, so browsers revalidate it each time, mostly with 304.
 const ASK_EACH_TIME = "no-cache";
 
-/** Whether an encoding is wanted: named, and not with a weight of nothing. */
+/** Whether the client accepts an encoding: it is named, and its weight is not zero. */
 const accepts = ({ headers }: FastifyRequest, encoding: string): boolean =>
   String(headers["accept-encoding"] ?? "")
     .toLowerCase()

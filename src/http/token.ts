@@ -1,11 +1,11 @@
-// Makes bearer tokens; apart from checking them, so that `strata token` loads no GraphQL library.
+// Makes bearer tokens. Checking them is in ./auth.ts, so that `strata token` loads no GraphQL library.
 import { createSecretKey, randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { SignJWT } from "jose/jwt/sign";
 import type { Config, Role } from "../config.ts";
 
-/** JWT_SECRET, or on the embedded default one made on first use and kept in the data folder. */
+/** JWT_SECRET, or on the embedded database a secret that is made on first use and stored in the data folder. */
 export function signingSecret(config: Config): string | undefined {
   if (config.JWT_SECRET) return config.JWT_SECRET;
   if (config.DATABASE_URL) return undefined;

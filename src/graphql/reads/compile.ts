@@ -1,5 +1,5 @@
-// Reads that PostgreSQL answers whole: an operation becomes one statement, and its result is the answer's text.
-// The planner takes every operation that this compiler does not know; both give the same response.
+// Compiles a query to one SQL statement whose result is the response's text. The planner executes every operation
+// that this compiler does not support; both give the same response.
 import { sqlValueWithCodec, type PgResource } from "@dataplan/pg";
 import {
   getArgumentValues,
@@ -27,9 +27,9 @@ import { columnOf, conjunction, jsonOf, orderBy, rowOf, selectionOf, verbatim, t
 export interface Read {
   /** Response keys of the root fields that are read. */
   keys: string[];
-  /** Response where the read failed. */
+  /** Response if the read failed. */
   nothing: Record<string, string | null>;
-  /** Undefined if the planner has to look at these variables. */
+  /** Undefined if these variables need the planner. */
   statementFor(this: void, variables: Variables): Statement | undefined;
 }
 
@@ -38,11 +38,11 @@ interface PageSizes {
   maxPageSize: number;
 }
 
-/** JSON text in pieces, given the variables: what is fixed, what is an expression, and what is read from rows. */
+/** JSON text in pieces, given the variables: constants, expressions, and values read from rows. */
 type Json = (variables: Variables) => Piece[];
 type Piece = string | SQL | Selected;
 
-/** One row, in which the pieces are. */
+/** Pieces that are selected from one row. */
 interface Selected {
   pieces: Piece[];
   from: SQL;
@@ -132,7 +132,7 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
     const parts: (string | Json)[] = [];
     for (const [key, node] of collect(type, selectionSet, new Map())) {
       const name = node.name.value;
-      // Keys are GraphQL names: there is nothing in them to escape.
+      // Keys are GraphQL names, which need no escaping.
       parts.push(`${parts.length > 0 ? "," : "{"}"${key}":`);
       const field = type.getFields()[name];
       if (isHidden(node)) parts.push("null");
@@ -183,7 +183,10 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
     });
   }
 
-  /** Rows are taken, filtered and ordered inside, where an order ends what is read; they become text outside. */
+  /**
+   * The inner select filters, orders and limits the rows, so that an index can end the scan; the outer one turns them
+   * into text.
+   */
   function connection(
     node: FieldNode,
     field: GraphQLField<unknown, unknown>,
@@ -255,7 +258,7 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
 
     return (variables) => {
       const { first: given, offset, after, ...others } = getArgumentValues(field, node, variables);
-      // Refused by an argument's own code, which is not called here.
+      // The planner rejects these: their code is not called here.
       const { filter } = others;
       if (filter === null || (filter && Object.keys(filter).length === 0)) leaveToPlanner("an empty filter");
       const { size, start } = pageOf(given, offset);
@@ -270,7 +273,7 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
         cursor: needs.cursor ? cursorOf(orders, (i) => sql`${outside.alias}.${ordinal(i)}`) : undefined,
       };
       if (!needs.rows) {
-        // Not used, but looked at all the same.
+        // The planner validates these arguments, although the page is empty.
         if (after != null || offset != null) leaveToPlanner("a page of nothing");
         return json(variables);
       }
@@ -283,7 +286,7 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
       const limit = sql` limit ${sql.literal(size + Number(needs.page))}`;
       const skip = start ? sql` offset ${start}` : sql.blank;
       const rows = sql`select ${sql.join(columns, ", ")} ${from}${conjunction([...conditions, ...behind])}${orderBy(orders)}${limit}${skip}`;
-      // One row more says whether there is a next page.
+      // One further row shows whether there is a next page.
       const numbered = needs.page
         ? sql`select rows.*, row_number() over () as ${NUMBER}, count(*) over () as ${COUNT} from (${rows}) as rows`
         : rows;
@@ -301,7 +304,7 @@ function compiler(schema: GraphQLSchema, document: DocumentNode, sizes: PageSize
 }
 
 const PAGED = new Set(["first", "offset", "after", "filter", "orderBy"]);
-// No columns of tables are named like this.
+// A name that no column has.
 const NUMBER = sql.identifier("#");
 const COUNT = sql.identifier("##");
 const ordinal = (i: number): SQL => sql.identifier(`#${i}`);
@@ -311,11 +314,11 @@ const first = (json: Piece[], { from }: PgResource, { alias }: Row, conditions: 
 
 const isSelected = (piece: Piece): piece is Selected => typeof piece === "object" && "from" in piece;
 
-/** One row also of no rows, and where nothing is asked that depends on them. */
+/** Always returns one row, even from no rows or without columns. */
 const select = ({ pieces, from }: Selected): SQL =>
   sql`select ${concatenation(pieces)} from ${from} having true`;
 
-/** A select around the only one would be planned, too. */
+/** A single piece needs no select around it, which PostgreSQL would plan as well. */
 function statementOf(pieces: Piece[]): SQL {
   const selected = pieces.filter(isSelected);
   const others = pieces.some((piece) => typeof piece !== "string" && !isSelected(piece));

@@ -1,4 +1,4 @@
-// Cursors as PostGraphile writes and reads them: a digest of the order, and a row's values in it.
+// Cursors in PostGraphile's format: a digest of the order, and the row's values of it.
 import { createHash } from "node:crypto";
 import { TYPES, type PgCodec } from "@dataplan/pg";
 import { sql, type SQL } from "pg-sql2";
@@ -13,12 +13,12 @@ const digestOf = (orders: readonly Order[]): string =>
 const TIMES: readonly PgCodec[] = [TYPES.timestamp, TYPES.timestamptz, TYPES.date];
 
 function valueOf(codec: PgCodec, value: SQL): SQL | undefined {
-  // Not as the API's scalar writes it, but as the codec reads it.
+  // Written as the codec reads it, which differs from the API's scalar.
   if (TIMES.includes(codec)) return sql`coalesce('"' || ${codec.castFromPg!(value)} || '"', 'null')`;
   return jsonOf(codec, value);
 }
 
-/** JSON text of the cursor of a row; undefined if its order has none that is known here. */
+/** JSON text of a row's cursor; undefined if the order is not supported here. */
 export function cursorOf(orders: readonly Order[], valueAt: (index: number) => SQL): SQL | undefined {
   const values = orders.map(({ codec }, i) => valueOf(codec, valueAt(i)));
   if (values.length === 0 || values.includes(undefined)) return undefined;
@@ -26,7 +26,7 @@ export function cursorOf(orders: readonly Order[], valueAt: (index: number) => S
   return sql`'"' || replace(encode(convert_to(${tuple} || ']', 'UTF8'), 'base64'), chr(10), '') || '"'`;
 }
 
-/** Condition for the rows after a cursor; undefined if the cursor belongs to another order. */
+/** Condition for rows after a cursor; undefined if the cursor belongs to another order. */
 export function isAfter(orders: readonly Order[], cursor: string): SQL | undefined {
   let decoded: unknown;
   try {

@@ -1,4 +1,4 @@
-// One table read as JSON text: what is selected of it, by which filter, in which order.
+// Reads one table as JSON text: its columns, filter and order.
 import {
   LIST_TYPES,
   PgCondition,
@@ -21,7 +21,7 @@ import { hasPlainNames } from "../../../plugins/EnumsPlugin.ts";
 import { completeOrder, NULLS, type NullsOrder } from "../../../plugins/NullOrderPlugin.ts";
 import { hasPlainYear } from "../../../plugins/support/times.ts";
 
-/** A row in reach of an expression, and the columns that it takes of it. */
+/** A row that an expression can refer to, with the columns it uses. */
 export interface Row {
   alias: SQL;
   columns: Set<string>;
@@ -37,7 +37,7 @@ export function columnOf(row: Row, name: string): SQL {
   return sql`${row.alias}.${sql.identifier(name)}`;
 }
 
-/** Text that holds nothing of a client's but names. */
+/** Uses text as SQL, unescaped: it must contain no input of a client but validated names. */
 export const verbatim = (text: string): SQL => sql(Object.assign([text], { raw: [text] }));
 
 export const conjunction = (conditions: readonly SQL[]): SQL =>
@@ -52,20 +52,20 @@ const escaped = (value: SQL): SQL => sql`to_json(${value}::text)::text`;
 const quoted = (value: SQL): SQL => sql`'"' || ${value}::text || '"'`;
 const bare = (value: SQL): SQL => sql`${value}::text`;
 
-/** The text where the condition holds. A statement with any other value fails, and the planner answers. */
+/** Returns the text if the condition holds; otherwise the statement fails, and the planner answers. */
 const only = (condition: SQL, value: SQL, text: SQL): SQL =>
   sql`case when ${condition} then ${text} when ${value} is not null then ('not written here: ' || ${value}::text)::int::text end`;
 const number = (value: SQL): SQL =>
   only(sql`${value}::float8 between '-1e308' and '1e308'`, value, bare(value));
 const list = (value: SQL): SQL =>
   only(sql`coalesce(array_ndims(${value}), 1) = 1`, value, sql`to_json(${value})::text`);
-// Not as the database's settings say.
+// Formats times independently of the database's settings.
 const timeAs = (format: string) => (value: SQL) =>
   only(hasPlainYear(value), value, sql`'"' || to_char(${value}, ${sql.literal(format)}) || '"'`);
 const day = timeAs("YYYY-MM-DD");
 const time = timeAs('YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
 
-/** As the scalars of the schema write them. */
+/** Formats values as the schema's scalars do. */
 const JSON_OF = new Map<unknown, (value: SQL) => SQL>([
   ...[TYPES.text, TYPES.varchar, TYPES.bpchar].map((codec) => [codec, escaped] as const),
   ...[TYPES.int, TYPES.int2, TYPES.boolean].map((codec) => [codec, bare] as const),
@@ -78,7 +78,7 @@ const JSON_OF = new Map<unknown, (value: SQL) => SQL>([
   [TYPES.timestamptz, (value) => time(sql`(${value} at time zone 'UTC')`)],
 ]);
 
-/** JSON text of a column, `null` included; undefined for types that are not written here. */
+/** JSON text of a column, `null` included; undefined for types that are not supported here. */
 export function jsonOf(codec: PgCodec, value: SQL): SQL | undefined {
   const json = (hasPlainNames(codec) ? quoted : JSON_OF.get(codec))?.(value);
   return json && sql`coalesce(${json}, 'null')`;
@@ -98,13 +98,13 @@ export interface Order {
   nulls: "FIRST" | "LAST" | undefined;
   /** Set where the fragment is a column. */
   column: string | undefined;
-  /** It only tells where the NULLs of the next column belong. */
+  /** Set if the term only decides where NULLs of the next column are sorted. */
   tells: "FIRST" | "LAST" | undefined;
 }
 
 type Select = (given: Record<string, unknown>) => Selection;
 
-/** Applies a connection's own arguments, by what PostGraphile's plugins attached to their types. */
+/** Applies a connection's arguments with the functions that PostGraphile's plugins attached to their types. */
 export function selectionOf(
   schema: GraphQLSchema,
   field: GraphQLField<unknown, unknown>,
@@ -132,7 +132,10 @@ export function selectionOf(
 
 type Rows = ReturnType<typeof createRows>;
 
-/** The part of a query that filters and orders may use. Any other use throws, and the planner takes the operation. */
+/**
+ * The part of pg's query builder that filters and orders may use. Any other use throws, and the planner executes the
+ * operation.
+ */
 function createRows(alias: SQL) {
   const conditions: SQL[] = [];
   const orders: PgOrderSpec[] = [];
@@ -156,7 +159,7 @@ function createRows(alias: SQL) {
   };
 }
 
-/** As PostGraphile does: what is not yet in a unique order is, by the first unique key, in the first direction. */
+/** Makes the order unique as PostGraphile does: by the first unique key, in the direction of the first term. */
 function ordersOf(resource: PgResource, alias: SQL, { orders, isOrderUnique }: Rows): Order[] {
   const attributes = (resource.codec.attributes ?? {}) as Record<string, PgCodecAttribute>;
   const ofColumn = (column: string): Pick<Order, "fragment" | "codec" | "column"> => ({
@@ -182,7 +185,7 @@ function ordersOf(resource: PgResource, alias: SQL, { orders, isOrderUnique }: R
   return [...terms, ...unique.attributes.map((name) => ({ ...how, ...ofColumn(name), direction }))];
 }
 
-/** The same order in as few words as possible, so that an index can serve it. */
+/** Writes the order as short as possible, so that an index can serve it. */
 export function orderBy(orders: readonly Order[]): SQL {
   const terms: SQL[] = [];
   const columns = new Set<string>();

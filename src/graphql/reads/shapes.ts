@@ -14,7 +14,7 @@ export type Variables = Record<string, unknown>;
 
 type Build = (variables: Variables) => Statement | undefined;
 
-/** A statement's text, and what gives each of its parameters. */
+/** A statement's text, and the source of each of its parameters. */
 interface Shape {
   text: string;
   name: string;
@@ -29,7 +29,7 @@ const MAX_LENGTH = 20_000;
 const MAX_TOTAL = 50_000;
 
 const digits = (n: number): string => String(n).padStart(2, "0");
-/** By type, valid values that no client sends; the texts hold everything that may need an escape. */
+/** Valid trial values by type, which no client sends; texts contain all characters that may need escaping. */
 const TRIALS: Record<string, (n: number) => unknown> = {
   Int: (n) => 1_734_000_000 + n,
   BigInt: (n) => `17340000${digits(n)}`,
@@ -39,7 +39,7 @@ const TRIALS: Record<string, (n: number) => unknown> = {
   Datetime: (n) => `19${digits(n)}-02-03T04:05:06Z`,
 };
 const MAX_VARIABLES = 40;
-/** Type of variables whose values hardly ever repeat: a shape would not be used again. */
+/** Type of variables whose values rarely repeat, so that a cached shape would not be used again. */
 const UNIQUE = "Cursor";
 
 const nameOf = (type: TypeNode): string | undefined =>
@@ -49,7 +49,7 @@ const nameOf = (type: TypeNode): string | undefined =>
       ? type.name.value
       : undefined;
 
-/** Variables whose values do not change the statement's text. A page's size does. */
+/** Finds variables whose values do not change the statement's text, unlike a page's size. */
 function freeVariables(operation: OperationDefinitionNode): Map<string, (n: number) => unknown> {
   const free = new Map<string, (n: number) => unknown>();
   for (const { variable, type } of operation.variableDefinitions ?? []) {
@@ -112,7 +112,7 @@ export function createShapes(operation: OperationDefinitionNode, build: Build): 
     return { text, name: hash("sha1", text, "base64url"), values, variables: sources };
   }
 
-  // PostgreSQL may know the text nevertheless.
+  // The text may still be prepared on a connection.
   const unshaped: Build = (variables) => {
     const statement = build(variables);
     return statement && { ...statement, name: hash("sha1", statement.text, "base64url") };
