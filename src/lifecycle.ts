@@ -1,28 +1,28 @@
-// How a process that runs for long ends: on a signal in order and in bounded time, on a fault at once.
+// Ends a long-running process: on a signal in order and within a bounded time, on an unexpected fault at once.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import type { Config } from "./config.ts";
 
 export interface Lifecycle {
-  /** Aborted when the process begins to stop: no new work from then on. */
+  /** Aborted when the process begins to stop and must take no new work. */
   stopping: AbortSignal;
-  /** Aborted when waiting for running work has taken most of the time: it should give up. */
+  /** Aborted when most of the time to stop is used, and running work should give up. */
   hurry: AbortSignal;
   /** Registers what to close; the last registered is closed first. */
   onStop(close: () => Promise<unknown>): void;
   stop(exitCode: number): Promise<void>;
 }
 
-/** Ctrl-C, a supervisor, a terminal that is closed. */
+/** Signals of Ctrl-C, of a supervisor, and of a closed terminal. */
 export const STOP_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
-/** Share of SHUTDOWN_TIMEOUT_MS that running work may take to finish by itself. */
+/** Share of SHUTDOWN_TIMEOUT_MS within which running work may finish. */
 const PATIENCE = 0.7;
 
 export function createLifecycle(
   logger: Logger,
   { SHUTDOWN_TIMEOUT_MS, SHUTDOWN_DELAY_MS }: Pick<Config, "SHUTDOWN_TIMEOUT_MS" | "SHUTDOWN_DELAY_MS">,
-  /** Empty where another process decides when this one stops. */
+  /** Empty if another process decides when this one stops. */
   signals: readonly NodeJS.Signals[] = STOP_SIGNALS,
 ): Lifecycle {
   const stopping = new AbortController();
@@ -62,7 +62,7 @@ export function createLifecycle(
       void stop(0);
     });
   }
-  // After an unforeseen fault nothing can be trusted, an orderly stop least of all.
+  // After an unexpected fault the process's state is unknown, so end at once.
   process.on("uncaughtException", (error, origin) => {
     logger.fatal({ error, origin }, "Unforeseen fault; the process ends");
     process.exit(1);

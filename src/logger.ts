@@ -1,4 +1,4 @@
-// One log for the process: lines for people on a terminal, JSON for everything else.
+// The process's log: readable lines on a terminal, JSON elsewhere.
 import { isSafeError } from "grafast";
 import pino, { type Logger } from "pino";
 import type { Config } from "./config.ts";
@@ -14,7 +14,10 @@ function isoTime(): string {
   return lastText;
 }
 
-/** A line per request, each written by itself, would take some percent of a busy server's time. Bytes, and milliseconds. */
+/**
+ * Buffer size in bytes and flush interval in ms: writing each request's line separately takes some percent of a busy
+ * server's time.
+ */
 const BUFFERED = { minLength: 4_000, periodicFlush: 100 };
 
 export async function createLogger(
@@ -31,7 +34,7 @@ export async function createLogger(
   if (json || !process.stdout.isTTY) {
     const destination = pino.destination({ dest: 1, sync: true, ...BUFFERED });
     process.once("exit", () => {
-      // It notices that nobody reads any more, after which the next line does nothing instead of trying for ever.
+      // Flushing detects a closed pipe, after which further lines are dropped; pino would retry them forever.
       destination.flush();
       destination.flushSync();
     });
@@ -41,7 +44,7 @@ export async function createLogger(
   return pino(options, pretty({ translateTime: "SYS:HH:MM:ss", sync: true }));
 }
 
-// PostgreSQL's `detail` and a driver's `parameters` quote values: names of things stay, values do not.
+// Removes values from errors, such as PostgreSQL's `detail` and a driver's `parameters`; names of objects stay.
 function serializeError(error: unknown): unknown {
   if (!(error instanceof Error)) return error;
   const { code, schema, table, column, constraint } = error as unknown as Record<string, unknown>;
@@ -56,7 +59,7 @@ function serializeError(error: unknown): unknown {
   };
 }
 
-/** Libraries print faults to the console, and values that clients sent: the former belong in the log, the latter do not. */
+/** Redirects console output of libraries to the log, without the values of clients that it may contain. */
 export function captureConsole(logger: Logger): void {
   for (const method of ["error", "warn", "dir"] as const)
     console[method] = (...words: unknown[]) => {

@@ -1,4 +1,4 @@
-// OpenTelemetry traces, by the standard environment variables; nothing of it is loaded while none is set.
+// OpenTelemetry traces, configured by the standard environment variables; the library is loaded only if one is set.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Config } from "./config.ts";
 
@@ -7,12 +7,12 @@ interface SpanRecord {
   startedAt: Date;
   attributes: Record<string, string | number | boolean | undefined>;
   failed: boolean;
-  /** The header of the caller, whose trace this becomes a part of. */
+  /** The caller's traceparent header, to whose trace the span belongs. */
   traceparent?: string | undefined;
 }
 
 export interface Tracing {
-  /** Spans are made when their work is over: nothing has to be carried along meanwhile. */
+  /** Records a span after its work has ended, so that no context has to be passed along. */
   record(span: SpanRecord): void;
   stop(): Promise<void>;
 }
@@ -60,7 +60,7 @@ export async function startTracing(config: Config): Promise<Tracing | undefined>
       if (failed) span.setStatus({ code: api.SpanStatusCode.ERROR });
       span.end();
     },
-    // A collector that is away must not keep the process.
+    // Do not wait for a collector that does not answer.
     stop: () => Promise.race([provider.shutdown().catch(() => undefined), sleep(FLUSH_MS)]),
   };
 }

@@ -1,14 +1,14 @@
-// Files that are not text, as NDJSON: the first row of an Excel sheet names the fields, a Parquet file names them itself.
-// Only the command line does this: reading them keeps a process busy that should answer others.
+// Converts Excel and Parquet files to NDJSON. The first row of an Excel sheet names the fields. Only the command line
+// offers this, since reading such files would block a server's event loop.
 import { Readable } from "node:stream";
 import type { AsyncBuffer, FileMetaData, SchemaElement } from "hyparquet";
 import { badInput, badOption } from "./faults.ts";
 
 export type FileFormat = "xlsx" | "parquet";
 
-/** Bytes of a workbook, which is in memory as a whole; its sheets take some twenty times as much. */
+/** Maximum bytes of a workbook, which is read into memory, where its sheets take about twenty times as much. */
 const MAX_WORKBOOK = 50 * 1024 * 1024;
-/** Rows of a Parquet file that are read at a time. */
+/** Rows of a Parquet file read at a time; more take more memory. */
 const ROWS = 10_000;
 
 /** Throws at once if the file is not of the format. */
@@ -57,7 +57,7 @@ async function openSheet(file: string, sheet: string | undefined): Promise<Itera
 }
 
 function* linesOf(named: { name: string; i: number }[], rows: Cell[][]): Generator<string> {
-  // The first row takes a line, so that lines are the sheet's rows.
+  // An empty line for the header, so that line numbers are those of the sheet's rows.
   yield "\n";
   for (const row of rows) {
     if (row.every((value) => value === null)) yield "\n";
@@ -83,7 +83,7 @@ async function openParquet(file: string): Promise<AsyncIterable<string>> {
   });
   const columns = parquetSchema(metadata).children.map(({ element }) => element);
   const decimals = columns.filter((element) => element.converted_type === "DECIMAL");
-  // The reader gives decimals as doubles.
+  // The reader returns decimals as doubles, which have 15 reliable digits.
   const long = decimals.find(({ precision = 0 }) => precision > 15);
   if (long)
     throw badInput(
@@ -122,7 +122,7 @@ async function* rowsOfParquet(
   }
 }
 
-/** A long integer stays exact as text; bytes are what PostgreSQL reads as bytea. */
+/** Long integers become text, to stay exact; bytes become PostgreSQL's text for bytea. */
 const plain = (_name: string, value: unknown): unknown =>
   typeof value === "bigint"
     ? String(value)
@@ -132,7 +132,7 @@ const plain = (_name: string, value: unknown): unknown =>
 
 const timeOf = (seconds: bigint, fraction: string): string =>
   `${new Date(Number(seconds) * 1000).toISOString().slice(0, -5)}.${fraction}`;
-/** A time with all of its digits, where the reader's own would keep milliseconds. */
+/** Formats a time with all of its digits; the reader's own conversion would cut it to milliseconds. */
 const timeIn = (perSecond: bigint, digits: number) => (units: bigint) => {
   const rest = ((units % perSecond) + perSecond) % perSecond;
   return timeOf((units - rest) / perSecond, String(rest).padStart(digits, "0").slice(0, 6));

@@ -1,4 +1,4 @@
-// A dataset as the database describes it: the fields that it takes, and the column for fields without one.
+// Reads a dataset's description from the database: its fields, and the column for extra fields.
 import pg from "pg";
 import { unknownDataset } from "./faults.ts";
 
@@ -6,7 +6,7 @@ export interface Field {
   name: string;
   /** As format_type() writes it: "integer", "character varying(100)", "text[]". */
   type: string;
-  /** A row without it is rejected. */
+  /** True if a row without it is rejected. */
   isRequired: boolean;
   /** Part of the key of production. */
   isKey: boolean;
@@ -14,11 +14,11 @@ export interface Field {
 
 export interface Dataset {
   name: string;
-  /** Fields in the order in which they are copied, the key first. */
+  /** Fields in the order of COPY, the key first. */
   fields: Field[];
   /** Place of each field by its name. */
   places: Map<string, number>;
-  /** Field that holds, as JSON, what has no column of its own; without one such a row is rejected. */
+  /** Field that stores unknown fields as JSON; without one, a row with unknown fields is rejected. */
   extras?: Field;
   /** The raw table, quoted. */
   table: string;

@@ -1,4 +1,4 @@
-// Dates are read, never guessed: ISO 8601, forms of which only one reading exists, or the form that the caller says.
+// Parses dates without guessing: ISO 8601, unambiguous forms, or the format that the caller gives.
 import { badOption, type Fault } from "./faults.ts";
 
 export interface DateFormat {
@@ -21,7 +21,7 @@ const TOKENS: Record<string, [group: string, pattern: string]> = {
 };
 const TOKEN = new RegExp(Object.keys(TOKENS).join("|"), "g");
 const CLOCK = "(?:[T ](?<hour>\\d{1,2}):(?<minute>\\d{2})(?::(?<second>\\d{2}(?:\\.\\d{1,6})?))?)?";
-/** Letters would be read as themselves, so that a misspelt token matches nothing without a word. */
+/** Other letters are rejected: a misspelt token taken literally would silently match nothing. */
 const BETWEEN = /^[\s./:,T-]*$/;
 
 export function parseDateFormat(text: string): DateFormat {
@@ -68,7 +68,10 @@ function toIso(found: Record<string, string> | undefined): string | undefined {
 const TIME =
   /^(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(?:[T ]((?:[01]\d|2[0-3]):[0-5]\d)(?::([0-5]\d)(\.\d{1,9})?)?)?(?: ?(Z|[+-](?:0\d|1[0-4])(?::?[0-5]\d)?))?$/;
 
-/** The time in UTC, without an offset: a column without a zone would drop it unseen. Undefined unless certain. */
+/**
+ * Converts a time with an offset to UTC, since a column without a zone would silently drop the offset. Undefined if
+ * the value is not certain.
+ */
 export function certainTimestamp(value: string): string | undefined {
   const [, year, month, day, minutes, seconds = "00", fraction = "", zone] = TIME.exec(value) ?? [];
   if (year === undefined || year === "0000") return undefined;
@@ -90,18 +93,18 @@ export function certainTimestamp(value: string): string | undefined {
     : undefined;
 }
 
-/** PostgreSQL's own limit; the patterns below would take long for a long text. */
+/** Maximum length, that of PostgreSQL; the patterns below would take long for a longer text. */
 const MAX_DATE = 128;
-/** Words that PostgreSQL replaces by a date of its own. */
+/** Words for which PostgreSQL substitutes a date. */
 const MOVING = /(?:^|[^a-z])(now|today|tomorrow|yesterday|epoch|allballs)(?![a-z])/i;
 const OFFSET = /(?<=:\d\d(?:\.\d+)?\s*)[+-]\d\d?(?::?\d\d)?\s*$/;
 const CLOCK_TIME = /\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?/g;
-/** Two short numbers and a third one: which of them is the day, nobody knows. Also 061011. */
+/** Ambiguous dates of numbers only: two short numbers and a third one, or 061011. */
 const NUMBERS_ONLY = /^\D*(?:\d{1,2}\s*[/.\- ]\s*\d{1,2}\s*[/.\- ]\s*\d{1,4}(?!\d)|\d{6}(?!\d))/;
-/** 10-Jun-11: the day or the year may come first. */
+/** Ambiguous dates such as 10-Jun-11, in which the day or the year may come first. */
 const SHORT_YEAR = /^\D*\d{1,2}\D*[a-z]{3,}\D*\d{1,2}(?!\d)\D*$|^\D*[a-z]{3,}\D*\d{1,2}\D+\d{1,2}(?!\d)\D*$/i;
 
-/** Why PostgreSQL must not be asked about a date that is not certain. */
+/** Finds why a date is ambiguous; PostgreSQL would silently choose one reading. */
 export function findDateFault(name: string, value: string, format?: DateFormat): Fault | undefined {
   const shown = `"${value.slice(0, 100)}"`;
   if (value.length > MAX_DATE)

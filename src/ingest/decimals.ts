@@ -1,15 +1,15 @@
-// Numbers as people write them, read by the decimal separator that the caller names: what is not certainly a number of
-// that form is rejected, since 1.234 is a thousand in one country and little more than one in another.
+// Parses numbers in local notation by the decimal separator that the caller gives. Anything else is rejected: 1.234
+// is more than a thousand in one country and little more than one in another.
 import { badOption } from "./faults.ts";
 
 export interface NumberFormat {
   /** The separator of the fraction. */
   decimal: string;
-  /** As PostgreSQL writes the number; undefined if it is none of this form. */
+  /** Returns the number in PostgreSQL's notation; undefined if the text is not of this form. */
   read: (text: string) => string | undefined;
 }
 
-/** Thousands may be apart by these; one number uses the same everywhere, in groups of three digits. */
+/** Allowed separators of thousands; a number must use the same one throughout, between groups of three digits. */
 const GROUPS: Record<string, string> = { ",": ".’' \u00a0\u202f", ".": ",’' \u00a0\u202f" };
 const WORD = /^[+-]?(?:nan|inf(?:inity)?)$/i;
 

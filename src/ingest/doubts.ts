@@ -1,10 +1,10 @@
-// Values that are not certainly of their type: the database is asked about all of a batch at once.
+// Asks the database about values that are not certain to be of their type, for a whole batch at once.
 import type pg from "pg";
 import type { Dataset } from "./dataset.ts";
 import type { Fault } from "./faults.ts";
 import type { Doubts } from "./format.ts";
 
-/** Settles the doubts of each row in place, and says what is wrong with those that are not of their type. */
+/** Replaces certain values in place, and returns the faults of those that are not of their type. */
 export async function doubtsOf(client: pg.PoolClient, dataset: Dataset, rows: Doubts[]): Promise<Fault[][]> {
   const faults = rows.map((): Fault[] => []);
   const asked = rows.flatMap(({ cells, places }, row) => places.map((place) => ({ row, cells, place })));

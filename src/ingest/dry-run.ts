@@ -1,5 +1,5 @@
-// What a load would do, without doing it. Every row is judged as by an ingest; the first ones then land and go through
-// the transform in a transaction that is rolled back.
+// Reports what a load would do. Every row is checked as by an ingest; the first ones then land and go through the
+// transform in a transaction that is rolled back.
 import type { Readable } from "node:stream";
 import type pg from "pg";
 import { undone } from "../database/transaction.ts";
@@ -21,10 +21,13 @@ import {
 } from "./ingest.ts";
 import { landRows, resolveDoubts, type Source } from "./land.ts";
 
-/** Rows that go through the transform. It holds locks on the rows that they would replace, until they are rolled back. */
+/**
+ * Rows that go through the transform. More give a surer report, and hold locks on the rows that they would replace
+ * for longer.
+ */
 const TRIED_ROWS = 20_000;
 
-/** Rows shown of each kind. */
+/** Sample rows shown of each kind. */
 const SAMPLES = 3;
 
 interface Sample {
@@ -38,17 +41,19 @@ export interface DryRun {
   rowsLanding: number;
   rowsRejected: number;
   reasons: Reasons;
-  /** The first rows that would land, as they would: their fields as text, without those that are absent. */
+  /** The first rows that would land: their fields as text, without absent ones. */
   landing: { line: number; row: Record<string, string> }[];
   /** The first rows of each reason. */
   rejected: { line: number; reasons: string[]; detail: string; text: string }[];
-  /** Of the first rows that would land; null for a role that may not read the dataset, and if none would land. */
+  /**
+   * Effect of the first rows that would land; null for a role that may not read the dataset, and if none would land.
+   */
   transform: {
     rowsRead: number;
     rowsWritten: number;
     rowsReplaced: number;
     rowsReplacedFromOtherSource: number;
-    /** Null for a full snapshot that is longer than what is tried. */
+    /** Null for a full snapshot with more rows than are tried. */
     rowsDeleted: number | null;
     rowsRejected: number;
     reasons: Reasons;
@@ -57,10 +62,10 @@ export interface DryRun {
     rejected: (Sample & { reasons: string[]; detail: string })[];
     /** Why a full snapshot would delete nothing. */
     problem: string | null;
-    /** Rows of parents that wait for the transform, by dataset: rows that need them count as rejected. */
+    /** Rows of parent datasets that still wait for the transform; rows that reference them count as rejected. */
     waiting: Record<string, number>;
   } | null;
-  /** Run that has ingested the same input: the load would do nothing. */
+  /** The earlier run that has ingested the same input, if there is one: the load would do nothing. */
   sameAs: string | null;
   /** Why the load would fail. */
   error: string | null;
@@ -75,9 +80,9 @@ export async function dryRun(
   input.on("error", () => undefined);
   const dataset = await readDataset(pool, name);
   const { sourceSystem, limit, ...given } = checkOptions(dataset, options);
-  // With its digest, startRun would return an earlier run instead of starting one to try the rows in.
+  // Omit the digest: with it, startRun might return an earlier run in place of a new one.
   const load = { ...options, sourceSystem, sha256: undefined };
-  // A caller who may not ingest learns nothing of the dataset.
+  // Check the right to ingest first, so that others learn nothing of the dataset.
   await undone(pool, (client) => startRun(client, name, load));
   const sameAs = await undone(pool, (client) => findSameLoad(client, name, { ...options, sourceSystem }));
   options.signal?.addEventListener("abort", () => input.destroy(new Error("The dry run was cancelled")), {
@@ -107,7 +112,7 @@ export async function dryRun(
           if (!rows[0]!.may) return null;
           const isReplace = options.operation === "replace";
           const isWhole = accepted.length === progress.rowsWritten;
-          // Rows that are not tried must not count as missing, nor does a snapshot that fails delete any.
+          // Treat an incomplete or failing snapshot as an upsert: rows that are not tried must not count as deleted.
           const operation = isReplace && (error || !isWhole) ? undefined : options.operation;
           const { id: runId } = await startRun(client, name, { ...load, operation });
           const tried = await tryRows(

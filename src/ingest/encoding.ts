@@ -1,19 +1,19 @@
-// Bytes to text, in whole lines. A line with bytes that its encoding has not is marked; the others are untouched.
+// Decodes bytes to text, in whole lines. Lines with bytes that are invalid in their encoding are marked.
 import { isUtf8 } from "node:buffer";
 import { badInput, badOption, quoted } from "./faults.ts";
 
-/** Longest record. A quote that is not closed within it is taken for a stray one. */
+/** Maximum characters of a record. A quote that is not closed within it counts as a stray one. */
 export const MAX_RECORD = 1024 * 1024;
 const SHOWN_OF_TOO_LONG = 8192;
-/** Marks bytes that are not of the encoding, as PostgreSQL takes no NUL anyway. */
+/** Marks invalid bytes. NUL is free for that, since PostgreSQL accepts none in text. */
 export const BAD = "\0";
 export const CUT = `${BAD}[cut]`;
 const NEWLINE = 0x0a;
 
 interface Encoding {
-  /** The text; undefined if some of the bytes are not of this encoding. */
+  /** Decodes the bytes; undefined if some are invalid. */
   strict: (bytes: Buffer) => string | undefined;
-  /** The text with BAD in place of such bytes. */
+  /** Decodes the bytes, with BAD in place of invalid ones. */
   marked: (bytes: Buffer) => string;
 }
 
@@ -22,11 +22,11 @@ const UTF_8: Encoding = {
   marked: (bytes) => bytes.toString("utf8").replaceAll("\uFFFD", BAD),
 };
 
-/** Control characters of encodings with one byte a character: no text has them, but text of another encoding has. */
+/** Control characters of single-byte encodings, which show that a text is in another encoding. */
 
 const CONTROL = /[\x80-\x9f]/;
 const CONTROLS = new RegExp(CONTROL, "g");
-/** The characters of windows-1252 in the places of C1 controls; five of these it leaves as they are. */
+/** Characters of windows-1252 in place of the C1 controls, five of which it keeps. */
 const WINDOWS = "€\x81‚ƒ„…†‡ˆ‰Š‹Œ\x8dŽ\x8f\x90‘’“”•–—˜™š›œ\x9džŸ";
 
 function oneByte(decode: (bytes: Buffer) => string): Encoding {
@@ -67,7 +67,10 @@ function severalBytes(label: string): Encoding {
   };
 }
 
-/** Made when asked for. UTF-16 is brought to UTF-8 before lines are looked for: a newline has two bytes there. */
+/**
+ * Encodings by name, created on first use. UTF-16 is converted to UTF-8 before lines are split, since its newline has
+ * two bytes.
+ */
 const ENCODINGS: Record<string, () => Encoding> = {
   "utf-8": () => UTF_8,
   "utf-16": () => UTF_8,
@@ -95,7 +98,7 @@ const ALIASES: Record<string, string> = {
   cp1252: "windows-1252",
 };
 
-/** The name as it is known here: "latin-1" for ISO-8859-1. */
+/** Returns the name used here: "latin-1" for ISO-8859-1. */
 export function parseEncoding(text: string): string {
   const lower = text.toLowerCase();
   const name = Object.hasOwn(ALIASES, lower) ? ALIASES[lower]! : lower;
@@ -114,11 +117,11 @@ const MARKS: [encoding: string, mark: number[]][] = [
 export interface Text {
   /** Name of the encoding, for messages. */
   encoding: string;
-  /** In pieces of whole lines, the last one perhaps without its newline. */
+  /** The text in pieces of whole lines; the last one may lack its newline. */
   pieces: AsyncGenerator<string>;
 }
 
-/** Text in the given encoding, or in the one of its byte order mark, or in UTF-8. */
+/** Decodes by the given encoding, else by the byte order mark, else as UTF-8. */
 export async function openText(blocks: AsyncIterable<Buffer>, given?: string): Promise<Text> {
   const { head, all } = await withHead(blocks, 3);
   const [marked, mark = []] =
@@ -133,7 +136,7 @@ export async function openText(blocks: AsyncIterable<Buffer>, given?: string): P
   return { encoding, pieces: textOfLines(bytes, ENCODINGS[encoding]!()) };
 }
 
-/** The first bytes, as many as are asked for unless there are fewer, and all of them. */
+/** Returns the first bytes, and a stream of all bytes including them. */
 export async function withHead(
   blocks: AsyncIterable<Buffer>,
   length: number,
@@ -160,7 +163,7 @@ async function* without(blocks: AsyncIterable<Buffer>, bytes: number): AsyncGene
   }
 }
 
-/** Half of a surrogate pair, or of two bytes at the end, becomes BAD. */
+/** Converts UTF-16; a lone surrogate, or a single last byte, becomes BAD. */
 async function* fromUtf16(blocks: AsyncIterable<Buffer>, isBigEndian: boolean): AsyncGenerator<Buffer> {
   let odd: Buffer = Buffer.alloc(0);
   let high = "";
@@ -168,7 +171,7 @@ async function* fromUtf16(blocks: AsyncIterable<Buffer>, isBigEndian: boolean): 
     const bytes = odd.length > 0 ? Buffer.concat([odd, block]) : block;
     const even = bytes.length & ~1;
     odd = bytes.subarray(even);
-    // A copy, since swapping changes the bytes of others.
+    // Copy the bytes, since swap16 works in place.
     const pairs = isBigEndian ? Buffer.from(bytes.subarray(0, even)).swap16() : bytes.subarray(0, even);
     let text = high + pairs.toString("utf16le");
     high = /[\ud800-\udbff]$/.exec(text)?.[0] ?? "";
@@ -181,7 +184,7 @@ async function* fromUtf16(blocks: AsyncIterable<Buffer>, isBigEndian: boolean): 
 const wellFormed = (text: string): string =>
   text.isWellFormed() ? text : text.replace(/\p{Surrogate}/gu, BAD);
 
-/** Lines beyond the limit are cut. */
+/** Yields whole lines; lines beyond the limit are cut. */
 async function* textOfLines(blocks: AsyncIterable<Buffer>, encoding: Encoding): AsyncGenerator<string> {
   let carry: Buffer[] = [];
   let carried = 0;

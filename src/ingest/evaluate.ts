@@ -1,5 +1,5 @@
-// An expression becomes a function of the columns it names. It gives what PostgreSQL would give for the same words, which
-// a test compares; columns are texts, and become numbers where arithmetic needs them.
+// Compiles an expression to a function of its columns. The result is the one that PostgreSQL computes for the same
+// expression, as a test compares. Columns are text, and are converted where arithmetic needs numbers.
 import { createHash } from "node:crypto";
 import * as exact from "./exact.ts";
 import type { Decimal } from "./exact.ts";
@@ -7,10 +7,10 @@ import type { Node } from "./expression.ts";
 import { badOption, unfitValue } from "./faults.ts";
 
 export type Value = null | string | boolean | Decimal;
-/** Values of the columns, in the order of their names. */
+/** Computes the value from those of the columns, in the order of the compiled list. */
 export type Evaluate = (columns: readonly Value[]) => Value;
 
-/** A column as an expression names it. */
+/** A column that an expression refers to. */
 export interface Column {
   name: string;
   isQuoted: boolean;
@@ -22,16 +22,16 @@ interface Part {
   evaluate: Evaluate;
 }
 
-/** Characters of a text that an expression makes. */
+/** Maximum characters of a text that an expression returns. */
 const MAX_TEXT = 100_000;
 
 const shown = (text: string): string => `"${text.slice(0, 50)}${text.length > 50 ? "…" : ""}"`;
 const isDecimal = (value: Value): value is Decimal => typeof value === "object" && value !== null;
 
-/** Reads the text of a column as a number. */
+/** Converts a column's text to a number in PostgreSQL's notation. */
 type ReadNumber = (text: string) => string | undefined;
 
-/** Columns that are not among those of earlier expressions are added to them. */
+/** Adds columns to the list that earlier expressions have not used. */
 export function compile(node: Node, columns: Column[], readNumber: ReadNumber = (text) => text): Evaluate {
   const toNumber = (value: Value): Decimal | null => {
     if (value === null || isDecimal(value)) return value;
@@ -134,7 +134,7 @@ export function compile(node: Node, columns: Column[], readNumber: ReadNumber = 
         const number = toNumber(evaluate(values));
         if (number === null || limit === undefined) return number;
         const rounded = exact.round(number, scale);
-        // There is one negative integer more than positive ones.
+        // The range of integers has one more negative number than positive ones.
         const { digits } = rounded;
         if (digits >= limit || (precision === undefined ? digits < -limit : digits <= -limit))
           throw unfitValue(`${shown(exact.writeNumber(number))} is beyond what ${type} can hold`);
@@ -169,7 +169,7 @@ export function compile(node: Node, columns: Column[], readNumber: ReadNumber = 
     if (isDecimal(a) || isDecimal(b)) return exact.compare(toNumber(a)!, toNumber(b)!) === 0;
     return typeof a === "boolean" || typeof b === "boolean" ? toBoolean(a) === toBoolean(b) : a === b;
   };
-  /** The order of texts is that of a language, and of digits it is not that of numbers. */
+  /** Comparing texts is rejected: their order depends on the collation, and that of digits is not that of numbers. */
   const order = (operands: Part[]): void => {
     if (!operands.some(({ kind }) => kind === "number"))
       throw badOption(
@@ -370,7 +370,7 @@ const ASCII = /^[\x00-\x7f]*$/;
 /** PostgreSQL counts characters, not units of UTF-16. */
 const charactersOf = (text: string): string[] => (ASCII.test(text) ? text.split("") : [...text]);
 const lengthOf = (text: string): number => (ASCII.test(text) ? text.length : [...text].length);
-/** A character stays one, as in PostgreSQL: ß has no capital letter. */
+/** Maps one character to one, as PostgreSQL does: ß stays ß in upper case. */
 const mapped = (text: string, map: (character: string) => string): string =>
   ASCII.test(text)
     ? map(text)
@@ -390,7 +390,7 @@ const trimmed =
     return start === 0 && end === characters.length ? text! : characters.slice(start, end).join("");
   };
 
-/** Functions of texts, given the number at a place too. */
+/** Functions of texts; they can read an argument as a number as well. */
 const TEXTS: Record<string, OfTexts> = {
   lower: ([text]) => mapped(text!, (some) => some.toLowerCase()),
   upper: ([text]) => mapped(text!, (some) => some.toUpperCase()),

@@ -1,14 +1,14 @@
-// Decimal numbers without rounding, as PostgreSQL's numeric has them: the same digits and the same digits after the
-// point, so that an expression gives what SQL would. Libraries of decimals drop trailing zeros or bound the digits.
+// Exact decimal arithmetic like PostgreSQL's numeric, with the same scale of results, so that an expression returns
+// what SQL would. Decimal libraries drop trailing zeros or limit the digits.
 
 export interface Decimal {
-  /** The number without its point. Most fit into a double exactly, which takes a fraction of a bigint's time. */
+  /** All digits as an integer: a double if it is exact, which takes a fraction of a bigint's time. */
   digits: number | bigint;
-  /** How many of the digits stand after the point. */
+  /** Number of digits after the point. */
   scale: number;
 }
 
-/** Digits of a number, before and after the point; more would take time that a row does not have. */
+/** Maximum digits of a number. More would take too long for a single row. */
 const MAX_DIGITS = 1000;
 const FORM = /^\s*([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,4}))?\s*$/;
 
@@ -21,7 +21,7 @@ function power(exponent: number): bigint {
 
 const SHORT = /^-?\d{1,15}$/;
 
-/** Undefined if it is no number, or one that is too long. */
+/** Returns undefined if the text is not a number, or too long. */
 export function parseNumber(text: string): Decimal | undefined {
   const point = text.indexOf(".");
   const joined = point < 0 ? text : text.slice(0, point) + text.slice(point + 1);
@@ -46,7 +46,7 @@ export function writeNumber({ digits, scale }: Decimal): string {
 const scaled = ({ digits, scale }: Decimal, wanted: number): bigint => BigInt(digits) * power(wanted - scale);
 const absolute = (value: bigint): bigint => (value < 0n ? -value : value);
 
-/** Undefined where the number has too many digits. */
+/** Returns undefined if the number has too many digits. */
 function bounded(digits: bigint, scale: number): Decimal | undefined {
   return scale <= MAX_DIGITS && absolute(digits) < power(2 * MAX_DIGITS) ? { digits, scale } : undefined;
 }
@@ -79,7 +79,7 @@ export function compare(a: Decimal, b: Decimal): number {
   return difference < 0n ? -1 : difference > 0n ? 1 : 0;
 }
 
-/** Half a unit goes away from zero. */
+/** Divides and rounds half away from zero. */
 function rounded(numerator: bigint, denominator: bigint): bigint {
   const isNegative = numerator < 0n !== denominator < 0n;
   const [above, below] = [absolute(numerator), absolute(denominator)];
@@ -100,7 +100,7 @@ export function floor({ digits: given, scale }: Decimal): Decimal {
   return { digits: isBelow ? whole - 1n : whole, scale: 0 };
 }
 
-/** PostgreSQL counts digits in groups of four: which of them is the first, and what it is. */
+/** Returns position and value of the first group of four digits, in which PostgreSQL stores numbers. */
 function leading({ digits, scale }: Decimal): [weight: number, digit: bigint] {
   const all = absolute(BigInt(digits));
   if (all === 0n) return [0, 0n];

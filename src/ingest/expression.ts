@@ -1,7 +1,6 @@
-// Expressions that make a field out of columns, in the words of SQL. They are read here into a tree of the few things
-// that are allowed, and evaluated in this process: nothing of their text ever reaches the database, so there is no way
-// to a table, a function with effects, or more time than a row has. A parser of all of SQL would have to be trusted to
-// leave nothing out, and reads numbers as doubles.
+// Parses expressions (`--set`) that make a field out of columns, in a subset of SQL. They are evaluated in this
+// process and never reach the database, so they cannot read a table, call a function with side effects, or run for
+// long. A full SQL parser would need an allowlist for every construct, and parses numbers as doubles.
 import { badOption } from "./faults.ts";
 import { parseNumber, type Decimal } from "./exact.ts";
 
@@ -22,13 +21,13 @@ const MAX_DEPTH = 50;
 
 interface Token {
   kind: "number" | "text" | "word" | "quoted" | "symbol" | "end";
-  /** Words in lower case; the name in quotes as it is. */
+  /** Words are in lower case, quoted names unchanged. */
   text: string;
   written: string;
   at: number;
 }
 
-/** Comments of SQL are none here: -- would be read as two signs. */
+/** SQL comments are not supported: -- is two minus signs. */
 const TOKEN =
   /\s*(?:(?<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)(?![\p{L}_])|(?<text>'(?:[^']|'')*')|(?<quoted>"(?:[^"]|"")+")|(?<word>[\p{L}_][\p{L}\p{N}_]*)|(?<symbol>::|\|\||<=|>=|<>|!=|-(?!-)|\/(?!\*)|[+*%(),=<>]))/uy;
 
@@ -66,7 +65,7 @@ function problem(text: string, at: number, what: string): Error {
   return badOption(`The expression "${text.slice(0, 200)}" cannot be read: ${where} ${what}`);
 }
 
-/** Functions by name: how many arguments they take. */
+/** Functions by name, with the least and the most arguments. */
 export const FUNCTIONS: Record<string, [least: number, most: number]> = {
   coalesce: [1, 100],
   nullif: [2, 2],
@@ -92,7 +91,7 @@ export const FUNCTIONS: Record<string, [least: number, most: number]> = {
   md5: [1, 1],
 };
 
-/** Types of casts, by the names that SQL has for them. */
+/** Types of casts, by their SQL names. */
 const TYPES: Record<string, string> = {
   text: "text",
   varchar: "text",
@@ -195,7 +194,7 @@ export function parseExpression(text: string): Node {
     return { kind: "operator", operator: operator === "!=" ? "<>" : operator, operands: [left, right] };
   }
 
-  /** Up to the closing parenthesis. */
+  /** Parses a list up to the closing parenthesis. */
   function list(): Node[] {
     const nodes = [expression()];
     while (accept(",")) nodes.push(expression());

@@ -1,6 +1,6 @@
-// Faults of a row, and faults of an input or a request as a whole.
+// Faults of single rows, and errors of a whole input or request.
 
-/** A reason of the quarantine, and its words. */
+/** The quarantine's reason code, and its explanation. */
 export interface Fault {
   reason: string;
   detail: string;
@@ -10,7 +10,7 @@ const coded = (code: string, message: string): Error => Object.assign(new Error(
 const has = (error: unknown, code: string): error is Error =>
   error instanceof Error && (error as { code?: unknown }).code === code;
 
-/** The input as a whole cannot be taken; nothing of it has landed. */
+/** The input as a whole is rejected; nothing of it has landed. */
 export const badInput = (message: string): Error => coded("BAD_INPUT", message);
 export const isBadInput = (error: unknown): error is Error => has(error, "BAD_INPUT");
 
@@ -18,7 +18,7 @@ export const isBadInput = (error: unknown): error is Error => has(error, "BAD_IN
 export const badOption = (message: string): Error => coded("BAD_OPTION", message);
 export const isBadOption = (error: unknown): error is Error => has(error, "BAD_OPTION");
 
-/** A value that an expression cannot be evaluated for. There may be one in every row, so it has no stack. */
+/** Thrown if an expression cannot be evaluated for a value. It has no stack, since every row may throw one. */
 export function unfitValue(message: string): Error {
   const { stackTraceLimit } = Error;
   Error.stackTraceLimit = 0;
@@ -31,7 +31,7 @@ export const isUnfitValue = (error: unknown): error is Error => has(error, "UNFI
 export const unknownDataset = (message: string): Error => coded("UNKNOWN_DATASET", message);
 export const isUnknownDataset = (error: unknown): error is Error => has(error, "UNKNOWN_DATASET");
 
-/** Names in a message; more would only hide what it says. */
+/** Maximum names in a message; more make it unreadable. */
 const MAX_NAMES = 50;
 
 export function quoted(names: Iterable<string>): string {

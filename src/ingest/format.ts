@@ -1,5 +1,5 @@
-// Records to rows of a raw table. PostgreSQL decides what a value may be: here only the values that it certainly
-// takes are let through at once; every other one is a doubt, which the database is asked about.
+// Converts records to rows of a raw table. PostgreSQL decides which values are valid: those that are certain pass
+// here at once, every other one is a doubt, about which the database is asked.
 import { fieldNames, type Dataset, type Field } from "./dataset.ts";
 import { badInput, quoted, type Fault } from "./faults.ts";
 import { isObject, numberOf, parseJson } from "./json.ts";
@@ -22,10 +22,10 @@ import { judgeCsv, judgeNumber, judgeValue, type Judged } from "./values.ts";
 export interface Row {
   line: number;
   text: string;
-  /** As COPY takes it, without the end of the line; undefined while there are doubts, or for good if faulty. */
+  /** The line for COPY, without its end; undefined while there are doubts, and if the row is faulty. */
   copy: string | undefined;
   faults: readonly Fault[];
-  /** Cells that the database has to be asked about. */
+  /** Cells about which the database has to be asked. */
   doubts?: Doubts;
 }
 
@@ -41,14 +41,14 @@ export interface Cells extends Doubts {
 
 export interface Formatter {
   format: (record: SourceRecord) => Row;
-  /** The row by field name, for the quarantine; null if it cannot be read. */
+  /** The row by field name, for the quarantine; null if it cannot be parsed. */
   payload: (text: string) => Record<string, unknown> | null;
 }
 
-/** Many rows wait in memory at a time: what most of them have in common exists once. */
+/** Shared by all rows without faults, many of which are in memory at a time. */
 const NO_FAULTS: readonly Fault[] = [];
 
-/** Columns of a CSV file. A table has at most 1,600; the rest becomes JSON, row by row. */
+/** Maximum columns of a CSV file. A table has at most 1,600; further ones go to the field for extras. */
 const MAX_COLUMNS = 2000;
 
 export interface FormatOptions {
@@ -60,7 +60,7 @@ export interface FormatOptions {
   delimiter?: string | undefined;
 }
 
-/** Looks at the first record: rejects columns that cannot be placed, and gives what formats the records. */
+/** Examines the first record, rejects columns that cannot be assigned, and returns a function that formats records. */
 export function createFormatter(options: FormatOptions, first: SourceRecord): Formatter {
   const { dataset, format, map, sets } = options;
   if (first.broken && format === "csv") throw badInput(`The header cannot be read: ${first.broken.detail}`);
@@ -80,7 +80,7 @@ export function createFormatter(options: FormatOptions, first: SourceRecord): Fo
     const missing = [...map.keys()].filter((column) => !present.has(column));
     if (format === "csv" && missing.length > 0)
       throw badInput(`The input has no column ${quoted(missing)} to map; it has: ${quoted(columns)}`);
-    // A row of NDJSON may lack columns that others have.
+    // Columns are assigned row by row in NDJSON, where rows may lack some.
     if (format === "csv") placement = placeColumns(columns, dataset, map, sets);
     const made = sets?.fields.map(({ name }) => name) ?? [];
     const fields = placement?.fields ?? fieldsOfRow(columns, options);
@@ -146,7 +146,7 @@ function csvFormatter(
 ): Formatter {
   const extras = [...fields.entries()].filter(([, field]) => field !== "" && !dataset.places.has(field));
   const setOf = new Map(sets?.fields.map(({ name }, i) => [name, i]));
-  /** For each field of the dataset, the column that has it, or the expression that makes it. */
+  /** For each field of the dataset, its column or its expression. */
   const sources = dataset.fields.map(({ name }) => ({ column: fields.indexOf(name), set: setOf.get(name) }));
   const extrasOf = (values: string[]): Extras =>
     extras.flatMap(([index, field]) => (values[index] ? [[field, values[index]] as const] : []));
@@ -162,7 +162,7 @@ function csvFormatter(
           read.map((index) => textValue(values[index]!, rules.nulls, true)),
         )
       : [];
-    // An empty field is an absent one, quoted or not: many writers quote everything.
+    // An empty field is absent, quoted or not, since many programs quote everything.
     const given = sources.map(({ column, set }) =>
       set === undefined ? values[column] || undefined : made[set],
     );
@@ -210,7 +210,7 @@ function ndjsonFormatter({ dataset, map, sets, rules }: FormatOptions): Formatte
   };
 }
 
-/** A row by field name, of whatever source: from NDJSON, and from the quarantine. */
+/** Checks a row that is given by field name: from NDJSON or from the quarantine. */
 export function judgeFields(
   dataset: Dataset,
   kept: Record<string, unknown>,
@@ -238,7 +238,7 @@ type Extras = (readonly [name: string, value: unknown])[];
 
 function judgeCells(
   dataset: Dataset,
-  /** In the order of the dataset's fields. */
+  /** Values in the order of the dataset's fields. */
   values: readonly unknown[],
   isCsv: boolean,
   extras: Extras,
@@ -250,7 +250,7 @@ function judgeCells(
     extras = isCsv
       ? extras.filter(([, value]) => !isAbsent(value))
       : extras.map(([name, value]) => [name, isAbsent(value) ? null : value]);
-  // A value of a CSV row that is no text comes from a correction in the quarantine, which is JSON.
+  // In a CSV row, a value that is not text comes from a correction in the quarantine, which is JSON.
   const judge = (field: Field, value: unknown): Judged =>
     isCsv && typeof value === "string"
       ? judgeCsv(field, value, rules)
@@ -316,14 +316,14 @@ function judgeExtras(field: Field, value: unknown, extras: Extras, isCsv: boolea
 }
 
 /**
- * Fields without a column of their own join the one for extras. If that is no object, or has a field of the same
- * name, it stays whole under its own name beside them, so that no value displaces another.
+ * Merges unknown fields into the field for extras. If that holds no object, or has a field of the same name, it is
+ * stored whole under its own name beside them, so that no value is lost.
  */
 function join(field: Field, own: unknown, extras: Extras): unknown {
   const absent = own === undefined || own === null;
   const joins = isObject(own) && !extras.some(([name]) => Object.hasOwn(own, name));
   const entries = absent ? [] : joins ? Object.entries(own) : [[field.name, own] as const];
-  // An assignment instead of an entry would lose a field called __proto__.
+  // Assigning properties would lose a field called __proto__.
   return Object.fromEntries([...entries, ...extras]);
 }
 
@@ -367,8 +367,8 @@ export const decodeCopy = (line: string): (string | null)[] =>
     );
 
 /**
- * JSON for the quarantine, whatever the row holds: jsonb takes neither NUL nor half a surrogate pair. A row with
- * numbers that nobody could read back has its text only.
+ * Encodes a payload as JSON that jsonb accepts: without NUL and lone surrogates. Returns null for numbers that could
+ * not be read back; then only the row's text is stored.
  */
 export function encodePayload(payload: Record<string, unknown> | null): string | null {
   if (payload === null) return null;

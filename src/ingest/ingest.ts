@@ -1,4 +1,4 @@
-// Source files and streams into staging. Memory is flat: the input is read only as fast as PostgreSQL takes it,
+// Loads files and streams into staging in constant memory: the input is read only as fast as PostgreSQL copies it,
 // one batch being copied while the next one is read.
 import type { Readable } from "node:stream";
 import type pg from "pg";
@@ -26,7 +26,7 @@ import { readRun, type Run } from "../pipeline/runs.ts";
 import { patiently } from "../pipeline/batch.ts";
 
 export interface IngestProgress {
-  /** Bytes of the input as it was sent, compressed or not. */
+  /** Bytes of the input as sent, compressed or not. */
   bytesRead: number;
   rowsRead: number;
   rowsWritten: number;
@@ -40,45 +40,45 @@ export interface IngestOptions extends ReadOptions, MapOptions {
   format?: Format;
   sourceSystem?: string;
   sourceName?: string;
-  /** "delete": the rows name rows to delete. "replace": they are all that the source has, the others of it are deleted. */
+  /** "delete": the rows name rows to delete. "replace": a full snapshot, all other rows of the source are deleted. */
   operation?: Operation;
-  /** Rows that may be rejected, such as "10" or "5%"; a load that exceeds it leaves no row. */
+  /** Rows that may be rejected, such as "10" or "5%"; a load that exceeds it lands no row. */
   maxRejected?: string;
-  /** Digest of the input: if it was ingested with the same options before, nothing is done. */
+  /** SHA-256 of the input: if it was ingested with the same options before, nothing is done. */
   sha256?: string;
   /** Size of the input, if known, for the run's progress. */
   totalBytes?: number;
   trigger: "cli" | "api" | "sample";
   actor?: string;
-  /** Role under which the run is started: the database refuses those who may not. */
+  /** Database role that starts the run, which needs the right to ingest. */
   role?: string;
   onStart?: (runId: string) => void;
   onProgress?: (progress: IngestProgress) => void;
   signal?: AbortSignal;
 }
 
-/** The database waits for a moment between batches: few large ones. */
+/** Rows of a batch. The database idles between batches, so few large ones are faster, and take more memory. */
 export const BATCH_ROWS = 50_000;
 export const BATCH_CHARACTERS = 4 * 1024 * 1024;
-/** Rows of a slow source land after this time. */
+/** Time in ms after which the rows of a slow source land. A lower value makes smaller transactions. */
 const FLUSH_MS = 2_000;
 
-/** How many rows each reason rejected; a row may have several. */
+/** Rejected rows by reason; a row may count for several. */
 export type Reasons = Record<string, number>;
 
 export type IngestRun = Run & {
   reasons: Reasons;
-  /** The run is an earlier one, which has ingested the same input. */
+  /** Set if the run is an earlier one that has ingested the same input. */
   skipped?: true;
 };
 
 export interface Ingested {
   run: IngestRun;
-  /** Why the run failed: its input, a database that may be back soon, or a fault that would come again. "rows": none was good. */
+  /** Why the run failed: its input, a database that may recover, or a permanent fault. "rows": all were rejected. */
   failedBy?: "source" | "rows" | "database" | "fault";
 }
 
-/** Resolves once rows may have landed, whatever happens then: the run says how it ended. Throws before that. */
+/** Throws for faults before the first row; from then on it resolves, and the run tells how it ended. */
 export async function ingest(
   pool: pg.Pool,
   dataset: string,
@@ -90,7 +90,7 @@ export async function ingest(
 
 type Reading = Omit<FormatOptions, "format"> & Dialect;
 
-/** Rejects what is wrong whatever the input holds. */
+/** Checks options independently of the input. */
 export function checkOptions(
   dataset: Dataset,
   options: IngestOptions,
@@ -112,7 +112,8 @@ export async function receive(
   input: Readable,
   options: IngestOptions,
 ): Promise<Ingested> {
-  // A source may break before anybody reads it; unheard, its error would end the process. Reading throws it later.
+  // The source may fail before it is read; without a listener its error would end the process. Reading throws it
+  // later.
   input.on("error", () => undefined);
   const dataset = await readDataset(pool, name);
   const { sourceSystem, limit, ...given } = checkOptions(dataset, options);
@@ -132,7 +133,7 @@ export async function receive(
     sourceSystem,
     sourceName,
     isDelete: operation === "delete",
-    // Without expressions the quarantine has the fields, and columns do not matter any more.
+    // The mapping is stored only with expressions; without them the quarantine stores fields, not columns.
     readOptions: givenOptions({
       ...readOptionsOf(options),
       ...(sets && { map: options.map, set: options.set }),
@@ -154,7 +155,7 @@ export async function receive(
   try {
     await landing.finish();
   } catch (error) {
-    // Reading stops because of it, so it is the first cause.
+    // This failure stops the reading, so it is the root cause.
     failure = error as Error;
     failedBy = isAboutRows(failure) ? "rows" : isPassing(failure) ? "database" : "fault";
   } finally {
@@ -173,7 +174,7 @@ export async function receive(
   return { run, failedBy };
 }
 
-/** What is wrong with the rows as a whole, once all of them are known. */
+/** Finds the fault of the load as a whole, after all rows are read. */
 export function findFault(
   { progress, reasons }: Pick<Landing, "progress" | "reasons">,
   limit: RejectLimit | undefined,
@@ -208,24 +209,26 @@ function tooManyRejected(
 const ABOUT_ROWS = "TOO_MANY_REJECTED";
 const isAboutRows = (error: Error): boolean => (error as { code?: unknown }).code === ABOUT_ROWS;
 
-/** True when the same rows may land if they are sent again: conflicts, locks, time-outs, a run closed by others. */
+/**
+ * True for temporary errors, after which the same rows may land: conflicts, locks, timeouts, a run closed by others.
+ */
 const isPassing = (error: Error): boolean =>
   isUnavailable(error) || /^(40|55P03|57014|ST001)/.test(String((error as { code?: unknown }).code));
 
-/** The most frequent first. */
+/** Lists the reasons, the most frequent first. */
 export const describeReasons = (reasons: Reasons): string =>
   Object.entries(reasons)
     .sort(([, a], [, b]) => b - a)
     .map(([reason, count]) => `${reason} ${count}`)
     .join(", ");
 
-/** Takes the rows that are read. */
+/** Receives rows and lands them in batches. */
 export interface Landing {
   readonly progress: IngestProgress;
   readonly reasons: Reasons;
   start(formatter: Formatter, format: Format): void;
   onBytes(count: number): void;
-  /** Resolves when there is room for more, and the database has enough to do. */
+  /** Adds a row; returns a promise if the caller should wait for the batch being copied. */
   add(row: Row): Promise<void> | undefined;
   finish(): Promise<void>;
 }
@@ -275,7 +278,7 @@ function startLanding(
       landing = after;
     });
   };
-  // Rows of a slow source do not wait for a full batch, and a silent source does not look dead.
+  // Land a slow source's rows without waiting for a full batch, and keep the heartbeat of a silent one.
   const timer = setInterval(() => {
     if (rows.length > 0 && idle) void flush();
     else pool.query("select strata.heartbeat_run($1)", [source.runId]).catch(() => undefined);
@@ -325,7 +328,7 @@ export async function readRows(
   if (!formatter && format === "csv") throw badInput("The input is empty; a CSV file starts with a header");
 }
 
-/** What is not given is left out: the same load has the same arguments, whoever asks for it. */
+/** Omits options that are not given, so that the same load has equal arguments however it is requested. */
 function argumentsOf(options: IngestOptions): object {
   const { sourceSystem, sourceName, map, set, operation, maxRejected, sha256 } = options;
   const { null: nulls, ...reading } = readOptionsOf(options);
@@ -336,7 +339,7 @@ function argumentsOf(options: IngestOptions): object {
   };
 }
 
-/** The run that has ingested the same input with the same options. */
+/** Finds a run that has ingested the same input with the same options. */
 export async function findSameLoad(
   client: pg.PoolClient,
   dataset: string,
@@ -350,7 +353,7 @@ export async function findSameLoad(
   return rows[0]!.id;
 }
 
-/** The run of the load, or the one that has ingested the same input before. */
+/** Starts the load's run, or returns one that has ingested the same input before. */
 export async function startRun(
   client: pg.PoolClient,
   dataset: string,

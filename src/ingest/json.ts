@@ -1,4 +1,4 @@
-// JSON that keeps every digit, and how its values are written for a column.
+// Parses JSON without losing digits, and formats its values for a column.
 import { LOSSY } from "./numbers.ts";
 
 // JSON.parse rounds long numbers and loses very large ones; those keep the text they were sent with.
@@ -6,7 +6,7 @@ const { rawJSON, isRawJSON } = JSON as unknown as {
   rawJSON: (text: string) => object;
   isRawJSON: (value: unknown) => value is { rawJSON: string };
 };
-/** A number with all of its digits, for JSON. */
+/** Makes a JSON number with all of its digits. */
 export const numberOf = (text: string): object => rawJSON(text);
 const DEEPEST = 1000;
 
@@ -20,7 +20,7 @@ export function parseJson(text: string): unknown {
   return JSON.parse(text, keep);
 }
 
-/** Deep nesting overflows the stack of whoever takes the value apart, here or in the database. */
+/** Deeply nested values overflow the stack, here or in the database. */
 function isDeep(text: string): boolean {
   let depth = 0;
   for (const [bracket] of text.matchAll(/[[\]{}]/g)) {
@@ -35,14 +35,14 @@ export const isObject = (value: unknown): value is Record<string, unknown> =>
 
 export const isNested = (value: unknown): value is object => isObject(value) || Array.isArray(value);
 
-/** The text of a single value; undefined for an object or array. */
+/** Text of a scalar; undefined for an object or array. */
 export function textOf(value: unknown): string | undefined {
   if (typeof value === "string") return value;
   if (isNested(value)) return undefined;
   return isRawJSON(value) ? value.rawJSON : JSON.stringify(value);
 }
 
-/** A JSON array as PostgreSQL writes one; undefined if it holds objects. */
+/** Converts a JSON array to PostgreSQL's notation; undefined if it holds objects. */
 export function arrayLiteral(items: unknown[], ofJson: boolean): string | undefined {
   const parts: string[] = [];
   for (const item of items) {

@@ -1,5 +1,4 @@
-// A batch of rows into staging: COPY for the good ones, quarantine for the others, counts on the run, all in
-// one transaction.
+// Lands a batch in one transaction: COPY for valid rows, quarantine for the others, counts on the run.
 import { pipeline } from "node:stream/promises";
 import pg from "pg";
 import { from as copyFrom } from "pg-copy-streams";
@@ -15,10 +14,10 @@ export interface Source {
   format: Format;
   sourceSystem: string;
   sourceName: string | null;
-  /** The rows name rows to delete. */
+  /** True if the rows name rows to delete. */
   isDelete: boolean;
   formatter: Formatter;
-  /** How the input is read, if the caller said anything about it: a retry reads its rows alike. */
+  /** Read options of the input, if any were given, so that a retry reads its rows alike. */
   readOptions?: object | undefined;
 }
 
@@ -27,7 +26,7 @@ export interface Landed {
   rejected: Row[];
 }
 
-/** onCopying is called once PostgreSQL has its work: whoever reads on before that delays each round trip. */
+/** onCopying is called once PostgreSQL is copying: reading on before that would delay each round trip. */
 export async function landBatch(
   pool: pg.Pool,
   source: Source,
@@ -42,7 +41,7 @@ export async function landBatch(
   });
 }
 
-/** Rows without doubts. */
+/** Lands rows whose doubts are settled. */
 export async function landRows(
   client: pg.PoolClient,
   source: Source,
@@ -80,7 +79,7 @@ export async function resolveDoubts(client: pg.PoolClient, dataset: Dataset, row
   }
 }
 
-/** Copies the rows and gives back those that the database refused, with the reason. */
+/** Copies the rows and returns those that the database rejected, with the reason. */
 async function copyRows(client: pg.PoolClient, source: Source, rows: Row[]): Promise<Row[]> {
   const given = [
     "source_system",
@@ -102,23 +101,25 @@ async function copyRows(client: pg.PoolClient, source: Source, rows: Row[]): Pro
   );
 }
 
-/** Characters of a key that the quarantine shows; the row as a whole is beside it. */
+/** Characters of a key that the quarantine shows; the row is stored as well. */
 const MAX_KEY_LENGTH = 200;
 
-/** A column of four bytes holds it; rows further on have no line. */
+/** Largest line number, that of an integer column; later rows have none. */
 const MAX_LINE = 2 ** 31 - 1;
 
 const QUARANTINE_COLUMNS =
   "dataset, stage, reasons, detail, payload, raw_text, source_format, ingest_seq, source_system, source_name, source_line, run_id, row_key, operation, read_options";
 
-/** The row's key in words for a person; null if a part of it is missing. */
+/** The row's key as text for people; null if a part of it is missing. */
 function keyOf({ fields }: Dataset, payload: Record<string, unknown> | null): string | null {
   const values = fields.filter(({ isKey }) => isKey).map(({ name }) => payload?.[name]);
   if (values.some((value) => value == null || typeof value === "object")) return null;
   return withoutNul(values.join(", ")).slice(0, MAX_KEY_LENGTH) || null;
 }
 
-/** Before the good rows of a batch, so that one retried later never overwrites a newer row. */
+/**
+ * Called before the valid rows of a batch, so that a rejected row that is retried later never overwrites a newer one.
+ */
 async function quarantine(client: pg.PoolClient, source: Source, rows: Row[]): Promise<void> {
   if (rows.length === 0) return;
   const { rows: drawn } = await client.query<{ seq: string }>(
@@ -152,12 +153,12 @@ async function quarantine(client: pg.PoolClient, source: Source, rows: Row[]): P
     return encodeCopy(cells) + "\n";
   };
   const statement = `copy staging.quarantine (${QUARANTINE_COLUMNS}) from stdin`;
-  // Numbers too large for jsonb, for example: the text is kept all the same.
+  // If jsonb rejects a payload, a number too large for example, only the row's text is stored.
   const refused = await copyWithout(client, statement, rows, encode, (row) => withoutPayload.add(row));
   if (refused.length > 0) await copy(client, statement, refused, encode);
 }
 
-/** Should the database refuse rows in spite of all checks, it says at which line: the others still land. */
+/** Copies rows, without those that the database rejects in spite of all checks: its error names the line. */
 async function copyWithout(
   client: pg.PoolClient,
   statement: string,
@@ -175,7 +176,7 @@ async function copyWithout(
       if (!isDataError(error)) throw error;
       await client.query("rollback to savepoint landing");
       const named = Number(/, line (\d+)/.exec(error.where ?? "")?.[1] ?? 0) - 1;
-      // Without a line, or with one that is not in the batch, halving finds the row.
+      // Find the row by halving if the error names no line of the batch.
       const at = named >= 0 && named < part.length ? named : part.length >> 1;
       const culprit = part.length === 1 || at === named ? part[at] : undefined;
       if (culprit) {
@@ -210,7 +211,7 @@ function copy(
   return pipeline(lines, stream);
 }
 
-/** Data exceptions, broken constraints, limits; anything else is not the row's fault. */
+/** True for errors that are the row's fault: data exceptions, violated constraints, exceeded limits. */
 export const isDataError = (error: unknown): error is Error & { where?: string } =>
   error instanceof Error && /^(22|23|54)/.test(String((error as { code?: unknown }).code));
 

@@ -1,8 +1,8 @@
-// --max-rejected: how many rows of a load may be rejected, as a number or a share.
+// The limit of rejected rows of a load (--max-rejected), as a number or a share.
 import { badOption } from "./faults.ts";
 
 export interface RejectLimit {
-  /** As it was given: "10" or "0.5%". */
+  /** The limit as given: "10" or "0.5%". */
   text: string;
   rows?: number;
   percent?: number;
@@ -18,7 +18,7 @@ export function parseLimit(text: string): RejectLimit {
   );
 }
 
-/** A share is known at the end only; a number may be exceeded before. */
+/** Whether the limit is exceeded. A share is only known at the end; a number may be exceeded before. */
 export const exceeds = (
   { rows, percent }: RejectLimit,
   { rowsRead, rowsRejected }: { rowsRead: number; rowsRejected: number },

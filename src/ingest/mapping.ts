@@ -1,7 +1,7 @@
-// Which column of an input is which field, and the fields that are made of columns by expressions.
+// Assigns columns to fields (`--map`) and computes fields by expressions (`--set`).
 //
-// A row in quarantine keeps the columns that expressions read, so that a retry makes its fields again. A field of its own
-// there, if no expression reads it, was given by a correction and stands.
+// A row in quarantine keeps the columns that expressions read, so that a retry computes its fields again. A field that a
+// correction has set is not computed.
 import { fieldNames, type Dataset } from "./dataset.ts";
 import { compile, type Column, type Evaluate, type Value } from "./evaluate.ts";
 import { parseNumber, writeNumber } from "./exact.ts";
@@ -30,12 +30,12 @@ function checkField(pair: string, field: string, does: string, dataset: Dataset)
     );
 }
 
-/** Fields that expressions make; each costs time in every row. */
+/** Maximum fields that expressions compute; each takes time in every row. */
 const MAX_SETS = 200;
 
 export interface Sets {
   fields: { name: string; text: string; evaluate: Evaluate }[];
-  /** Columns that they read. */
+  /** Columns that the expressions read. */
   columns: Column[];
   map: Map<string, string>;
   nulls: Rules["nulls"];
@@ -73,7 +73,7 @@ export function parseSets(
   return { fields, columns, map, nulls };
 }
 
-/** Why a field could not be made. */
+/** The reason why a field could not be computed. */
 export class Failure {
   readonly fault: Fault;
   constructor(fault: Fault) {
@@ -81,7 +81,7 @@ export class Failure {
   }
 }
 
-/** A number that was computed: it has a point, whatever the numbers of the input have. */
+/** A computed number, whose decimal separator is a point, whatever the input uses. */
 export class Computed {
   readonly text: string;
   constructor(text: string) {
@@ -91,7 +91,7 @@ export class Computed {
 
 type Made = string | boolean | Computed | Failure | undefined;
 
-/** The fields in their order, from the values of the columns that are read. */
+/** Computes the fields from the columns' values. */
 export const make = ({ fields }: Sets, values: Value[]): Made[] =>
   fields.map(({ name, text, evaluate }) => {
     try {
@@ -105,7 +105,7 @@ export const make = ({ fields }: Sets, values: Value[]): Made[] =>
     }
   });
 
-/** SQL's names have no case unless they are quoted; a name that is written as it is wins. */
+/** Unquoted names are case-insensitive, as in SQL; an exact match takes precedence. */
 const isCalled = ({ name, isQuoted }: Column, other: string): boolean =>
   name === other || (!isQuoted && name.toLowerCase() === other.toLowerCase());
 
@@ -119,13 +119,13 @@ function find(column: Column, names: readonly string[]): string | undefined {
   return found[0];
 }
 
-/** Where each column of a CSV file goes. */
+/** The use of each column of a CSV file. */
 export interface Placement {
-  /** The field of each column; empty if it has none. */
+  /** Field of each column; empty if it has none. */
   fields: string[];
-  /** The name of each column in quarantine; empty if it is not kept. */
+  /** Name of each column in quarantine; empty if it is not stored. */
   kept: string[];
-  /** Place of each column that expressions read. */
+  /** Index of each column that expressions read. */
   read: number[];
 }
 
@@ -167,7 +167,7 @@ export function placeColumns(
 
 const isMade = (field: string, { fields }: Sets): boolean => fields.some(({ name }) => name === field);
 
-/** A row by its columns, as the quarantine keeps it: by the names of its fields, and those that expressions read. */
+/** A row as the quarantine stores it: by field name, with the columns that expressions read. */
 export function renamed(
   row: Record<string, unknown>,
   map: Map<string, string>,
@@ -184,7 +184,7 @@ export function renamed(
   );
 }
 
-/** A row as it was kept, to its fields. */
+/** Converts a row from the quarantine to its fields. */
 export function withSets(
   row: Record<string, unknown>,
   dataset: Dataset,

@@ -1,13 +1,13 @@
-// Numbers inside JSON. PostgreSQL keeps every digit, and writes all of them out whenever the value is read: sixteen
-// bytes such as 1e131071 become 131,072. What no client can hold is rejected before it is kept.
+// Checks numbers inside JSON. PostgreSQL stores every digit and writes all of them whenever the value is read:
+// 1e131071 becomes 131,072 digits. Numbers beyond a double's range are rejected, since clients cannot hold them.
 
-/** May be written out in another way than it was sent, or be rounded by JSON.parse. */
+/** Matches numbers that PostgreSQL may write differently, or that JSON.parse may round. */
 export const LOSSY = /[\d.]{16}|\d[eE][+-]?\d\d/;
 
-/** Longest JSON of a row in characters, its numbers written out; as long as a record may be. */
+/** Maximum characters of a row's JSON with its numbers written out; the same as for a record. */
 const MAX_WRITTEN = 1024 * 1024;
 
-// Strings match as well, so that digits inside them are passed over.
+// Matches strings as well, so that digits inside them are skipped.
 const STRING_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE]([+-]?\d+))?/gs;
 
 export interface NumberFault {

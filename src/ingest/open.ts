@@ -1,4 +1,4 @@
-// An input to records, whatever its format.
+// Reads records from an input of any format.
 import type { Readable } from "node:stream";
 import { openText, type Text } from "./encoding.ts";
 import { badInput } from "./faults.ts";
@@ -9,7 +9,7 @@ interface Opening {
   format?: Format | undefined;
   delimiter?: string | undefined;
   encoding?: string | undefined;
-  /** How many more bytes of the input were taken, compressed or not. */
+  /** Called with the number of bytes read from the input, compressed or not. */
   onBytes: (count: number) => void;
 }
 

@@ -1,31 +1,31 @@
-// How an input says things: what the caller tells of it, in one shape for the command line, HTTP, mutations, and the
-// quarantine, which keeps it beside a row so that a retry reads the row as the ingest did.
+// Read options of an input, in one shape for the command line, HTTP, mutations and the quarantine, which stores them
+// with a row so that a retry reads it as the ingest did.
 import { parseDateFormat, type DateFormat } from "./dates.ts";
 import { parseDecimal, type NumberFormat } from "./decimals.ts";
 import { parseEncoding } from "./encoding.ts";
 import { badOption } from "./faults.ts";
 import { parseTimezone, type Zone } from "./zone.ts";
 
-/** How values are written. */
+/** Notation of values. */
 export interface ValueOptions {
-  /** Dates that are not ISO 8601: DD/MM/YYYY. */
+  /** Format of dates that are not ISO 8601, such as DD/MM/YYYY. */
   dateFormat?: string;
-  /** What separates the fraction of a number: a point or a comma. */
+  /** Decimal separator: a point or a comma. */
   decimal?: string;
-  /** IANA name of the zone of times without an offset. */
+  /** Time zone (IANA name) of times without an offset. */
   timezone?: string;
-  /** Texts that mean that there is no value: NA. */
+  /** Texts that mean an absent value, such as NA. */
   null?: string[];
 }
 
 export interface ReadOptions extends ValueOptions {
-  /** What separates the fields of CSV; a comma unless given. */
+  /** Separator of CSV fields; a comma by default. */
   delimiter?: string;
-  /** UTF-8 unless given, or unless a byte order mark says another one. */
+  /** Encoding; by default that of the byte order mark, else UTF-8. */
   encoding?: string;
 }
 
-/** Which column is which field. */
+/** Assignment of columns to fields. */
 export interface MapOptions {
   /** "column=field" pairs; "column=" leaves a column out. */
   map?: string[];
@@ -33,7 +33,7 @@ export interface MapOptions {
   set?: string[];
 }
 
-/** These of all the options that a caller gives. */
+/** Picks the value options from a caller's options. */
 export const valueOptionsOf = ({
   dateFormat,
   decimal,
@@ -52,14 +52,14 @@ export const readOptionsOf = (options: ReadOptions): ReadOptions => ({
   ...valueOptionsOf(options),
 });
 
-/** Read options that were checked. */
+/** Checked read options. */
 export interface Dialect {
   delimiter?: string;
   encoding?: string;
   rules: Rules;
 }
 
-/** How the values of a row are read; what is absent is read as everywhere: ISO 8601, a decimal point, UTC. */
+/** Rules for reading values; the defaults are ISO 8601, a decimal point and UTC. */
 export interface Rules {
   dates?: DateFormat;
   numbers?: NumberFormat;
@@ -69,7 +69,7 @@ export interface Rules {
 
 export const NO_RULES: Rules = {};
 
-/** Rejects what cannot be, whatever the input holds. */
+/** Checks read options independently of the input. */
 export function checkReadOptions({ delimiter, encoding, ...values }: ReadOptions): Dialect {
   return {
     ...(delimiter !== undefined && { delimiter: parseDelimiter(delimiter) }),
@@ -91,14 +91,14 @@ const NAMED: Record<string, string> = { tab: "\t", "\\t": "\t" };
 
 function parseDelimiter(text: string): string {
   const delimiter = Object.hasOwn(NAMED, text) ? NAMED[text]! : text;
-  // Letters and digits are values; what takes two units of UTF-16 is no separator either.
+  // Letters, digits and characters of two UTF-16 units cannot be separators.
   if (delimiter.length === 1 && !/[\p{L}\p{N}"\r\n\0\ud800-\udfff]/u.test(delimiter)) return delimiter;
   throw badOption(
     `"${text.slice(0, 100)}" cannot separate fields; allowed: one character that is no letter, digit, quote or end of a line, such as ";", or tab`,
   );
 }
 
-/** Texts that mean "absent", and the length of one; each is looked up for every value. */
+/** Maximum number of null texts, and characters of one; each is compared with every value. */
 const MAX_NULLS = 100;
 const MAX_NULL_LENGTH = 100;
 
@@ -113,7 +113,7 @@ function parseNulls(texts: string[]): ReadonlySet<string> {
   return new Set(texts);
 }
 
-/** Only what is given, to be kept as JSON; undefined if nothing is. */
+/** Returns the given options, to be stored as JSON; undefined if there are none. */
 export function givenOptions<T extends object>(options: T): Partial<T> | undefined {
   const given = Object.entries(options).filter(
     ([, value]) => value !== undefined && !(Array.isArray(value) && value.length === 0),

@@ -1,12 +1,12 @@
-// Bytes to records: gunzip, text, then CSV (RFC 4180) or NDJSON. Each record keeps its own text and line.
+// Reads records from bytes: gunzip, text, then CSV (RFC 4180) or NDJSON. Each record has its text and line number.
 //
-// csv-parse is what the tests compare this reader with, but not what runs: asked for the position of each record
-// it takes longer than PostgreSQL takes to store it, and after an unclosed quote it cannot go on at the next line.
+// Tests compare this reader with csv-parse. That library is not used here because, with the position of each record, it
+// is slower than PostgreSQL stores rows, and it cannot resume at the next line after an unclosed quote.
 import { pipeline, Readable } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { BAD, CUT, MAX_RECORD, withHead, type Text } from "./encoding.ts";
 
-/** What separates the fields of CSV unless another character is given. */
+/** Default separator of CSV fields. */
 const COMMA = ",";
 
 export type Format = "csv" | "ndjson";
@@ -14,18 +14,18 @@ export type Format = "csv" | "ndjson";
 export interface SourceRecord {
   line: number;
   text: string;
-  /** CSV fields in file order; undefined for NDJSON and for a record that is broken. */
+  /** CSV fields in file order; undefined for NDJSON and for broken records. */
   fields?: string[];
-  /** Why the record cannot be read at all. */
+  /** Set if the record cannot be parsed. */
   broken?: { reason: string; detail: string };
 }
 
-/** The bytes as sent, or as compressed before: gzip is known by its first two bytes. */
+/** Decompresses the input if its first two bytes are those of gzip. */
 export async function* plainBytes(input: Readable, onBytes: (count: number) => void): AsyncGenerator<Buffer> {
   const { head, all: rest } = await withHead(counted(input, onBytes), 2);
   if (head[0] !== 0x1f || head[1] !== 0x8b) return yield* rest;
   const gunzip = createGunzip();
-  // Errors of either side reach the loop below through the destroyed gunzip.
+  // Errors of both streams reach the loop below through the destroyed gunzip.
   pipeline(Readable.from(rest), gunzip, () => undefined);
   yield* gunzip as AsyncIterable<Buffer>;
 }
@@ -49,7 +49,7 @@ function brokenText(text: string, encoding: string): SourceRecord["broken"] {
   };
 }
 
-/** Records come in bunches: a promise for each one would cost more than reading it. */
+/** Yields arrays of records: a promise for each record would cost more than reading it. */
 export async function* readNdjson({ pieces, encoding }: Text): AsyncGenerator<SourceRecord[]> {
   let line = 0;
   for await (const text of pieces) {
@@ -66,7 +66,7 @@ export async function* readNdjson({ pieces, encoding }: Text): AsyncGenerator<So
   }
 }
 
-/** Records of as many fields as the first one has; empty lines are skipped. */
+/** Yields CSV records, which must have as many fields as the first one; empty lines are skipped. */
 export async function* readCsv(
   { pieces: texts, encoding }: Text,
   delimiter = COMMA,
@@ -84,7 +84,7 @@ export async function* readCsv(
     let quote = text.indexOf('"');
     while (start < text.length) {
       const newline = text.indexOf("\n", start);
-      // A piece ends with a whole line, so this is the last line of all; it may lack its newline.
+      // Pieces end with whole lines, so only the last line of the input may lack its newline.
       const end = newline === -1 ? text.length : newline;
       if (quote !== -1 && quote < start) quote = text.indexOf('"', start);
       const last = lineEnd(text, start, end);
@@ -123,11 +123,11 @@ const wrongWidth = (found: number, expected: number): SourceRecord["broken"] => 
   detail: `The record has ${found} fields; the header has ${expected}.`,
 });
 
-/** A record may end with CR LF or LF. */
+/** End of a line's text, without CR LF or LF. */
 const lineEnd = (text: string, start: number, end: number): number =>
   end > start && text.charCodeAt(end - 1) === 13 ? end - 1 : end;
 
-/** The fields of one record's text. */
+/** Parses the fields of a single record. */
 export function fieldsOf(text: string, delimiter = COMMA): string[] | undefined {
   if (!text.includes('"')) return text.split(delimiter);
   return parseQuoted(text, 0, delimiter).fields;
@@ -141,7 +141,7 @@ const explain = (fault: Fault, done: boolean): string =>
 type Fault = "open" | "stray";
 
 interface QuotedRecord {
-  /** Undefined if there is a fault. */
+  /** Undefined if the record has a fault. */
   fields?: string[];
   fault?: Fault;
   text: string;
@@ -149,8 +149,8 @@ interface QuotedRecord {
   lines: number;
 }
 
-// A record with a fault ends with the line that the faulty field begins in: a stray quote swallows no other line, and
-// no line inside quotes that did close becomes a record.
+// Parses a record with quotes. A faulty record ends with the line on which the faulty field begins, so that a stray
+// quote does not swallow further lines, and lines inside closed quotes do not become records.
 function parseQuoted(text: string, start: number, delimiter: string): QuotedRecord {
   const fields: string[] = [];
   let lines = 1;

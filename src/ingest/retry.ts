@@ -1,5 +1,5 @@
-// Quarantined rows back to staging, batch by batch, in a run. What the transform rejected has its types already and
-// goes back as it is; everything else, and every correction, is judged by the code that judges an ingest.
+// Returns quarantined rows to staging, batch by batch, in a run. Rows that the transform rejected are typed already
+// and return unchanged; all others, and every correction, are checked by the code of an ingest.
 import type pg from "pg";
 import { inTransaction } from "../database/transaction.ts";
 import { patiently } from "../pipeline/batch.ts";
@@ -28,14 +28,14 @@ export interface Selection {
   everything?: boolean;
 }
 
-/** Options of values that are given here override those of the ingest. */
+/** Value options given here override those of the ingest. */
 export type RetryArguments = Selection & ValueOptions;
 
-/** A batch holds its rows locked, and typed rows in memory. */
+/** Rows of a batch, which are locked and in memory meanwhile. */
 const BATCH_ROWS = 20_000;
 const BATCH_BYTES = 8 * 1024 * 1024;
 
-/** Exactly one way to select, so that no slip retries or discards too much. */
+/** Requires exactly one way to select rows, so that a slip does not retry or discard too many. */
 function checkSelection({ ids, reason, dataset, everything }: Selection): void {
   const ways = [ids !== undefined, (reason ?? dataset) !== undefined, everything === true];
   if (ways.filter(Boolean).length !== 1)
@@ -50,7 +50,7 @@ function parsePatch(text: string): Record<string, unknown> {
   throw badOption(`The patch must be an object of fields and values, not ${text.slice(0, 100)}`);
 }
 
-/** Rejects what is wrong whatever is in quarantine. */
+/** Checks the arguments independently of the quarantine. */
 export function checkRetry(given: RetryArguments, patch?: string): void {
   checkSelection(given);
   if (patch !== undefined) parsePatch(patch);
@@ -72,7 +72,7 @@ const selected = ({ ids, reason, dataset, everything }: Selection): unknown[] =>
 interface Entry {
   id: string;
   dataset: string;
-  /** Its payload has the right types. */
+  /** True if its payload has the column types. */
   typed: boolean;
   format: "csv" | "ndjson" | null;
   payload: string | null;
@@ -83,7 +83,7 @@ interface Entry {
 
 interface Correction {
   patch?: Record<string, unknown>;
-  /** How the values are written, as far as the retry says it. */
+  /** Value options of the retry. */
   values: ValueOptions;
 }
 
@@ -98,7 +98,7 @@ export async function retry({ pool, runId, arguments: given, patch: text, afterB
   );
   const { total, last } = rows[0]!;
   let done = 0;
-  // Rows that come back are behind this place, those that the transform adds meanwhile beyond the last one.
+  // Read in order of ids up to the last one at the start: rows that are rejected meanwhile come after it.
   for (let after: string | null = "0"; after !== null && last !== null;) {
     const from: string = after;
     const batch = await patiently(() =>
@@ -115,7 +115,10 @@ export async function retry({ pool, runId, arguments: given, patch: text, afterB
   }
 }
 
-/** A field that neither the dataset nor the row has would spoil the row for later tries. */
+/**
+ * Rejects corrections of fields that neither the dataset nor the rows have: they would make the rows invalid for
+ * later retries.
+ */
 async function rejectUnknownFields(
   pool: pg.Pool,
   selection: unknown[],
@@ -197,7 +200,7 @@ async function retryEntries(
 interface JudgedEntry {
   id: string;
   faults: Fault[];
-  /** New content of the entry; undefined leaves it as it is. */
+  /** New payload of the entry; undefined leaves it unchanged. */
   payload?: string | null;
 }
 
@@ -207,7 +210,7 @@ async function judgeEntries(
   entries: Entry[],
   { patch, values }: Correction,
 ): Promise<JudgedEntry[]> {
-  // Rows of one input have the same options, and a zone is expensive.
+  // Cache of rules by options: rows of one input share them, and creating a time zone is slow.
   const known = new Map<string, { rules: Rules; sets: Sets | undefined }>();
   const readingOf = ({ readOptions }: Entry) => {
     const key = JSON.stringify(readOptions);
@@ -225,11 +228,11 @@ async function judgeEntries(
       const detail = "The row cannot be read back; give its fields with the retry.";
       return { entry, faults: entry.reasons.map((reason) => ({ reason, detail })) };
     }
-    // Typed values keep their types: only the correction is judged.
+    // Check only the correction of a typed row.
     const row = entry.typed ? without(patch!, (value) => value === null) : merged;
     const { rules, sets } = readingOf(entry);
     const cells = judgeFields(dataset, row, entry.format ?? "ndjson", rules, entry.typed ? undefined : sets);
-    // Its key may be among the fields that are not corrected.
+    // The row's key may be among the fields that are not corrected.
     if (entry.typed && dataset.fields.every(({ name, isRequired }) => !isRequired || merged[name] != null))
       cells.faults = cells.faults.filter(({ reason }) => reason !== "missing_key");
     return { entry, merged, cells, faults: [...cells.faults, ...findSpoilt(dataset, entry, merged, patch)] };
@@ -252,7 +255,7 @@ async function judgeEntries(
   }));
 }
 
-/** The row with its corrections; null in a patch takes a field out. Undefined if there is nothing to read. */
+/** Merges a row with its corrections, in which null removes a field. Undefined if the row has no readable text. */
 function merge(
   dataset: Dataset,
   { payload, format }: Entry,
@@ -262,7 +265,7 @@ function merge(
   if (!isObject(own) || (payload === null && !patch)) return undefined;
   if (!patch) return own;
   const merged = { ...own, ...patch };
-  // JSON in a row of CSV is text.
+  // JSON values are text in a CSV row.
   if (format === "csv")
     for (const { name, type } of dataset.fields)
       if (isJson(type) && Object.hasOwn(patch, name)) merged[name] = JSON.stringify(patch[name]);
@@ -275,7 +278,10 @@ const without = (
 ): Record<string, unknown> =>
   Object.fromEntries(Object.entries(row).filter(([name, value]) => !isOut(value, name)));
 
-/** Where jsonb could not hold a character there is another one, which must not pass for the source's. */
+/**
+ * Finds fields with the replacement for characters that jsonb cannot store: they must not land as the source's
+ * values.
+ */
 function findSpoilt(
   dataset: Dataset,
   { format, reasons }: Entry,
@@ -345,7 +351,7 @@ async function keepRejected(client: pg.PoolClient, runId: string, entries: Judge
   );
 }
 
-/** Gives rows back to the transform; those that the raw table refuses in spite of all checks are found by halving. */
+/** Returns rows to the transform. Rows that the raw table rejects in spite of all checks are found by halving. */
 async function requeue(
   client: pg.PoolClient,
   runId: string,

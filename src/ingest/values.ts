@@ -1,4 +1,4 @@
-// One value and its column: certainly of the type, certainly not, or a doubt that only PostgreSQL can settle.
+// Checks a value against its column: certainly valid, certainly invalid, or a doubt that only PostgreSQL can settle.
 import type { Field } from "./dataset.ts";
 import { certainTimestamp, findDateFault } from "./dates.ts";
 import type { NumberFormat } from "./decimals.ts";
@@ -13,11 +13,11 @@ export type Judged = { text: string | null } | { doubt: string } | { fault: Faul
 
 export const isJson = (type: string): boolean => type === "json" || type === "jsonb";
 
-/** Properties of a type, from its name. They are cached, since each cell needs them. */
+/** Properties of a type, derived from its name and cached, since each cell needs them. */
 interface Traits {
   isTime: boolean;
   isNumber: boolean;
-  /** Characters of its longest text; undefined if it is no text. */
+  /** Maximum characters of a text type; undefined for other types. */
   longest: number | undefined;
 }
 
@@ -43,11 +43,11 @@ function traitsOf(field: Field): Traits {
 
 const isGeometry = (type: string): boolean => /^(?:\w+\.)?(?:geometry|geography)\b/.test(type);
 
-/** A value of NDJSON, or any other that is JSON already. */
+/** Checks a JSON value, as NDJSON has it. */
 export function judgeValue(field: Field, value: unknown, rules = NO_RULES): Judged {
   if (value === null || value === undefined) return { text: null };
   if (isJson(field.type)) return judgeJson(field, JSON.stringify(value));
-  // A number of JSON has a decimal point, whatever the texts beside it have.
+  // JSON numbers have a decimal point; the rules apply only to texts.
   if (!isNested(value)) return judgeText(field, textOf(value)!, rules, typeof value === "string");
   const item = field.type.endsWith("[]") ? field.type.slice(0, -2) : undefined;
   if (item !== undefined && Array.isArray(value)) {
@@ -60,11 +60,11 @@ export function judgeValue(field: Field, value: unknown, rules = NO_RULES): Judg
   return fault("invalid_text", `${field.name} is an object or array; it has to be ${wanted}.`);
 }
 
-/** A number that was computed; it has a decimal point. */
+/** Checks a computed number, which has a decimal point. */
 export const judgeNumber = (field: Field, text: string, rules: Rules): Judged =>
   isJson(field.type) ? judgeJson(field, text) : judgeText(field, text, rules, false);
 
-/** A field of CSV: JSON and arrays are written as text in it. */
+/** Checks a CSV field, in which JSON and arrays are text. */
 export function judgeCsv(field: Field, value: string, rules: Rules): Judged {
   if (isJson(field.type)) {
     try {
@@ -77,7 +77,7 @@ export function judgeCsv(field: Field, value: string, rules: Rules): Judged {
     try {
       return judgeValue(field, parseJson(value));
     } catch {
-      // PostgreSQL writes bounds of arrays like that: [0:1]={a,b}
+      // The text may be an array with bounds in PostgreSQL's notation: [0:1]={a,b}
     }
   return judgeText(field, value, rules);
 }
@@ -98,7 +98,7 @@ function judgeText(field: Field, text: string, rules = NO_RULES, isText = true):
     const read = dates?.read(text);
     value = read ?? text;
     utc = certainTimestamp(value);
-    // A date that a format has read may still be no day of the calendar; PostgreSQL says so.
+    // A date parsed by a format may still not exist in the calendar; PostgreSQL decides.
     if (read === undefined && utc === undefined) {
       const found = findDateFault(name, text, dates);
       if (found) return { fault: found };
@@ -134,7 +134,7 @@ function notANumber({ name, type }: Field, text: string, { decimal }: NumberForm
 
 const ISO_SHAPE = /^\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?$/;
 
-/** A time with an offset as it is, one without an offset with that of the zone. */
+/** Applies the zone to a time without an offset; one with an offset is unchanged. */
 function inZone(
   type: string,
   value: string,
@@ -143,13 +143,13 @@ function inZone(
   const certain = certainTimestamp(value);
   if (certain === undefined)
     return {
-      // A day that is not in the calendar, or an hour not on the clock.
+      // The day does not exist in the calendar, or the hour on the clock.
       reason: ISO_SHAPE.test(value) ? "impossible_date" : "invalid_timestamp",
       problem: `is no time that the time zone ${zone.name} can be applied to: neither ISO 8601 nor of a given date format`,
     };
-  // It has an offset: that is why it was changed.
+  // The value has an offset, which the conversion has applied.
   if (certain !== value) return { value };
-  // A day alone has no time that could be in another zone, unless the column needs its beginning.
+  // A date alone needs no zone, unless the column stores its first instant.
   if (value.length === 10 && type !== "timestamp with time zone") return { value };
   const found = zone.toUtc(value);
   if ("utc" in found) return { value: `${found.utc}+00` };
@@ -171,7 +171,7 @@ const fault = (reason: string, detail: string): Judged => ({ fault: { reason, de
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
-/** Does what certainText does, for a value that is certainly the given time in UTC. */
+/** Like certainText, for a value known to be the given time in UTC. */
 function certainTime(value: string, type: string, utc: string | undefined): string | undefined {
   if (utc === undefined) return undefined;
   switch (type) {
@@ -185,7 +185,7 @@ function certainTime(value: string, type: string, utc: string | undefined): stri
   return undefined;
 }
 
-/** The text to copy for a value that PostgreSQL certainly takes; undefined when only it can tell. */
+/** Returns the text to copy for a value that PostgreSQL certainly accepts; undefined if only PostgreSQL can tell. */
 function certainText(value: string, type: string, longest: number | undefined): string | undefined {
   switch (type) {
     case "smallint":
@@ -208,7 +208,7 @@ function certainText(value: string, type: string, longest: number | undefined): 
       return UUID.test(value) ? value : undefined;
     case "json":
     case "jsonb":
-      // Escapes left by JSON.stringify are control characters and lone surrogates, some refused by jsonb.
+      // Escapes left by JSON.stringify are control characters and lone surrogates, some of which jsonb rejects.
       return value.includes("\\u") || value.length > 100_000 ? undefined : value;
   }
   if (longest === undefined) return undefined;

@@ -1,21 +1,21 @@
-// Times without an offset, in the zone that the caller names. A time that the clocks of the zone have skipped or shown
-// twice is no certain time: it is rejected.
+// Converts times without an offset by the zone that the caller gives. Local times that a clock change skips or
+// repeats are rejected as ambiguous.
 import { badOption } from "./faults.ts";
 
 export interface Zone {
   name: string;
-  /** The time in UTC for one in ISO 8601 without an offset, or what is wrong with it. */
+  /** Converts an ISO 8601 time without an offset to UTC, or returns what is wrong with it. */
   toUtc: (local: string) => { utc: string } | { wrong: "skipped" | "twice" | "range" };
 }
 
 const DAY_MS = 86_400_000;
-/** Days whose offset is remembered: one lookup takes longer than all else about a value. */
+/** Cached offsets of days, since one lookup takes longer than everything else about a value. More take more memory. */
 const MAX_DAYS = 10_000;
 const LOCAL = /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(?::(\d\d)(\.\d+)?)?)?$/;
 
 export function parseTimezone(name: string): Zone {
   const offsetAt = createOffsets(name);
-  // The offset of each day; undefined if clocks were changed around it.
+  // Offset of each day; undefined if clocks changed around it.
   const days = new Map<string, number | undefined>();
   const offsetOf = (day: string): number | undefined => {
     if (days.has(day)) return days.get(day);
@@ -45,11 +45,11 @@ export function parseTimezone(name: string): Zone {
   };
 }
 
-/** Offset of the zone from UTC at a time, both in ms. */
+/** Returns the zone's offset from UTC at a time, both in ms. */
 function createOffsets(name: string): (time: number) => number {
   let format: Intl.DateTimeFormat;
   try {
-    // Offsets such as +02:00 are no zones: they know no summer time.
+    // Offsets such as +02:00 are rejected: they have no daylight saving time.
     if (!/^[A-Za-z][\w+/-]*$/.test(name)) throw new RangeError();
     format = new Intl.DateTimeFormat("en-US", { timeZone: name, timeZoneName: "longOffset" });
   } catch {

@@ -1,11 +1,11 @@
-// Retries of a batch, which is one statement in a transaction of its own: repeated, it does what is left to do.
+// Retries a batch after temporary errors. A batch is one statement in its own transaction, so repeating it is safe.
 import { setTimeout as sleep } from "node:timers/promises";
 import { isUnavailable } from "../database/unavailable.ts";
 
-/** The last one starts six seconds after the first. */
+/** Attempts of a batch, the last one six seconds after the first. More delay the failure of a run. */
 const ATTEMPTS = 6;
 
-/** Besides an unavailable database: deadlocks, and rows that others inserted or deleted meanwhile. */
+/** Temporary errors: an unavailable database, deadlocks, and rows that others inserted or deleted meanwhile. */
 const isTransient = (error: unknown): boolean =>
   isUnavailable(error) || /^(40001|40P01|23503|23505)$/.test(String((error as { code?: unknown }).code));
 

@@ -1,4 +1,4 @@
-// Deletes what is kept for a time only, batch by batch: raw rows that the transform has taken, runs, rejected rows.
+// Deletes expired rows, batch by batch: raw rows that the transform has taken, runs, rejected rows.
 import type { Config } from "../config.ts";
 import { patiently } from "./batch.ts";
 import type { Work } from "./runs.ts";

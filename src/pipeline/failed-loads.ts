@@ -1,8 +1,8 @@
-// Loads with a limit of rejected rows that failed: none of their rows goes on to production.
+// Handles failed loads with a limit of rejected rows (--max-rejected): none of their rows reaches production.
 import type pg from "pg";
 import { patiently } from "./batch.ts";
 
-/** Deletes what they have landed, which the transform has not taken. */
+/** Deletes the rows that they have landed, which the transform holds back. */
 export async function dropFailedLoads(pool: pg.Pool): Promise<void> {
   for (let deleted = "1"; deleted !== "0";) {
     const { rows } = await patiently(() =>

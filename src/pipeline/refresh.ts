@@ -1,4 +1,4 @@
-// production → analytics, in one transaction: readers see the old metrics until the new ones are complete.
+// Refreshes analytics in one transaction: readers see the old metrics until the new ones are complete.
 import { patiently } from "./batch.ts";
 import type { Work } from "./runs.ts";
 

@@ -1,5 +1,5 @@
-// A run: asked for under the caller's role, claimed once, executed in batches, finished. Every transition is a
-// function of schema.sql; here are the waiting, the sign of life and the second tries.
+// Executes runs: requested under the caller's role, claimed once, executed in batches, finished. Each transition is
+// an SQL function; this module waits, sends heartbeats and retries.
 import type { Pool, PoolClient } from "pg";
 import { setTimeout as sleep } from "node:timers/promises";
 import { reasonOf } from "../abort.ts";
@@ -22,7 +22,7 @@ export interface Run {
   durationMs: number | null;
   rowsRead: number;
   rowsWritten: number;
-  /** Rows that took the place of others with the same key and other values. */
+  /** Rows that replaced others with the same key and different values. */
   rowsReplaced: number;
   /** Of the rows replaced, those that came from another source system. */
   rowsReplacedFromOtherSource: number;
@@ -42,18 +42,21 @@ export interface RunRequest {
   step: Step;
   trigger: "cli" | "api" | "schedule" | "sample";
   actor?: string;
-  /** Role under which strata.start_run is called: the database refuses those who may not. */
+  /** Database role that calls strata.start_run, which needs the right to. */
   role?: string;
   full?: boolean;
-  /** First and last day that a refresh computes again, whether anything of them changed or not. */
+  /** First and last day that a refresh recomputes, whether their rows changed or not. */
   from?: string | undefined;
   to?: string | undefined;
-  /** Days that rows, runs and rejected rows are kept: arguments of a cleanup. */
+  /** Retention in days of rows, runs and rejected rows, for a cleanup. */
   retention?: Partial<Retention> | undefined;
   retry?: RetryArguments;
-  /** Raw rows that a transform takes again before the new ones. */
+  /** Raw rows that a transform takes again, before the new ones. */
   replays?: Replay[] | undefined;
-  /** Corrections of a retry, as JSON. They may be personal: a run shows its arguments to readers, but not these. */
+  /**
+   * Corrections of a retry, as JSON. They are not among the arguments that readers of runs see, as they may hold
+   * personal data.
+   */
   patch?: string;
   onProgress?: (run: Run) => void;
   signal?: AbortSignal;
@@ -72,7 +75,7 @@ export interface Work {
   arguments: { full?: boolean; from?: string; to?: string; replays?: Replay[] } & Partial<Retention> &
     RetryArguments;
   patch?: string;
-  /** Between batches: throws if the run was stopped, and reports progress. */
+  /** Called between batches: reports progress, and throws if the run was stopped. */
   afterBatch: () => Promise<void>;
 }
 
@@ -99,7 +102,7 @@ export async function readRun(pool: Pool, runId: string): Promise<Run> {
   return rows[0];
 }
 
-/** How many rows in quarantine each reason has that a run, or a part of it, rejected; a row may have several. */
+/** Counts the quarantined rows of a run and its parts by reason; a row may count for several. */
 export async function readReasons(pool: Pool, runId: string): Promise<Record<string, number>> {
   const { rows } = await pool.query<{ reasons: Record<string, number> | null }>(
     `select json_object_agg(c.reason, c.amount) as reasons from (
@@ -111,7 +114,7 @@ export async function readReasons(pool: Pool, runId: string): Promise<Record<str
   return rows[0]!.reasons ?? {};
 }
 
-/** The latest first. */
+/** Returns the latest runs, newest first. */
 export async function readRuns(pool: Pool, limit: number): Promise<(Run & { actor: string | null })[]> {
   const { rows } = await pool.query<Run & { actor: string | null }>(
     `select ${RUN_COLUMNS}, actor from strata.runs order by run_id desc limit $1`,
@@ -120,13 +123,16 @@ export async function readRuns(pool: Pool, limit: number): Promise<(Run & { acto
   return rows;
 }
 
-/** Executes a step and waits for its end, after the run of the step that is running; joins the one that waits. */
+/**
+ * Executes a step and waits for its end. If a run of the step is running, it waits for that one first; it joins a
+ * queued one.
+ */
 export async function runStep(pool: Pool, request: RunRequest): Promise<Run> {
   const { id } = await inTransaction(pool, (client) => startRun(client, request));
   return executeRun(pool, id, request);
 }
 
-/** Leaves a step to a worker and returns its run at once. */
+/** Queues a step for a worker and returns its run at once. */
 export async function queueStep(pool: Pool, request: RunRequest): Promise<Run> {
   const { id } = await inTransaction(pool, async (client) => {
     const run = await startRun(client, request);
@@ -140,7 +146,7 @@ export async function queueStep(pool: Pool, request: RunRequest): Promise<Run> {
   return readRun(pool, id);
 }
 
-/** Does the work of a run, or waits for the process that does. */
+/** Executes a run, or waits for the process that does. */
 export async function executeRun(pool: Pool, runId: string, options: RunOptions = {}): Promise<Run> {
   for (;;) {
     const run = await readRun(pool, runId);
@@ -152,12 +158,12 @@ export async function executeRun(pool: Pool, runId: string, options: RunOptions 
       [runId],
     );
     if (rows[0]) return work(pool, runId, rows[0].arguments, options);
-    // Cut short by the signal, which is looked at above.
+    // An aborted sleep is handled above, where the signal is checked.
     await sleep(POLL_MS, undefined, { signal: options.signal }).catch(() => undefined);
   }
 }
 
-/** Whoever no longer waits for a run has not stopped it. */
+/** Makes the error for a wait that ended although the run continues. */
 function waitEnded(run: Run): Error {
   const state = run.status === "running" ? "goes on" : "is left to whoever asks for the step next";
   return Object.assign(new Error(`Waiting was interrupted; run ${run.id} (${run.step}) ${state}`), { run });
@@ -166,7 +172,7 @@ function waitEnded(run: Run): Error {
 async function work(pool: Pool, runId: string, args: Work["arguments"], options: RunOptions): Promise<Run> {
   const stopped = new AbortController();
   const signal = AbortSignal.any([stopped.signal, ...(options.signal ? [options.signal] : [])]);
-  // The database may be away for a while: the run ends when it says so, not when it cannot be asked.
+  // A failed heartbeat is ignored: the database may be unavailable for a while, and only its answer ends the run.
   const beat = () =>
     pool
       .query<{ alive: boolean }>("select strata.heartbeat_run($1) as alive", [runId])
@@ -198,7 +204,7 @@ async function work(pool: Pool, runId: string, args: Work["arguments"], options:
   return run;
 }
 
-/** Transform, then refresh, as runs of their own. */
+/** Executes transform, then refresh, as runs of their own. */
 async function pipeline({ pool, runId }: Work, options: RunOptions): Promise<void> {
   for (const step of ["transform", "refresh"] as const) {
     const { id } = await inTransaction(pool, async (client) => {

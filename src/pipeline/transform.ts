@@ -1,12 +1,12 @@
-// staging → production, dataset by dataset: parents first, so that what belongs to them finds them.
+// Moves rows from staging to production, dataset by dataset, parents before children.
 import { patiently } from "./batch.ts";
 import { dropFailedLoads } from "./failed-loads.ts";
 import type { Work } from "./runs.ts";
 
-/** Rows of a batch, which is a transaction: more make fewer round trips, and a longer wait for locks. */
+/** Rows of a batch, which is one transaction. More need fewer round trips, and hold locks for longer. */
 const BATCH_ROWS = 20_000;
 
-/** Passes over the datasets: more than one if rows wait for rows that come later, as in a tree. */
+/** Maximum passes over the datasets; a tree needs one per level if its rows arrive children first. */
 const MAX_PASSES = 100;
 
 interface Window {
@@ -14,7 +14,7 @@ interface Window {
   datasets: { dataset: string; rows: number }[];
 }
 
-/** Takes raw rows again that have been taken, by the mapping and the rules of today. */
+/** Takes raw rows again that were taken before, by the current mapping and rules. */
 async function replay({ pool, runId, arguments: { replays = [] }, afterBatch }: Work): Promise<void> {
   for (const { dataset, since, until } of replays) {
     let read = "";
@@ -62,7 +62,7 @@ export async function transform(work: Work): Promise<void> {
     } while (read === BATCH_ROWS);
   }
 
-  /** Gives rows back to the transform whose parents exist by now. */
+  /** Returns quarantined rows to the transform whose parents exist now. */
   async function requeueWaiting(dataset: string): Promise<number> {
     let found: number;
     let requeued = 0;
@@ -81,7 +81,7 @@ export async function transform(work: Work): Promise<void> {
     return requeued;
   }
 
-  /** A dataset whose tables or view do not fit keeps its rows; the others go on. */
+  /** If a dataset's tables or view do not match, its rows stay in staging and the other datasets continue. */
   async function unlessFailed(dataset: string, work: () => Promise<void>): Promise<void> {
     if (failures.has(dataset)) return;
     try {
@@ -97,7 +97,7 @@ export async function transform(work: Work): Promise<void> {
   await replay(work);
   const { datasets, upperXid } = await openWindow();
   total = datasets.reduce((sum, { rows }) => sum + rows, 0);
-  // The second pass is for rows that came before their parents, in another batch or in a dataset further on.
+  // The second pass takes rows that arrived before their parents, in another batch or in a later dataset.
   for (let pass = 1, requeued = 1; (requeued > 0 || pass === 2) && pass <= MAX_PASSES; pass++) {
     requeued = 0;
     for (const { dataset } of datasets) {
@@ -105,7 +105,7 @@ export async function transform(work: Work): Promise<void> {
         const found = await requeueWaiting(dataset);
         requeued += found;
         if (pass > 1 && found === 0) return;
-        // Rows that were given back have just arrived: they are in no window opened before.
+        // Returned rows are newer than the window opened before, so open another one.
         await take(dataset, found > 0 ? (await openWindow()).upperXid : upperXid);
       });
     }
@@ -116,7 +116,7 @@ export async function transform(work: Work): Promise<void> {
     throw new Error([...failures].map(([dataset, message]) => `${dataset}: ${message}`).join("; "));
 }
 
-/** Snapshots that deleted nothing; their rows have been taken like any others. */
+/** Finds snapshots that deleted nothing because of a fault; their rows were taken like any others. */
 async function readSnapshotFaults(
   pool: Work["pool"],
   runId: string,
@@ -129,6 +129,9 @@ async function readSnapshotFaults(
   return rows;
 }
 
-/** Undefined objects, wrong types, missing rights (class 42), features that are not supported (0A). */
+/**
+ * True for errors of a dataset's declaration: undefined objects, wrong types, missing rights (class 42), unsupported
+ * features (0A).
+ */
 const isAboutDataset = (error: unknown): boolean =>
   /^(42|0A)/.test(String((error as { code?: unknown }).code));

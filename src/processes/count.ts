@@ -1,10 +1,10 @@
-// How many processes serve: PROCESSES, or as many as cores and free connections allow.
+// Number of processes: PROCESSES, or as many as cores and free connections allow.
 import { availableParallelism } from "node:os";
 import pg from "pg";
 import type { Config } from "../config.ts";
 import { connectionsOf } from "../database/connections.ts";
 
-/** Milliseconds in which the database must answer; if it does not, the cores alone decide. */
+/** Time in ms for the database to answer; without an answer the number of cores decides. */
 const PATIENCE_MS = 5_000;
 
 const FREE = `

@@ -1,9 +1,9 @@
-// Node's cluster hands each connection to one process and waits for its reply. If the process ends before it replies,
-// nobody has the connection: its client waits until it gives up. Here it goes to another process.
+// Node's cluster passes each connection to one process and waits for its reply. If the process ends before it
+// replies, the connection is lost and its client waits in vain. This module passes it to another process.
 import cluster, { type Worker } from "node:cluster";
 import type { ChildProcess } from "node:child_process";
 
-/** The part that counts here of a message of Node's own; with another Node, none may be found. */
+/** Fields of an internal message of Node's cluster; another version of Node may not have them. */
 interface OwnMessage {
   cmd?: string;
   act?: string;
@@ -26,7 +26,7 @@ export function keepConnectionsOf(worker: Worker): void {
   worker.once("exit", () => {
     const other = Object.values(cluster.workers ?? {}).find((one) => one?.isConnected() && one !== worker);
     for (const message of handed.values())
-      // The reply ends what the first process left undone: the cluster knows messages by their numbers alone.
+      // The other process's reply settles the pending message, since the cluster matches replies by number only.
       if (other) other.process.send(...message);
       else (message[1] as { close(): void }).close();
   });

@@ -4,16 +4,16 @@
 export interface Orders {
   /** Processes that share the limits. */
   processes: number;
-  /** Whether this process runs scheduled and background work; one of them does. */
+  /** Whether this process runs scheduled and background work; exactly one does. */
   runsJobs: boolean;
-  /** Prints the addresses when it is ready; one of them does. */
+  /** Whether this process prints the addresses when it is ready; exactly one does. */
   announces: boolean;
 }
 
-/** Cost by caller. */
+/** Cost spent, by caller. */
 export type Spent = Record<string, number>;
 
-/** Counts of what is held, by kind and caller. A message has only those that changed; 0 means that nothing is held any more. */
+/** Counts of held resources, by kind and caller. A message has only changed ones; 0 means none. */
 export type Held = Record<string, number>;
 
 export type ToProcess =
@@ -34,7 +34,7 @@ export type ToSupervisor =
   | { strata: "held"; held: Held }
   | { strata: "metrics"; id: number };
 
-/** Adds a process's report to what is known of all. */
+/** Merges a process's report into the counts of all. */
 export function applyHeld(all: Map<number, Map<string, number>>, process: number, held: Held): void {
   let counts = all.get(process);
   if (!counts) all.set(process, (counts = new Map()));
@@ -43,6 +43,6 @@ export function applyHeld(all: Map<number, Map<string, number>>, process: number
     else counts.delete(key);
 }
 
-/** Other libraries send messages over the same channel. */
+/** Identifies Strata's messages, since libraries use the same channel. */
 export const isMessage = <T extends ToProcess | ToSupervisor>(message: unknown): message is T =>
   typeof message === "object" && message !== null && "strata" in message;

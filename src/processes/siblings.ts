@@ -1,4 +1,4 @@
-// A process among others that serve together (PROCESSES): what it is told, and what it shares with them.
+// A serving process's connection to the others (PROCESSES): its orders, and the limits and metrics that they share.
 import cluster from "node:cluster";
 import { AggregatorRegistry, type Registry } from "prom-client";
 import { STOP_SIGNALS } from "../lifecycle.ts";
@@ -14,34 +14,34 @@ import {
 
 export interface Siblings {
   orders: Orders;
-  /** Processes that serve at this moment. */
+  /** Number of processes that serve now. */
   serving(this: void): number;
-  /** Resolves when nobody else holds the port: the supervisor does until the first process takes it. */
+  /** Resolves when the supervisor has released the port, which it holds until the first process is ready. */
   takePort(): Promise<void>;
   reportReady(): void;
   /** Calls back when the supervisor ends this process. */
   onStop(stop: () => void): void;
-  /** Tells the others what a caller has spent here. */
+  /** Reports what a caller has spent in this process. */
   reportSpent(caller: string, cost: number): void;
-  /** Calls back with what callers have spent in the other processes. */
+  /** Calls back with what callers have spent in other processes. */
   onSpent(add: (caller: string, cost: number) => void): void;
-  /** Tells the others how much of something is held here. */
+  /** Reports how many of a resource are held in this process. */
   reportHeld(key: string, count: number): void;
-  /** How much of it the other processes hold. */
+  /** How many of it other processes hold. */
   heldElsewhere(key: string): number;
-  /** Adds this process's metrics to those of all. */
+  /** Adds this process's metrics to the common ones. */
   shareMetrics(own: Registry): void;
   /** Metrics of all processes together, as text. */
   metricsOfAll(): Promise<string>;
 }
 
-/** Milliseconds until the others learn what was spent or is held here; within them a caller may exceed its limits. */
+/** Reporting interval in ms. Within it a caller may exceed its limits; a lower value sends more messages. */
 const REPORT_MS = 100;
 
 /** Resolves with undefined in a process that serves alone. */
 export async function joinSiblings(): Promise<Siblings | undefined> {
   if (!cluster.isWorker) return undefined;
-  // The supervisor alone hears signals; a Ctrl-C reaches all processes of a terminal.
+  // Ignore signals, since a Ctrl-C reaches all processes of a terminal; the supervisor handles them.
   for (const signal of STOP_SIGNALS) process.on(signal, () => undefined);
   const send = (message: ToSupervisor): void => {
     if (process.connected) process.send!(message);

@@ -1,5 +1,5 @@
-// Supervises the processes that serve together: starts them, starts those again that end, replaces them one by one on
-// SIGHUP, ends them on a signal; passes on what callers have spent and hold, and adds up their metrics. It serves nothing itself.
+// Supervises the serving processes: starts them, restarts those that end, replaces them one by one on SIGHUP, stops
+// them on a signal, distributes what callers have spent and hold, and adds up metrics. It serves no requests itself.
 import cluster, { type Worker } from "node:cluster";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
@@ -20,7 +20,7 @@ interface SupervisorOptions {
 
 const FIRST_PAUSE_MS = 500;
 const MAX_PAUSE_MS = 30_000;
-/** Milliseconds that a process has beyond its own time to stop. */
+/** Time in ms that a process has beyond SHUTDOWN_TIMEOUT_MS before it is killed. */
 const GRACE_MS = 2_000;
 
 export async function supervise({
@@ -33,7 +33,7 @@ export async function supervise({
   const members: Worker[] = [];
   const ready = new Set<Worker>();
   const metrics = new AggregatorRegistry();
-  /** What callers hold, by process, for those that join later. */
+  /** Resources held by callers, by process, for processes that start later. */
   const holdings = new Map<number, Map<string, number>>();
   let portIsFree: Promise<void> | undefined;
   let hasServed = false;
@@ -78,7 +78,7 @@ export async function supervise({
           resolve(worker);
         }
       });
-      // A message does not reach a process that has just ended; its exit event follows and is handled below.
+      // Sending to a process that has just ended fails; its exit event follows and is handled below.
       worker.on("error", (error) => logger.debug({ error }, "A message did not reach a process"));
       worker.once("exit", () => {
         if (ready.delete(worker)) tellServing();
@@ -94,7 +94,7 @@ export async function supervise({
   }
 
   async function answerScrape(worker: Worker, id: number): Promise<void> {
-    // A process that ends meanwhile does not answer; what the others did is lost for one scrape.
+    // If a process ends meanwhile, this scrape fails and has no metrics of the processes.
     const text = await metrics.clusterMetrics().catch(() => "");
     send(worker, { strata: "metrics", id, text });
   }
@@ -111,7 +111,7 @@ export async function supervise({
         logger.error(`Process ${place + 1} of ${processes} ended; starting it again`);
       } else {
         if (isStopping) return;
-        // The process has printed the reason.
+        // The process has printed the reason of its exit.
         if (!hasServed) process.exit(worker.process.exitCode ?? 1);
         logger.error(`Process ${place + 1} of ${processes} did not start; next try in ${pause} ms`);
         await sleep(pause);
@@ -120,7 +120,7 @@ export async function supervise({
     }
   }
 
-  /** Resolves when the process of a place has ended and no other has taken its place. */
+  /** Resolves when the process of a place has ended and is not replaced. */
   async function followed(place: number): Promise<void> {
     for (let worker = members[place]!; ; worker = members[place]!) {
       await end(worker);
@@ -128,7 +128,7 @@ export async function supervise({
     }
   }
 
-  /** Each process is ended when another one serves in its place. */
+  /** Replaces the processes one by one: each is stopped once its successor serves. */
   async function replaceAll(): Promise<void> {
     if (isReplacing || isStopping || ready.size < processes) return;
     isReplacing = true;
@@ -155,7 +155,7 @@ export async function supervise({
     logger.info(`${signal}: finishing what is running`);
     const workers = Object.values(cluster.workers ?? {}).filter((worker) => worker !== undefined);
     const ends = workers.map(end);
-    // A process that was still starting may end with a failure when it is stopped.
+    // Only processes that were ready count: one that is stopped while starting may exit with a failure.
     const served = [...ready];
     sendAll({ strata: "stop" });
     const deadline = config.SHUTDOWN_DELAY_MS + config.SHUTDOWN_TIMEOUT_MS + GRACE_MS;
@@ -171,13 +171,13 @@ export async function supervise({
     void replaceAll();
   });
 
-  // The first one says whether the configuration and the database are all right; the others follow.
+  // Start the first process alone: it reports faults of the configuration and the database.
   const first = keep(0);
   while (!hasServed && !isStopping) await sleep(50);
   await Promise.all([first, ...Array.from({ length: processes - 1 }, (_, i) => keep(i + 1))]);
 }
 
-/** Resolves when the process has ended. `once` of node:events would reject at a message that did not reach it. */
+/** Resolves when the process has ended. `once` of node:events would reject on its error event. */
 async function end(worker: Worker): Promise<void> {
   if (!worker.isDead()) await new Promise<void>((resolve) => worker.once("exit", () => resolve()));
 }

@@ -1,12 +1,12 @@
-// A year of a small shop: users in ten countries, what they bought and did, and some rows that are wrong on
-// purpose, one of each kind. The same seed, sizes and end give the same rows on every machine.
+// Generates a year of a small shop: users in ten countries, transactions and events, with some wrong rows of each
+// kind. The same seed, sizes and end give the same rows on every machine.
 
 export interface SampleOptions {
   users: number;
   transactions: number;
   events: number;
   seed: number;
-  /** The data covers the 365 days before it. */
+  /** End of the 365 days that the data covers. */
   end: Date;
 }
 
@@ -17,7 +17,7 @@ interface City {
   country: string;
   latitude: number;
   longitude: number;
-  /** From UTC, as ISO 8601 has it. */
+  /** Offset from UTC in ISO 8601. */
   offset: string;
 }
 
@@ -80,7 +80,7 @@ function random(seed: number): Random {
 }
 const pick = <T>(next: Random, values: readonly T[]): T => values[Math.floor(next() * values.length)]!;
 
-/** One of this many rows is bad, each in the next of the ways. */
+/** One of this many rows is wrong; the kinds of faults alternate. */
 const EVERY = { users: 40, transactions: 100, events: 100 };
 const faultOf = (dataset: keyof typeof EVERY, id: number): number | undefined =>
   id % EVERY[dataset] === 0 ? id / EVERY[dataset] - 1 : undefined;
@@ -147,7 +147,7 @@ export function* sampleTransactions(options: SampleOptions): Generator<string> {
 }
 
 function spoilTransaction(row: string[], fault: number): void {
-  // The first wrong user: once corrected, these rows follow by themselves.
+  // References the first wrong user, so that these rows follow automatically once it is corrected.
   if (fault === 0) row[1] = String(EVERY.users);
   if (fault === 1) row[2] = `-${row[2]}`;
   if (fault === 2) row[3] = "lost";
@@ -199,13 +199,16 @@ function spoilEvent(row: Record<string, unknown>, fault: number): void {
   if (fault === 6) row.event_time = "0001-01-01T00:00:00Z";
 }
 
-/** A few users do much; those whose own row is wrong do nothing. */
+/** Picks a user; a few are very active, those with a wrong row are never picked. */
 function pickUser(next: Random, { users }: SampleOptions): number {
   const id = 1 + Math.floor(next() ** 2 * users);
   return faultOf("users", id) === undefined ? id : id - 1 || 1;
 }
 
-/** More on weekends, in the evening and before the year ends; never before the user was there. */
+/**
+ * Picks a time, more often on weekends, in the evening and before the year ends, and never before the user was
+ * created.
+ */
 function pickTime(next: Random, { end }: SampleOptions, createdAt: number): number {
   const from = Math.max(end.getTime() - 365 * DAY, createdAt);
   for (;;) {

@@ -1,4 +1,4 @@
-// Sample data on the way that real data takes: ingest, transform, refresh.
+// Loads sample data like real data: ingest, transform, refresh.
 import { Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Pool } from "pg";
@@ -34,7 +34,7 @@ export async function loadSample(
     const { rows } = await pool.query<{ behind: boolean }>(
       "select sum(rows_behind) > 0 as behind from analytics.freshness",
     );
-    // A transaction open elsewhere on the server holds the transform back until it ends.
+    // A transaction that is open elsewhere on the server delays the transform until it ends.
     if (run.status === "succeeded" && rows[0]!.behind && attempt < ATTEMPTS) {
       await sleep(500);
       continue;
@@ -46,9 +46,9 @@ export async function loadSample(
 
 const ATTEMPTS = 20;
 
-/** Fills a database that nothing but samples have touched; says what it does line by line. */
+/** Fills a database that holds nothing but sample data; reports each step as a line. */
 export async function ensureSampleData(pool: Pool, say: (line: string) => void): Promise<void> {
-  // A first start that was interrupted left some of it: the rest is made up for, and nothing is doubled.
+  // An interrupted first start has loaded a part: the rest is added without duplicates.
   const { rows } = await pool.query<{ wanted: boolean }>(
     `select not exists (select from strata.runs where trigger <> 'sample'
                         or (step = 'pipeline' and status = 'succeeded')) and (${NO_OTHER_DATA}) as wanted`,
@@ -68,7 +68,7 @@ const NO_OTHER_DATA = `
     select from production.users u where u.source_seq is null
       or not exists (select from staging.raw_users r where r.ingest_seq = u.source_seq and r.source_system = 'sample'))`;
 
-/** Sample users have low ids: they would take the places of real ones. */
+/** Sample users have low ids, which would replace real ones. */
 export async function refuseBesideRealData(pool: Pool): Promise<void> {
   const { rows } = await pool.query<{ alone: boolean }>(`select ${NO_OTHER_DATA} as alone`);
   if (!rows[0]!.alone)

@@ -1,4 +1,4 @@
-// Incidents as webhooks: JSON as the Standard Webhooks specification recommends, or a message for Slack.
+// Sends incidents as webhooks: JSON as the Standard Webhooks specification recommends, or a message for Slack.
 import { randomUUID } from "node:crypto";
 import { Webhook } from "standardwebhooks";
 import type { Config } from "../config.ts";
@@ -22,7 +22,7 @@ export async function sendAlert(
   return postJson(url, text, sign(config, publicId, text), signal);
 }
 
-/** Shows whether the receiver answers; beside the queue, since somebody waits for the answer. */
+/** Sends a test alert at once, not by the queue, since the user waits for the result. */
 export const sendTestAlert = (config: Config): Promise<Posted> =>
   sendAlert(config, {
     publicId: randomUUID(),
@@ -36,7 +36,7 @@ export const sendTestAlert = (config: Config): Promise<Posted> =>
 const formatOf = ({ ALERT_WEBHOOK_FORMAT, ALERT_WEBHOOK_URL }: Config): "json" | "slack" =>
   ALERT_WEBHOOK_FORMAT ?? (new URL(ALERT_WEBHOOK_URL!).hostname === "hooks.slack.com" ? "slack" : "json");
 
-/** The time is that of the attempt, so that receivers can reject what is replayed. */
+/** Signs the body with the time of the attempt, so that receivers can reject replayed messages. */
 function sign({ ALERT_WEBHOOK_SECRET: secret }: Config, publicId: string, body: string) {
   const id = `msg_${publicId}`;
   const now = new Date();

@@ -1,4 +1,4 @@
-// Delivers what waits in the outbox, in its order. Whatever fails for the moment fails the job, which the queue retries.
+// Delivers the outbox's messages in order. A temporary failure fails the job, which the queue retries.
 import type { Pool } from "pg";
 import { Rejected } from "./post.ts";
 
@@ -14,7 +14,7 @@ export interface Message {
   createdAt: string;
 }
 
-/** Milliseconds after which a job leaves the rest to another one: strata.free_deliveries takes longer ones for dead. */
+/** Time in ms after which a job leaves the rest to the next one: strata.free_deliveries considers longer ones dead. */
 const MAX_JOB_MS = 60_000;
 
 export async function deliver(
@@ -44,6 +44,6 @@ export async function deliver(
       ]);
     }
   }
-  // The job is retried by another worker.
+  // Another worker retries the job.
   signal.throwIfAborted();
 }

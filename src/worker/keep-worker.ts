@@ -1,4 +1,4 @@
-// Keeps a worker running for as long as the process does, whatever happens to the database meanwhile.
+// Keeps a worker running for the life of the process, across outages of the database.
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Runner } from "graphile-worker";
 import type { Check } from "../http/health.ts";
@@ -6,7 +6,7 @@ import { startWorker, type WorkerOptions } from "./worker.ts";
 
 export interface KeptWorker {
   state(): Check;
-  /** Takes no more jobs, waits for the running ones. */
+  /** Takes no more jobs and waits for the running ones. */
   stop(): Promise<void>;
 }
 

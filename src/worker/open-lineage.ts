@@ -1,4 +1,4 @@
-// Events of runs in the format of OpenLineage. What they tell is decided by strata.run_event; this is its wording.
+// Formats events of runs for OpenLineage. strata.run_event decides on their content.
 import { readFileSync } from "node:fs";
 import type { Pool } from "pg";
 import type { Config } from "../config.ts";
@@ -57,7 +57,7 @@ export async function sendLineage(
   return postJson(url, JSON.stringify(event), authorization || {}, signal);
 }
 
-/** Kept with the message: every attempt sends the same. */
+/** Builds the event and stores it with the message, so that every attempt sends the same. */
 async function putTogether(config: Config, pool: Pool, message: Message): Promise<unknown> {
   const { rows } = await pool.query<{ facts: RunFacts | null }>("select strata.run_event($1) as facts", [
     message.runId,
@@ -190,7 +190,7 @@ function lineageEvent(
   };
 }
 
-/** The name that the specification gives a PostgreSQL server; the embedded engine has no address. */
+/** The namespace that the specification defines for a PostgreSQL server; the embedded engine has no address. */
 function databaseNamespace({ DATABASE_URL }: Config): string {
   if (!DATABASE_URL) return "pglite://localhost";
   const { hostname, port } = new URL(DATABASE_URL);

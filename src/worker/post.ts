@@ -1,10 +1,10 @@
-// Sends a message to a receiver outside: bounded in time, following no redirect, and saying nothing of its URL, whose path
-// may be a secret.
+// Posts a message to an external receiver, with a timeout and without following redirects. Errors omit the URL, whose
+// path may be a secret.
 
-/** Milliseconds that a receiver may take to answer. Deliveries to it wait behind each other, runs do not. */
+/** Timeout of a receiver in ms. Further deliveries to it wait meanwhile; runs do not. */
 const TIMEOUT_MS = 10_000;
 
-/** Answers that another attempt with the same message would get again. */
+/** Status codes that a retry of the same message would get again. */
 const REJECTIONS = new Set([400, 405, 406, 409, 410, 411, 413, 415, 422]);
 
 export interface Posted {
@@ -13,7 +13,7 @@ export interface Posted {
   ms: number;
 }
 
-/** The receiver will never take this message; the next one may go through. */
+/** Thrown if the receiver will never accept this message; the next one may be accepted. */
 export class Rejected extends Error {}
 
 export async function postJson(
@@ -40,7 +40,7 @@ export async function postJson(
     const { code } = ((error as Error).cause ?? {}) as { code?: string };
     throw new Error(`${host} cannot be reached${code ? ` (${code})` : ""}`);
   }
-  // The body is not needed, and may be endless.
+  // Do not read the body, which may be endless.
   await response.body?.cancel().catch(() => undefined);
   const { status } = response;
   if (response.ok) return { status, host, ms: Math.round(performance.now() - startedAt) };

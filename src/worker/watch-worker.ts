@@ -1,5 +1,5 @@
-// Every serving process looks whether anybody executes jobs. Where nobody does, it delivers the alert about that itself,
-// by the same queue.
+// Serving processes check whether any worker runs. If none does, they deliver the alert about that themselves, by the
+// same queue.
 import { runOnce } from "graphile-worker";
 import type { Pool } from "pg";
 import type { Config } from "../config.ts";
@@ -17,7 +17,7 @@ export function watchWorker(options: WorkerOptions): WorkerWatch {
     try {
       await lookForWorker(options);
     } catch (error) {
-      // The database may be away; /readyz says so.
+      // The database may be unavailable, which /readyz reports.
       options.log("debug", `the worker could not be looked for: ${(error as Error).message}`);
     }
   };

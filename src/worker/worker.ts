@@ -1,4 +1,4 @@
-// graphile-worker: runs what mutations queued, the three steps on their schedules, looks for incidents and delivers
+// Runs graphile-worker: queued runs, the three steps on their schedules, detection of incidents, delivery of
 // messages.
 import { Logger, parseCronItems, run, runMigrations, type Runner, type Task } from "graphile-worker";
 import type { Pool } from "pg";
@@ -18,7 +18,7 @@ export interface WorkerOptions {
 const DAY_MS = 24 * 60 * 60 * 1000;
 const HEARTBEAT_MS = 30_000;
 
-/** Jobs at once: three for runs, and one for each receiver, which may be slow. */
+/** Concurrent jobs: three for runs, and one for each receiver, which may be slow. */
 const CONCURRENCY = 5;
 
 export const workerLogger = (log: WorkerOptions["log"]) =>
@@ -71,13 +71,13 @@ function runJobs({ config, pool, log }: WorkerOptions): Promise<Runner> {
     match,
     identifier: step,
     payload: { step },
-    // A server that was stopped makes up for what it missed, once: one job a step, however many were due.
+    // After a stop, missed schedules lead to one job per step, however many were due.
     options: { backfillPeriod: DAY_MS, maxAttempts: 5, jobKey: `scheduled_${step}` },
   });
   return run({
     pgPool: pool,
     noHandleSignals: true,
-    // Until then a stopping worker waits for its jobs; after it they are told to give up.
+    // A stopping worker waits so long for its jobs, then aborts them.
     preset: { worker: { gracefulShutdownAbortTimeout: config.SHUTDOWN_TIMEOUT_MS * 0.7 } },
     concurrency: CONCURRENCY,
     logger: workerLogger(log),
@@ -119,7 +119,7 @@ function runJobs({ config, pool, log }: WorkerOptions): Promise<Runner> {
           trigger: "schedule",
           signal: helpers.abortSignal,
         });
-        // Thrown, so that the job is tried again with back-off.
+        // Throw, so that the job is retried with back-off.
         if (done.status === "failed") throw new Error(`run ${done.id} failed: ${done.error}`);
       },
     },
