@@ -19,7 +19,7 @@ const times: unknown[] = [TYPES.timestamp, TYPES.timestamptz, TYPES.date];
 const isTime = (codec: unknown) => times.includes(codec);
 const units = ["hour", "day", "week", "month", "quarter", "year"];
 
-/** A group's key is text: a time that says it is UTC. */
+/** Groups' keys are texts, so a time ends with its zone, UTC. */
 const groupTime: typeof TYPES.timestamp = {
   ...TYPES.timestamp,
   castFromPg: (time) => timeText(time, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
@@ -30,7 +30,7 @@ const groupDay: typeof TYPES.timestamp = {
   castFromPg: (day) => groupTime.castFromPg!(sql`${day}::timestamp`),
 };
 
-/** Columns with few values: not what identifies a row, nor a time. */
+/** Finds columns that may have few values: no keys, no times. */
 function categories({ codec, uniques }: PgResource): [string, PgCodecAttribute][] {
   return Object.entries(codec.attributes as Record<string, PgCodecAttribute>).filter(
     ([name, attribute]) =>
@@ -40,14 +40,14 @@ function categories({ codec, uniques }: PgResource): [string, PgCodecAttribute][
   );
 }
 
-/** Minimum and maximum of dates and times, and grouping by every unit a report asks for. */
+/** Adds minimum and maximum of dates and times, and grouping by the units that reports need. */
 export const AggregatesPlugin: GraphileConfig.Plugin = {
   name: "AggregatesPlugin",
   version: "1.0.0",
   after: ["PgAggregatesSpecsPlugin"],
   schema: {
     entityBehavior: {
-      // A condition compares with a number, which money is not to PostgreSQL.
+      // Conditions compare with numbers, which PostgreSQL does not do for money.
       pgCodecAttribute: {
         inferred: {
           provides: ["withoutMoney"],
@@ -64,7 +64,7 @@ export const AggregatesPlugin: GraphileConfig.Plugin = {
           .map((spec) => {
             if (spec.id === "min" || spec.id === "max")
               return { ...spec, isSuitableType: (codec) => isTime(codec) || spec.isSuitableType(codec) };
-            // PostgreSQL has no mean of money.
+            // PostgreSQL has no avg(money).
             if (spec.id === "average")
               return {
                 ...spec,
@@ -90,14 +90,15 @@ export const AggregatesPlugin: GraphileConfig.Plugin = {
         };
       },
 
-      // Times have neither a sum nor a mean, and how many there are is no time.
+      // Times have neither sum nor mean, and their count is not a time.
       GraphQLInputObjectType_fields(fields, _build, { Self }) {
         if (!/Having(Sum|Average|DistinctCount)Input$/.test(Self.name)) return fields;
         const isOfTimes = (type: unknown) => String(type) === "HavingDatetimeFilter";
         return Object.fromEntries(Object.entries(fields).filter(([, field]) => !isOfTimes(field.type)));
       },
 
-      // Rows can be grouped by columns of their user or calendar day, such as quarter and weekend: one join, no index needed.
+      // Rows can be grouped by columns of their user or calendar day, such as quarter and weekend, which takes one
+      // join and no index.
       GraphQLEnumType_values(values, build, { scope: { isPgAggregateGroupEnum, pgTypeResource } }) {
         if (!isPgAggregateGroupEnum || !pgTypeResource) return values;
         const { inflection } = build;
@@ -126,7 +127,7 @@ export const AggregatesPlugin: GraphileConfig.Plugin = {
             };
           }
         }
-        // The day of a time is stored beside it: nothing to compute for each row, and half as much to sort.
+        // If a column stores a time's day, group by it: nothing is computed per row, and half as much is sorted.
         for (const [day, { extensions }] of Object.entries(
           codec.attributes as Record<string, PgCodecAttribute>,
         )) {
@@ -136,7 +137,7 @@ export const AggregatesPlugin: GraphileConfig.Plugin = {
             rows.groupBy({ fragment: sql`${rows.alias}.${sql.identifier(day)}`, codec: groupDay });
           if (value) values = { ...values, [name]: { ...value, extensions: { grafast: { apply } } } };
         }
-        // Nobody groups by microseconds.
+        // Leave out grouping by untruncated times.
         const untruncated = Object.entries(codec.attributes as Record<string, PgCodecAttribute>)
           .filter(([, attribute]) => isTime(attribute.codec) && attribute.codec !== TYPES.date)
           .map(([attributeName]) => inflection.constantCase(attributeName));

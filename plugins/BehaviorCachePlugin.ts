@@ -1,5 +1,5 @@
-// Remembers what graphile-build works out again for each of the hundred thousand questions that a schema asks of its
-// behaviors. Parsing their texts takes more than half the time in which a schema is built.
+// Caches the behaviors that graphile-build computes again at each of some hundred thousand lookups. Parsing their
+// texts takes more than half the time of building a schema.
 import "graphile-build";
 
 type Behavior = GraphileBuild.Build["behavior"];
@@ -28,10 +28,10 @@ const getOrMake = <K, V>(map: Map<K, V>, key: K, make: () => V): V => {
 interface Memory {
   /** Text of the behavior, by type of entity and entity. */
   texts: Map<string, EntityMap<string>>;
-  /** Answers by question, and by text of the behavior. */
+  /** Results by filter, then by text of the behavior. */
   answers: Map<string, Map<string, boolean | undefined>>;
 }
-/** Each schema that is built has a behavior of its own, which is frozen: the class is changed, once for all. */
+/** The class is patched, since each schema has its own frozen Behavior. */
 const memories = new WeakMap<Behavior, Memory>();
 
 function addMemory(prototype: Behavior): void {
@@ -42,7 +42,7 @@ function addMemory(prototype: Behavior): void {
     if (!memory) memories.set(this, (memory = { texts: new Map(), answers: new Map() }));
     const { texts, answers } = memory;
     const known = getOrMake(answers, `${entityType} ${filter}`, () => {
-      // Warns of a filter that nobody registered.
+      // Run the original method, which warns about unregistered filters.
       entityMatches.call(this, entityType, entity as never, filter);
       return new Map<string, boolean | undefined>();
     });

@@ -1,5 +1,5 @@
-// The database's description of itself beyond PostgreSQL's own catalogue: datasets with their fields, and which relations
-// only a refresh changes.
+// Reads what PostgreSQL's own catalogue does not tell: datasets with their fields, and relations that only a refresh
+// changes.
 import { withPgClientFromPgService } from "@dataplan/pg";
 import { getNullableType } from "grafast/graphql";
 import { gatherConfig } from "graphile-build";
@@ -17,27 +17,27 @@ export interface DatasetField {
 
 /** A table whose changed rows are announced. */
 export interface AnnouncedTable {
-  /** Its oid. */
+  /** The table's oid. */
   relation: string;
   schema: string;
   name: string;
   keys: { column: string; type: string }[];
-  /** Not everybody who reads the table sees all of its rows. */
+  /** True if row-level security hides some rows from readers. */
   has_policies: boolean;
 }
 
 interface Catalogue {
   datasets: { dataset: string; fields: DatasetField[] }[];
   refreshed: Refreshed;
-  /** Stored columns that hold the day of a time column. */
+  /** Stored columns with the day of a time column. */
   days: { relation: string; day: string; time: string }[];
-  /** Columns that some role may not read which reads others of the relation. */
+  /** Columns that some role may not read although it reads others of the relation. */
   restricted: { relation: string; column: string }[];
   /** Columns of views and metrics that are never NULL, as their queries show. */
   not_null: { relation: string; column: string }[];
-  /** Columns with an index of trigrams. */
+  /** Columns with a trigram index. */
   trigrams: { relation: string; column: string }[];
-  /** Columns that hold one of a few names. */
+  /** Columns that a CHECK limits to a few names. */
   enums: { relation: string; column: string; base: string; base_column: string; names: string[] }[];
   announced: AnnouncedTable[];
 }
@@ -58,22 +58,22 @@ declare global {
 }
 declare module "graphile-build-pg" {
   interface PgResourceTags {
-    /** Its rows change only by a refresh. */
+    /** Set if only a refresh changes the rows. */
     refreshed: true;
   }
   interface PgCodecAttributeTags {
-    /** Not every role that reads the relation may read it. */
+    /** Set if some roles that read the relation may not read the column. */
     restricted: true;
   }
 }
 
-/** Changes when one of the relations is defined in another way or has policies; the argument is an array of oids. */
+/** SQL of a text that changes with the definitions and policies of relations, given as an array of oids. */
 export const shapeOf = (relations: string): string => `(
   select coalesce(md5(string_agg(concat_ws('.', c.oid, c.relrowsecurity, c.reloptions, w.xmin), ' ' order by c.oid)), '')
   from pg_catalog.pg_class c left join pg_catalog.pg_rewrite w on w.ev_class = c.oid
   where c.oid = any (${relations}))`;
 
-// With policies, or the rights of the reader, a relation is not the same for everybody.
+// Relations with policies, or with the reader's rights (security_invoker), differ between readers.
 const CATALOGUE = `
   with refreshed as (
     select array(
@@ -139,7 +139,7 @@ const CATALOGUE = `
     ) as announced
   from refreshed`;
 
-/** Schema strata, its datasets or a function is not there. */
+/** SQLSTATEs if schema strata, its datasets or a function is missing. */
 const MISSING = new Set(["3F000", "42P01", "42883"]);
 
 async function read(pgService: GraphileConfig.PgServiceConfiguration): Promise<Catalogue> {
@@ -218,7 +218,8 @@ export const CataloguePlugin: GraphileConfig.Plugin = {
   }),
   schema: {
     hooks: {
-      // Whoever may not read the column gets null, and an error that names it, instead of nothing at all.
+      // The field is nullable: a role without the right gets null and an error that names it, and the rest of the
+      // response.
       GraphQLObjectType_fields_field(field, _build, { scope: { pgFieldAttribute } }) {
         if (!pgFieldAttribute?.extensions?.tags?.restricted) return field;
         return { ...field, type: getNullableType(field.type) };

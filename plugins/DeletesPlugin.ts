@@ -1,4 +1,5 @@
-// Descriptions of deletions: the rows that go along, and those that prevent one, as the foreign keys say.
+// Describes in delete mutations which rows are deleted with a row, and which prevent the deletion, by the foreign
+// keys.
 import type { PgResource } from "@dataplan/pg";
 import { gatherConfig } from "graphile-build";
 import type { Introspection, PgClass } from "graphile-build-pg/pg-introspection";
@@ -7,19 +8,19 @@ import { isRelation, tagsOf, valuesOf } from "./support/tags.ts";
 
 declare module "graphile-build-pg" {
   interface PgResourceTags {
-    /** Words on what becomes of rows that refer to one that is deleted. */
+    /** Sentences on rows that reference a deleted one. */
     onDelete: string;
   }
 }
 
-// As pg_constraint has them: ON DELETE CASCADE, SET NULL and SET DEFAULT, RESTRICT and NO ACTION.
+// Codes of pg_constraint for ON DELETE CASCADE, SET NULL and SET DEFAULT, RESTRICT and NO ACTION.
 const CASCADE = "c";
 const EMPTIED = ["n", "d"];
 
 function wordsOf(
   relation: PgClass,
   { constraints }: Introspection,
-  /** Undefined of what the API does not show. */
+  /** Name of a table in the API; undefined if it is not shown there. */
   nameOf: (child: PgClass) => string | undefined,
 ): string {
   const goes = new Set([relation]);

@@ -9,10 +9,10 @@ import {
 
 type Rule = [pattern: RegExp, description: string];
 
-/** A name in lower case words, as text. */
+/** Converts an enum value's name to words. */
 const words = (name: string) => name.toLowerCase().replaceAll("_", " ");
 
-/** Descriptions of types by name; the first pattern that matches wins. `$1` is what it captured. */
+/** Descriptions of types by name; the first matching pattern applies. `$1` is its captured text. */
 const types: Rule[] = [
   [/^(\w+)(Sum|DistinctCount|Min|Max|Average)Aggregates$/, "Aggregate values of `$1` by column."],
   [/^(\w+)Aggregates$/, "Aggregate values of a set of `$1`."],
@@ -44,7 +44,7 @@ const values: Rule[] = [
   [/^(\w+)$/, "By {1}."],
 ];
 
-/** Descriptions of fields, input fields and arguments by the name of the type and their own. */
+/** Descriptions of fields, input fields and arguments, by their type's name and their own. */
 const fields: Rule[] = [
   [/^DiscardQuarantinedInput\.ids$/, "The records, by `quarantineId`."],
   [/^DiscardQuarantinedInput\.reason$/, "All records rejected for this reason, such as `valid_email`."],
@@ -91,7 +91,7 @@ function describe(rules: Rule[], name: string): string | undefined {
     );
 }
 
-/** Gives every element of the schema a description: those that PostGraphile and its presets leave out follow from rules. */
+/** Describes every element of the schema: descriptions that PostGraphile and its presets omit follow from rules. */
 export const DescriptionsPlugin: GraphileConfig.Plugin = {
   name: "DescriptionsPlugin",
   version: "1.0.0",

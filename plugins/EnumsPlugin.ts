@@ -1,6 +1,6 @@
-// A column that a CHECK limits to a few names is an enum in the API, if it is one of the pipeline's own or its comment
-// has the tag @enumerated; in the database it stays text. The values are called
-// as they are stored, so that answers and variables are what they would be without it.
+// Makes a text column an enum in the API if a CHECK limits it to a few names, and it belongs to the pipeline or its
+// comment has the tag @enumerated. Values have the names that are stored, so that responses and variables do not
+// change.
 import { enumCodec, isEnumCodec, TYPES, type PgCodec } from "@dataplan/pg";
 import { gatherConfig } from "graphile-build";
 import type { PgAttribute, PgClass } from "graphile-build-pg/pg-introspection";
@@ -15,17 +15,17 @@ declare global {
   }
   namespace DataplanPg {
     interface PgCodecExtensions {
-      /** The values are stored as they are called. */
+      /** Set if the values' names are those that are stored. */
       strataNames?: true;
     }
   }
 }
 
-/** Is the value that the column holds the one that the API gives? */
+/** Whether the API's values are those that the column stores. */
 export const hasPlainNames = (codec: PgCodec): boolean =>
   isEnumCodec(codec) && codec.extensions?.strataNames === true;
 
-/** The enum of the datasets, where their names are names of GraphQL. */
+/** Name of the datasets' enum, which exists if their names are valid in GraphQL. */
 export const DATASET_NAME = "DatasetName";
 
 export const hasDatasetNames = ({ input }: GraphileBuild.Build): boolean =>
@@ -81,13 +81,13 @@ export const EnumsPlugin: GraphileConfig.Plugin = {
           const column = shown?.getAttribute({ name });
           if (!shown || !column || !isRelation(shown, schemas)) continue;
           const own = byId.get(base)!;
-          // The pipeline's own columns, and those whose comments ask for it: documents that give a text would break.
+          // Other columns stay texts unless they are tagged: documents with string literals would break.
           const isAsked = tagsOf(own.getAttribute({ name: baseColumn })!).enumerated !== undefined;
           if (isRelation(own, schemas) && !isAsked) continue;
           const key = `names_${base}_${baseColumn}`;
           let codec = byBase.get(key);
           if (!codec) {
-            // Called after its own table, or the first relation that shows it.
+            // The enum is named after the column's table, or the first relation that shows it.
             const isDataset = own.relname === "datasets" && own.getNamespace()!.nspname === "strata";
             let type = isDataset
               ? DATASET_NAME

@@ -5,7 +5,7 @@ import type {} from "postgraphile";
 
 type AddDependency = (step: Step | { step: Step }) => number;
 
-/** Steps of grafast 1.1 as this plugin reaches into them. */
+/** Internals of grafast 1.1 that this plugin changes. */
 interface InputList {
   addDependency: AddDependency;
 }
@@ -14,14 +14,14 @@ interface Connection {
   setupSubplanWithPagination(): Step;
 }
 
-// An item that occurs twice in a list, such as `[$a, $a]`, is one dependency upstream, but counts as two: planning fails.
+// Upstream stores a repeated item of a list, such as `[$a, $a]`, as one dependency but counts two, so planning fails.
 const { addDependency } = Step.prototype as unknown as { addDependency: AddDependency };
 (__InputListStep.prototype as unknown as InputList).addDependency = function (this: Step, given) {
   const options = given instanceof Step ? { step: given } : given;
   return addDependency.call(this, { ...options, skipDeduplication: true } as { step: Step });
 };
 
-// `pageInfo` asks for the cursors of rows, but upstream forgets to fetch the rows: the cursors are null.
+// Upstream does not fetch rows for the cursors of `pageInfo` alone, which are null then.
 const connection = ConnectionStep.prototype as unknown as Connection;
 const { cursorPlan } = connection;
 connection.cursorPlan = function (this: Connection, $item) {
@@ -29,7 +29,8 @@ connection.cursorPlan = function (this: Connection, $item) {
   return cursorPlan.call(this, $item);
 };
 
-// PostgreSQL writes -1.5 seconds as "-01.-500000", and -0.5 as "00.-500000"; upstream reads neither fraction.
+// PostgreSQL's to_char writes -1.5 seconds as "-01.-500000", and -0.5 as "00.-500000"; upstream parses neither
+// fraction.
 const interval = TYPES.interval as PgCodec;
 const { fromPg: fromInterval } = interval;
 interval.fromPg = (text: string) => {
@@ -41,13 +42,13 @@ interval.fromPg = (text: string) => {
   };
 };
 
-/** Mends faults of grafast 1.1 and @dataplan/pg 1.1: their classes are changed when this file is loaded. */
+/** Fixes faults of grafast 1.1 and @dataplan/pg 1.1 by patching their classes when this file is loaded. */
 export const GrafastFixesPlugin: GraphileConfig.Plugin = {
   name: "GrafastFixesPlugin",
   version: "1.0.0",
   gather: gatherConfig({
     hooks: {
-      // Upstream answers a range of dates or times that is null as the range without bounds, which holds everything.
+      // Upstream returns a null range of dates or times as the unbounded range.
       pgCodecs_PgCodec(_info, { pgCodec }) {
         const codec = pgCodec;
         if (!codec.rangeOfCodec || !codec.castFromPg) return;

@@ -1,5 +1,5 @@
-// `group` of grouped aggregates: the values that a group was made by, each under its name and with its type. `keys` has
-// the same as texts, in the order of `groupBy`.
+// Adds `group` to grouped aggregates: the values by which rows were grouped, with names and types. `keys` has the
+// same as texts, in the order of `groupBy`.
 import {
   assertPgClassSingleStep,
   TYPES,
@@ -18,7 +18,7 @@ import type {} from "postgraphile";
 declare global {
   namespace DataplanPg {
     interface PgCodecExtensions {
-      /** Name of the grouping whose value the codec reads. */
+      /** Name of the grouping that the codec belongs to. */
       strataGroup?: string;
     }
   }
@@ -30,7 +30,7 @@ type Apply = (rows: Rows) => void;
 const applyOf = ({ extensions }: { extensions?: GraphQLEnumValueConfig["extensions"] }): Apply | undefined =>
   (extensions as { grafast?: { apply?: Apply } } | undefined)?.grafast?.apply;
 
-/** The codec of what a grouping groups by, which only the grouping itself knows. */
+/** Finds the codec of a grouping's values by applying it to a recorder. */
 function codecOf(apply: Apply): PgCodec {
   let found: PgCodec | undefined;
   apply({
@@ -41,10 +41,10 @@ function codecOf(apply: Apply): PgCodec {
   return found!;
 }
 
-/** How a grouping applied before it said its name. */
+/** Original functions of groupings that were wrapped to tell their name. */
 const unnamed = new WeakMap<Apply, Apply>();
 
-/** Groupings say their name beside their value. */
+/** Wraps a grouping so that it tells its name with its value. */
 function named(name: string, apply: Apply): Apply {
   const withName: Apply = (rows) =>
     apply({
@@ -85,7 +85,7 @@ export const GroupKeysPlugin: GraphileConfig.Plugin = {
         const { inflection, behavior } = build;
         const typeOf = (apply: Apply): GraphQLOutputType => {
           const codec = codecOf(unnamed.get(apply) ?? apply);
-          // A truncated time has a codec of its own; the API shows it as any other time.
+          // Truncated times have a codec of their own; the API shows them as ordinary times.
           const known = codec.name === TYPES.timestamp.name ? TYPES.timestamp : codec;
           return build.getGraphQLTypeByPgCodec(known, "output") as GraphQLOutputType;
         };
@@ -156,7 +156,7 @@ export const GroupKeysPlugin: GraphileConfig.Plugin = {
   },
 };
 
-/** The description of a grouping by a column, or by a time that is truncated. */
+/** Describes a grouping by a column or by a truncated time. */
 function wordsOf(name: string, columns: Map<string, { field: string; description?: string }>): string {
   const column = columns.get(name);
   if (column) return column.description ?? `The \`${column.field}\`.`;
@@ -168,7 +168,7 @@ const groupTypeOf = ({ inflection }: GraphileBuild.Build, resource: PgResource):
   inflection.upperCamelCase(`${inflection.tableType(resource.codec as never)}-aggregates-group`);
 
 function groupingsOf(build: GraphileBuild.Build, resource: PgResource): GraphQLEnumType | undefined {
-  // pg-aggregates declares its names without types.
+  // pg-aggregates' inflectors have no types.
   const inflection = build.inflection as unknown as {
     aggregateGroupByType(details: { resource: PgResource }): string;
   };

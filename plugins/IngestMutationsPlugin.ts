@@ -1,6 +1,6 @@
-// ingest<Dataset> for every dataset: rows into staging. Their values are not typed by GraphQL, which
-// would refuse all rows because of one; a row whose values do not fit goes to quarantine instead.
-// The work itself is the process's: it comes in by the Grafast context.
+// Adds ingest<Dataset> for every dataset, which lands rows in staging. GraphQL does not type their values, since it
+// would reject all rows because of one; a row with invalid values goes to quarantine. The process provides the work
+// by the Grafast context.
 import "graphile-build-pg";
 import { context, lambda, sideEffect, type FieldArgs, type Step } from "grafast";
 import { parse } from "grafast/graphql";
@@ -10,7 +10,7 @@ import { distinctNames } from "./NamesPlugin.ts";
 import { givenOf, text, type Nullable } from "./support/inputs.ts";
 import { payloadPlans, planPayload } from "./support/runs.ts";
 
-/** Options of a load; POST /ingest takes the same. */
+/** Options of a load, the same as those of POST /ingest. */
 interface LoadOptions {
   sourceSystem?: string;
   operation?: "delete" | "replace";
@@ -25,7 +25,7 @@ interface LoadOptions {
 export interface IngestRowsRequest extends LoadOptions {
   dataset: string;
   rows: Record<string, unknown>[];
-  /** Do nothing if the same rows were ingested before. */
+  /** Whether to do nothing if the same rows were ingested before. */
   once: boolean;
   dryRun: boolean;
   background: boolean;
@@ -37,16 +37,16 @@ export interface IngestedRows {
   /** Absent while the run goes on in the background. */
   rowsWritten?: number;
   rowsRejected?: number;
-  /** The run is an earlier one, which has ingested the same rows. */
+  /** Set if the run is an earlier one that has ingested the same rows. */
   skipped?: boolean;
-  /** What the load would do. */
+  /** Report of a dry run. */
   dryRun?: object;
 }
 
 declare global {
   namespace Grafast {
     interface Context {
-      /** Lands rows on behalf of the request's role; refused by the database if that role may not. */
+      /** Lands rows under the request's role, which needs the right to ingest. */
       ingestRows(request: IngestRowsRequest): Promise<IngestedRows>;
     }
   }
@@ -54,7 +54,7 @@ declare global {
 
 type IngestInput = Nullable<Omit<IngestRowsRequest, "dataset"> & { clientMutationId: string }>;
 
-/** A dataset with the names that its mutation takes. */
+/** A dataset with the names of its mutation. */
 interface Ingest {
   dataset: string;
   mutation: string;
@@ -238,14 +238,14 @@ export const IngestMutationsPlugin: GraphileConfig.Plugin = extendSchema((build)
       return {
         dataset,
         mutation: inflection.camelCase(`ingest-${name}`),
-        // "…Input" would be the mutation's own input where singular and plural are the same word.
+        // "…Input" would be the mutation's input type if singular and plural are the same word.
         rowType: inflection.upperCamelCase(`ingest-${name}-row`),
         columns: new Map(fields.map((field) => [names.get(field.field)!, field])),
       };
     });
   const plans = {
     ...payloadPlans(build),
-    // An earlier run's rows did not land by this.
+    // The rows of an earlier run were not ingested by this mutation.
     rowsIngested: ($payload: Payload) =>
       lambda($payload.get("run"), (run) => (run.skipped ? 0 : (run.rowsWritten ?? null)), true),
     rowsRejected: ($payload: Payload) =>

@@ -25,10 +25,10 @@ const comparisons = {
 
 const invalid = (message: string) => new SafeError(message, { code: "BAD_USER_INPUT" });
 
-/** Keys of one path: deeper documents cannot be asked for, and JavaScript would run out of stack. */
+/** Maximum keys of a path; longer ones would exhaust JavaScript's stack. */
 const MAX_KEYS = 50;
 
-/** Equality as containment and the rest as jsonpath: both are served by a GIN index, `->>` is not. */
+/** Uses containment for equality and jsonpath for the rest, which a GIN index serves, unlike `->>`. */
 function matchesPath(column: SQL, input: PathInput): SQL {
   const { path } = input;
   if (path.length === 0) throw invalid("`path` must name at least one key.");
@@ -41,7 +41,7 @@ function matchesPath(column: SQL, input: PathInput): SQL {
   const conditions: SQL[] = [];
   if (input.equalTo !== undefined)
     conditions.push(sql`${column} @> ${sqlValueWithCodec(document(input.equalTo), TYPES.jsonb)}`);
-  // All values are one parameter; each is one search of the index.
+  // All values are one parameter; each leads to one search of the index.
   if (input.in)
     conditions.push(sql`${column} @> any(${sqlValueWithCodec(input.in.map(document), LIST_TYPES.jsonb)})`);
   for (const [name, operator] of Object.entries(comparisons)) {
@@ -139,7 +139,7 @@ const JsonFilterPlugin: GraphileConfig.Plugin = {
   },
 };
 
-/** Filters on JSON documents, all of which a GIN index serves. */
+/** Filters on JSON documents that a GIN index serves. */
 export const JsonFilterPreset: GraphileConfig.Preset = {
   plugins: [JsonPathTypesPlugin, JsonFilterPlugin],
   schema: {

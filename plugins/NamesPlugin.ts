@@ -5,7 +5,7 @@ import type {} from "postgraphile";
 import { PIPELINE_MUTATIONS } from "./PipelineMutationsPlugin.ts";
 import { isRelation, tagsOf, valuesOf } from "./support/tags.ts";
 
-/** Types and fields that GraphQL, Relay, PostGraphile or Strata have already. */
+/** Names of types and fields that GraphQL, Relay, PostGraphile or Strata use. */
 const TAKEN = [
   "query mutation subscription id node cursor page_info int float string boolean",
   "big_int big_float json uuid xml date datetime time interval bit_string oid reg_class reg_type reg_proc reg_role",
@@ -14,16 +14,19 @@ const TAKEN = [
   "geo_point geo_point_input geo_box_input geo_distance_input geo_polygon_input json_path_input",
 ].flatMap((names) => names.split(" "));
 
-/** Ends of the names of types that are made for each table, such as `UserFilter`; for inputs PostGraphile makes way. */
+/**
+ * Suffixes of types that are derived from tables, such as `UserFilter`. PostGraphile itself avoids collisions of
+ * inputs.
+ */
 const DERIVED = /(Filter|Edge|Connection|AggregatesGroup|GroupBy|OrderBy|UniqueKey|RangeBound)$/;
 
-/** Types of the mutations of a table. */
+/** Types of a table's mutations. */
 const OF_MUTATIONS = /^(create|update|delete|upsert|ingest)[A-Z].*(Payload|Row)$/;
 
-/** Mutations that a table may have, with the table's name; an upsert makes way for a function of its name. */
+/** Mutations of a table, with its name. Upserts are missing: a function of that name replaces them. */
 const OF_TABLES = /^(create|update|delete|ingest)([A-Z].*)$/;
 
-/** Rights without which a table has no such mutation. */
+/** Rights that a table's mutations require. */
 const NEEDED: Record<string, string> = {
   create: "insert",
   upsert: "insert",
@@ -33,10 +36,10 @@ const NEEDED: Record<string, string> = {
 
 const OWN_MUTATIONS = [...PIPELINE_MUTATIONS, "retryQuarantined"];
 
-/** Names of GraphQL that cannot be values of an enum. */
+/** Names that GraphQL does not allow as enum values. */
 const LITERALS = ["true", "false", "null"];
 
-/** Names of fields by columns: different ones, although `a b` and `a_b`, or `id` and `row_id`, come to the same. */
+/** Makes names of fields distinct, since `a b` and `a_b`, or `id` and `row_id`, lead to the same one. */
 export function distinctNames<T>(
   columns: readonly T[],
   nameOf: (column: T, index: number) => string,
@@ -62,7 +65,7 @@ type Relation = Parameters<GraphileBuild.Inflection["singleRelation"]>[0];
 const fieldsOf = (inflection: GraphileBuild.Inflection, codec: PgCodecWithAttributes): string[] =>
   Object.keys(codec.attributes).map((attributeName) => inflection.attribute({ codec, attributeName }));
 
-/** The name of a relation, unless a column or a function has it: then with the columns that refer. */
+/** Names a relation; if a column or a function has the name, the referencing columns are added. */
 function relationName(
   inflection: GraphileBuild.Inflection,
   { codec, relationName, registry }: Relation,
@@ -90,26 +93,26 @@ type Named = PgClass | PgProc | PgType;
 
 const schemaOf = (entity: Named): string => entity.getNamespace()!.nspname;
 
-/** Enums, domains and composite types that are no table's. */
+/** Whether a type is an enum, a domain or a composite type of its own. */
 const isOwnType = (type: PgType): boolean =>
   !/^(pg_|information_schema$)/.test(schemaOf(type)) &&
   ("ed".includes(type.typtype!) || (type.typtype === "c" && type.getClass()?.relkind === "c"));
 
-/** Names of types and fields as the field says them: no schema prefix, no doubled plural. */
+/** Names types and fields without schema prefixes, and resolves collisions. */
 export const NamesPlugin: GraphileConfig.Plugin = {
   name: "NamesPlugin",
   version: "1.0.0",
   after: ["RightsPlugin", "RelationsPlugin"],
   before: ["smart-tags"],
   inflection: {
-    // NodeAccessorPlugin is off (`node(id)` does its work); the simplify preset still asks for its name.
+    // The simplify preset needs this inflector, although NodeAccessorPlugin is off in favour of `node(id)`.
     add: { nodeById: (_preset, typeName) => `${typeName}ById` },
     replace: {
       _schemaPrefix: () => "",
       allRowsConnection(previous, _preset, resource) {
         const { tags } = resource.extensions ?? {};
         if (typeof tags?.connectionName === "string") return tags.connectionName;
-        // The metric itself has the plural: `categoryRevenues`, `categoryRevenuesLive`.
+        // The live view's name follows the metric's plural: `categoryRevenues`, `categoryRevenuesLive`.
         if (typeof tags?.liveOf === "string") return this.camelCase(`${this.pluralize(tags.liveOf)}-live`);
         return previous!(resource);
       },
@@ -124,7 +127,7 @@ export const NamesPlugin: GraphileConfig.Plugin = {
         }
         return names.get(attributeName)!;
       },
-      // A function of a row whose name a column has is called after its schema, too.
+      // If a column has the name, a row's function gets its schema as prefix.
       computedAttributeField(previous, _preset, details) {
         const { parameters, extensions } = details.resource;
         const name = previous!(details);
@@ -154,7 +157,7 @@ export const NamesPlugin: GraphileConfig.Plugin = {
         if (typeof name !== "string") return previous!(details);
         return this.camelCase(element ? `${name}_array` : name);
       },
-      // Types of PostgreSQL have values such as `in progress`, one of which would end the whole schema.
+      // Enums of PostgreSQL may have values such as `in progress`, one of which would make the whole schema invalid.
       enumValue(previous, _preset, given, codec) {
         const names = new Map<string, string>();
         for (const { value } of codec.values) {
@@ -189,10 +192,11 @@ export const NamesPlugin: GraphileConfig.Plugin = {
           const isDerived = DERIVED.test(name) && bases.has(name.replace(DERIVED, ""));
           return taken.has(name) || isDerived || OF_MUTATIONS.test(name);
         };
-        // The first of several equal names keeps it: relations before types and functions, production before analytics.
+        // The first of several equal names is kept: relations before types and functions, production before
+        // analytics.
         const give = (entity: Named, name: string): void => {
           const tags = tagsOf(entity);
-          // The comment of a metric, and with it a name, is also that of its live view.
+          // A metric's live view has the same comment and with it the same @name, which only one can have.
           const isNew = typeof tags.name === "string" && !isTaken(tags.name);
           const given = isNew ? (tags.name as string) : undefined;
           let chosen = given ?? name;
@@ -202,7 +206,7 @@ export const NamesPlugin: GraphileConfig.Plugin = {
           taken.add(nameOf(chosen));
           tags.name = chosen;
         };
-        // The studio and others rely on the names of Strata's own views.
+        // Strata's own views come first, since the studio relies on their names.
         const rank = (relation: PgClass): number => {
           const { builtin, name } = tagsOf(relation);
           return builtin ? 0 : typeof name === "string" ? 1 : 2;

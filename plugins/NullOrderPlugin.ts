@@ -16,14 +16,14 @@ import type {} from "postgraphile";
 type Direction = "ASC" | "DESC";
 type Nulls = "FIRST" | "LAST";
 
-/** On an order that only tells NULLs from values: where the NULLs of the column that follows belong. */
+/** Marks an order that only separates NULLs from values, with the place of the following column's NULLs. */
 export const NULLS = Symbol("nulls");
 
 export interface NullsOrder {
   [NULLS]?: Nulls;
 }
 
-// A cursor holds what a codec reads, also of NULL: upstream 0 for a number, and an error for a boolean.
+// Codecs must read NULL for cursors: upstream returns 0 for a number and an error for a boolean.
 for (const codec of [TYPES.int, TYPES.int2, TYPES.boolean] as PgCodec[]) {
   const { fromPg } = codec;
   codec.fromPg = (text: string | null) => (text === null ? null : fromPg(text));
@@ -55,7 +55,7 @@ const keyOf = ({ uniques }: PgResource): readonly string[] =>
 const hasNullableKey = (resource: PgResource): boolean =>
   keyOf(resource).some((column) => !(resource.codec as PgCodecWithAttributes).attributes[column]?.notNull);
 
-/** Queries that have their key in their order. */
+/** Queries whose order includes a key. */
 const ordered = new WeakSet<object>();
 
 function orderByKey(rows: Rows, key: readonly string[], direction: Direction, nulls: Nulls): void {
@@ -65,7 +65,7 @@ function orderByKey(rows: Rows, key: readonly string[], direction: Direction, nu
   rows.setOrderIsUnique();
 }
 
-/** Makes an order unique by a key that may be NULL, which upstream takes for one that is not. */
+/** Makes an order unique by a nullable key, which upstream treats as not null. */
 export function completeOrder(rows: Rows, resource: PgResource): void {
   if (hasNullableKey(resource)) orderByKey(rows, keyOf(resource), "ASC", "LAST");
 }
@@ -75,7 +75,7 @@ const value = (description: string, apply: (rows: PgSelectQueryBuilder) => void)
   extensions: { grafast: { apply } },
 });
 
-/** Orders rows by a subquery, as pg-aggregates does. */
+/** A function that orders rows by a subquery, as pg-aggregates has. */
 type Apply = (rows: { alias: SQL; orderBy(order: Extract<PgOrderSpec, { fragment: SQL }>): void }) => void;
 
 const directions = [
@@ -83,7 +83,10 @@ const directions = [
   ["DESC", "FIRST"],
 ] as const;
 
-/** Orders by what may be NULL: columns nulls first or last on small tables, none on those an index must serve. */
+/**
+ * Orders by nullable columns: with a choice of nulls first or last on small tables, and not at all on those that need
+ * an index.
+ */
 export const NullOrderPlugin: GraphileConfig.Plugin = {
   name: "NullOrderPlugin",
   version: "1.0.0",
@@ -105,7 +108,7 @@ export const NullOrderPlugin: GraphileConfig.Plugin = {
         for (const [attribute, { notNull, extensions }] of Object.entries(attributes)) {
           const name = inflection.constantCase(attribute);
           if (!result[`${name}_ASC`]) continue;
-          // Upstream takes the first column of a key of several for a key.
+          // Upstream treats the first column of a composite key as unique.
           if (
             notNull &&
             resource.uniques.some(({ attributes: [first, second] }) => second && first === attribute)
@@ -130,7 +133,7 @@ export const NullOrderPlugin: GraphileConfig.Plugin = {
           }
         }
 
-        // Without related rows there is neither a least value nor a mean.
+        // Aggregates such as minimum and mean are NULL without related rows.
         for (const [name, { extensions }] of Object.entries(values)) {
           const direction = /_(?:MIN|MAX|AVERAGE)_\w+_(ASC|DESC)$/.exec(name)?.[1];
           if (!direction) continue;
@@ -166,7 +169,8 @@ export const NullOrderPlugin: GraphileConfig.Plugin = {
           applyPlan: (($parent, $connection: ConnectionStep<never>, given, info) => {
             applyPlan($parent, $connection, given, info);
             const $rows = $connection.getSubplan() as unknown as PgSelectStep;
-            // Applied when it runs, after an order that is a variable: a constant would be applied now, before it.
+            // A lambda is applied at execution, after an order given by a variable; a constant would be applied
+            // before it.
             if (!ordered.has($rows)) $rows.apply(lambda(constant(null), complete));
           }) as typeof applyPlan,
         };

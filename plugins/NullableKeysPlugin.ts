@@ -3,10 +3,7 @@ import { access, type Step } from "grafast";
 import { gatherConfig } from "graphile-build";
 import type {} from "postgraphile";
 
-/**
- * A primary key column may be NULL in a view tagged `@nullableKey`, where NULL is a value like any other:
- * the group of users without transactions has no date.
- */
+/** Allows NULL in key columns of views tagged `@nullableKey`: the group of users without transactions has no date. */
 export const NullableKeysPlugin: GraphileConfig.Plugin = {
   name: "NullableKeysPlugin",
   version: "1.0.0",
@@ -15,7 +12,7 @@ export const NullableKeysPlugin: GraphileConfig.Plugin = {
     hooks: {
       pgCodecs_attribute(_info, { pgClass, pgAttribute, attribute }) {
         if (!pgClass.getTags().nullableKey) return;
-        // A row that exists is told from one that does not by a column that is never NULL.
+        // PostGraphile detects existing rows by a column that is not null.
         attribute.notNull = Boolean(pgAttribute.getTags()?.notNull);
       },
     },
@@ -36,7 +33,7 @@ export const NullableKeysPlugin: GraphileConfig.Plugin = {
             for (const column of key) {
               const ref = sql`${$rows.alias}.${sql.identifier(column)}`;
               const value = $rows.placeholder(spec[column]!, resource.codec.attributes[column]!.codec);
-              // Not `is not distinct from`, which no index serves.
+              // An index serves this condition, but not `is not distinct from`.
               $rows.where(sql`(${ref} = ${value} or (${ref} is null and ${value} is null))`);
             }
             return $rows.single();

@@ -14,9 +14,9 @@ import type {} from "postgraphile";
 declare global {
   namespace GraphileBuild {
     interface SchemaOptions {
-      /** Rows of a connection that is asked for without `first` or `last`. */
+      /** Rows of a connection without `first` or `last`. */
       defaultPageSize?: number;
-      /** Rows of a connection, or groups, that one request may ask for at most. */
+      /** Maximum of `first` and `last`, and of groups. */
       maxPageSize?: number;
     }
   }
@@ -30,12 +30,12 @@ type GroupsPlan = ($parent: Step, args: FieldArgs, info: never) => Step;
 const exceeded = (message: string, limit: number) =>
   new SafeError(message, { code: "PAGE_SIZE_EXCEEDED", limit });
 
-/** Groups have no pages: more than the limit of them is an error, not a silent cut. */
+/** Groups have no pages, so more than the limit is an error rather than a silent cut. */
 function atMost(limit: number, $groups: PgSelectStep): Step {
   $groups.setFirst(constant(limit + 1));
   return listTransform({
     listStep: $groups,
-    // It has to depend on the item, or the planner drops the item.
+    // The step depends on the item, because the planner would remove it otherwise.
     itemPlanCallback: ($group) => lambda($group, () => true, true),
     initialState: (): unknown[] => [],
     reduceCallback(groups, group) {
@@ -50,7 +50,7 @@ function atMost(limit: number, $groups: PgSelectStep): Step {
   });
 }
 
-/** Every connection has a page size: the default one, or the client's own up to a limit. */
+/** Limits the page size of connections: a default, and a maximum for the client's own. */
 export const PageSizePlugin: GraphileConfig.Plugin = {
   name: "PageSizePlugin",
   version: "1.0.0",
@@ -62,7 +62,7 @@ export const PageSizePlugin: GraphileConfig.Plugin = {
         if (!isPgFieldConnection || !first) return args;
         const { defaultPageSize = 100, maxPageSize = 1000 } = build.options;
         const limits = `At most ${maxPageSize}.`;
-        // Set by the field below, which sees both.
+        // Set by the field below, which has access to both arguments.
         return {
           ...args,
           first: {
@@ -70,7 +70,7 @@ export const PageSizePlugin: GraphileConfig.Plugin = {
             description: `Read only the first rows, this many; ${defaultPageSize} without \`first\` or \`last\`. ${limits}`,
             applyPlan: undefined,
           },
-          // A function's rows are not read backwards.
+          // Rows of functions have no `last`.
           ...(last && {
             last: {
               ...last,
@@ -107,7 +107,7 @@ export const PageSizePlugin: GraphileConfig.Plugin = {
           const $connection = plan($parent, args, info);
           const hasLast = info.field.args.some(({ name }) => name === "last");
           const [$first, $last] = [args.getRaw("first"), hasLast ? args.getRaw("last") : constant(null)];
-          // On the rows themselves: told of a size, the connection would fetch a page for its count alone.
+          // Set the limit on the rows: with a size, the connection would fetch a page even for its count alone.
           const $rows = $connection.getSubplan() as unknown as PgSelectStep;
           $rows.setFirst(
             lambda([$first, $last] as const, ([first, last]: readonly unknown[]) =>

@@ -1,6 +1,6 @@
 import type {} from "graphile-build";
 
-/** LIKE has three characters that are not themselves; connection-filter thinks of two of them. */
+/** Escapes the backslash in LIKE patterns, which connection-filter omits beside % and _. */
 export const PatternsPlugin: GraphileConfig.Plugin = {
   name: "PatternsPlugin",
   version: "1.0.0",

@@ -1,5 +1,5 @@
-// transformStaging, refreshAnalytics, runPipeline, cleanupOldData: the pipeline's steps as mutations.
-// The work itself is the process's: it comes in by the Grafast context.
+// Adds the pipeline's steps as mutations: transformStaging, refreshAnalytics, runPipeline, cleanupOldData. The
+// process provides the work by the Grafast context.
 import "graphile-build-pg";
 import { context, lambda, sideEffect, type FieldArgs, type Step } from "grafast";
 import { parse } from "grafast/graphql";
@@ -17,7 +17,7 @@ export interface PipelineStepRequest {
 declare global {
   namespace Grafast {
     interface Context {
-      /** Runs a step on behalf of the request's role; refused by the database if that role may not. */
+      /** Runs a step under the request's role, which needs the right to. */
       runPipelineStep(request: PipelineStepRequest): Promise<{ id: string; rowsDeleted: number }>;
     }
   }

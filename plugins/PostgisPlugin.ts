@@ -41,7 +41,7 @@ function pointColumn(codec: PgCodec): string | undefined {
   return attributes.find(([, attribute]) => attribute.codec === geoPoint)?.[0];
 }
 
-/** A mutation returns a row that it wrote, not one that can be selected from. */
+/** Returns a selectable row, which a row that a mutation has written is not. */
 function selected($row: PgSelectSingleStep): PgSelectSingleStep {
   if ($row instanceof PgSelectSingleStep) return $row;
   const { resource } = $row as PgSelectSingleStep;
@@ -52,13 +52,13 @@ function selected($row: PgSelectSingleStep): PgSelectSingleStep {
 }
 
 /**
- * An index tells the nearest rows by distance alone, and before PostgreSQL 17 the planner does not use it for
- * an order by distance and key, which stable cursors need. Reading from an ordered subquery makes it.
+ * Orders by distance and key, as stable cursors need. An index finds the nearest rows by distance only, and before
+ * PostgreSQL 17 the planner does not use it for this order; reading from an ordered subquery makes it do so.
  */
 function orderByDistance($rows: PgSelectStep, column: string, $from: Step): void {
   const from = $rows.placeholder($from, geoPoint);
   const nearest = sql.identifier("nearest");
-  // Private, and without another way to it.
+  // Private, without a public alternative.
   const source = $rows as unknown as { from: SQL };
   const table = source.from;
   source.from = sql`(
@@ -66,21 +66,21 @@ function orderByDistance($rows: PgSelectStep, column: string, $from: Step): void
     from ${table}
     order by ${nearest}
   )`;
-  // Rows without a distance are left out: no index serves an order that includes them.
+  // Omit rows without a distance: no index serves an order that includes them.
   $rows.where(sql`not public.st_isempty(${$rows.alias}.${sql.identifier(column)}) or ${from} is null`);
   $rows.orderBy({
     fragment: sql`${$rows.alias}.${nearest}`,
     codec: TYPES.float,
     direction: "ASC",
-    // All of them are, if the given position is.
+    // Distances are NULL if the given position is.
     nullable: true,
   });
-  // Counting needs no order.
+  // Counts are cloned from here, and need no order.
   const clone = $rows.clone.bind($rows);
   $rows.clone = (mode) => Object.assign(clone(mode), mode === "aggregate" ? { from: table } : {});
 }
 
-/** The types of positions and of what is asked about them. */
+/** Types of positions and of filters on them. */
 export const PostgisTypesPlugin = extendSchema(
   {
     typeDefs: gql`
@@ -180,7 +180,7 @@ export const PostgisTypesPlugin = extendSchema(
   "PostgisTypesPlugin",
 );
 
-/** PostGIS points as GeoJSON; filters and order by place, all of which its GiST indexes serve. */
+/** Shows PostGIS points as GeoJSON, with filters and orders by place that GiST indexes serve. */
 export const PostgisPlugin: GraphileConfig.Plugin = {
   name: "PostgisPlugin",
   version: "1.0.0",
@@ -190,7 +190,7 @@ export const PostgisPlugin: GraphileConfig.Plugin = {
       pgCodecs_findPgCodec(_info, event) {
         if (!event.pgCodec && /^geo(metry|graphy)$/.test(event.pgType.typname)) event.pgCodec = geoJson;
       },
-      // A codec is found once for a type; whether it is of points, each column says for itself.
+      // Codecs belong to types; whether a geometry is a point depends on each column's modifier.
       pgCodecs_attribute(_info, { attribute, pgAttribute }) {
         const isGeometry = pgAttribute.getType()?.typname === "geometry";
         if (isGeometry && isPointType(pgAttribute.atttypmod)) attribute.codec = geoPoint;
@@ -241,7 +241,7 @@ export const PostgisPlugin: GraphileConfig.Plugin = {
               },
             },
             plan($row: PgSelectSingleStep, args) {
-              // Applied when it runs: a placeholder cannot be added beside totalCount, which locks the plan.
+              // Applied at execution: a placeholder cannot be added beside totalCount, which locks the plan.
               const $selected = selected($row);
               const $rows = $selected.getClassStep();
               const $from = args.getRaw("from");
@@ -268,7 +268,7 @@ export const PostgisPlugin: GraphileConfig.Plugin = {
         const nearestTo = {
           type: build.getInputTypeByName("GeoPointInput"),
           description: `Read only rows with a \`${column}\`, by \`distance\` from this one, nearest first; \`orderBy\` decides between equals.`,
-          // Planned, not applied: what is applied would come after the default of orderBy.
+          // Planned rather than applied, to come before the default of orderBy.
           applyPlan(_$parent: unknown, $connection: { getSubplan(): PgSelectStep }, arg: FieldArg) {
             orderByDistance($connection.getSubplan(), column, arg.getRaw());
           },

@@ -1,11 +1,11 @@
 import type { PgCodec, PgResource } from "@dataplan/pg";
 import type {} from "postgraphile";
 
-/** Relations on which the cached responses depend. */
+/** Relations on which cached responses depend. */
 export interface Refreshed {
-  /** Oids of the relations whose rows only a refresh changes. */
+  /** Oids of relations whose rows only a refresh changes. */
   relations: string[];
-  /** Changes with their definitions and policies. */
+  /** A text that changes with their definitions and policies. */
   shape: string;
 }
 
@@ -21,7 +21,7 @@ declare module "graphql" {
     strataRefreshed?: true | undefined;
   }
   interface GraphQLEnumTypeExtensions {
-    /** How the values are called that are about the relation itself, not about what is related to it. */
+    /** Names of values that concern the relation itself, not related ones. */
     strataRefreshed?: string[] | undefined;
   }
 }
@@ -33,7 +33,7 @@ interface Scope {
   isPgConnectionAggregateFilter?: boolean | undefined;
 }
 
-/** Marks the types of what only a refresh changes, for those who keep answers. */
+/** Marks types of data that only a refresh changes, for the response cache. */
 export const RefreshedPlugin: GraphileConfig.Plugin = {
   name: "RefreshedPlugin",
   version: "1.0.0",
@@ -62,7 +62,10 @@ export const RefreshedPlugin: GraphileConfig.Plugin = {
 
 const isRefreshed = ({ extensions }: PgCodec): boolean => Boolean(extensions?.tags?.refreshed);
 
-/** The relation that the type is about, if only a refresh changes it; a function on its rows might read anything. */
+/**
+ * Finds the relation of a type if only a refresh changes it. A relation with functions on its rows does not count,
+ * since they may read anything.
+ */
 function refreshedCodec({ pgResources }: GraphileBuild.Build, scope: Scope): PgCodec | undefined {
   if (scope.isPgConnectionFilterMany || scope.isPgConnectionAggregateFilter) return undefined;
   const codec = scope.pgTypeResource?.codec ?? scope.pgCodec;

@@ -1,4 +1,4 @@
-// Keys and relations that PostgreSQL cannot declare, and what of a relation may filter and order.
+// Adds keys and relations that PostgreSQL cannot declare, and decides which columns may filter and order.
 import { gatherConfig } from "graphile-build";
 import type { Introspection, PgAttribute, PgClass, PgIndex } from "graphile-build-pg/pg-introspection";
 import type {} from "postgraphile";
@@ -8,7 +8,7 @@ import { addBehavior, columnsOf, isRelation, namesIn, tagsOf, valuesOf } from ".
 const DATE_OID = "1082";
 const LIVE = /_live$/;
 
-/** Names as smart tags write them; one with other signs cannot be written. */
+/** Whether a name can be written in a smart tag. */
 const isPlain = ({ attname }: PgAttribute): boolean => !/[",()|]/.test(attname);
 
 const constraintsOf = (relation: PgClass, type: string) =>
@@ -18,11 +18,14 @@ const isNotNull = (column: PgAttribute): boolean => column.attnotnull || Boolean
 
 interface Key {
   columns: PgAttribute[];
-  /** NULL is a value like any other. */
+  /** True if key columns may be NULL (NULLS NOT DISTINCT). */
   isNullable: boolean;
 }
 
-/** The columns of a unique index over whole rows and plain columns; those of a view are never declared not null. */
+/**
+ * Finds a key among the unique indexes without predicate and expressions. Columns of materialized views are never
+ * declared not null.
+ */
 function keyOfIndex(relation: PgClass): Key | undefined {
   const found = relation.getIndexes().flatMap((index): Key[] => {
     const { indisunique, indisvalid, indpred, indnkeyatts } = index;
@@ -47,11 +50,11 @@ function addKey(relation: PgClass): void {
   tagsOf(relation).primaryKey = key.columns.map(({ attname }) => attname).join();
   if (!key.isNullable) return;
   tagsOf(relation).nullableKey = true;
-  // If it were a key, all of its columns would be not null.
+  // A key would make all of its columns not null, so mark those that are.
   for (const column of columnsOf(relation)) if (column.attnotnull) tagsOf(column).notNull = true;
 }
 
-/** A live view has the key of the table that is as of the last refresh, and the same columns without NULL. */
+/** A live view gets the key and the not-null columns of its metric's table. */
 function followMetric(live: PgClass, metric: PgClass): void {
   const [primary] = constraintsOf(metric, "p");
   const tags = tagsOf(live);
@@ -71,7 +74,7 @@ function followMetric(live: PgClass, metric: PgClass): void {
   }
 }
 
-/** A date is a day of the calendar. */
+/** Relates a date column to the calendar's day. */
 function joinCalendar(relation: PgClass, calendar: PgClass): void {
   const columns = columnsOf(relation);
   const isReadable = (column: PgAttribute) => !valuesOf(column, "behavior").includes("-*");
@@ -103,16 +106,16 @@ function joinCalendar(relation: PgClass, calendar: PgClass): void {
 const TEXTS = /^(text|varchar|bpchar|citext)$/;
 
 const INTEGERS = ["20", "21", "23"];
-/** Types without an order, some even without an equality. */
+/** Types without an order, some without equality. */
 const OPAQUE = /^(json|xml|point|line|lseg|box|path|polygon|circle|tsquery)$/;
-/** Types whose indexes serve operators of their own, not = and <. */
+/** Types whose indexes serve other operators than = and <. */
 const HAS_OPERATORS = /^(jsonb|geometry|tsvector|_.+)$/;
 const NO_COMPARISON =
   "-orderBy -groupBy -aggregate -attribute:aggregate:orderBy -attribute:aggregate:filterBy";
 
-/** How the columns may filter, order and be computed with. */
+/** Limits filters, orders and aggregates to columns where they are fast. */
 function boundColumns(relation: PgClass): void {
-  // A view shows no indexes: those of its table are named in a tag, and otherwise any of its columns is taken to be small.
+  // A view has no indexes: a tag names those of its table, and without it the view counts as small.
   const indexed = tagsOf(relation).indexed === undefined ? undefined : namesIn(relation, "indexed");
   const isSmall = tagsOf(relation).refreshed || (relation.relkind === "v" && !indexed);
   const keys = [...constraintsOf(relation, "p"), ...constraintsOf(relation, "f")].flatMap(
@@ -131,14 +134,14 @@ function boundColumns(relation: PgClass): void {
     if (TEXTS.test(type)) {
       if (!isSmall && !tagsOf(column).trigrams)
         tagsOf(column).lacksTrigrams = relation.relkind === "v" ? "view" : "table";
-      // An index of trigrams has no order.
+      // A trigram index does not serve orders.
       if (!isSmall && tagsOf(column).trigrams && !hasIndex(column, /^btree$/))
         addBehavior(column, "-orderBy");
     }
     if (isOpaque) addBehavior(column, `-filterBy ${NO_COMPARISON}`);
     else if (HAS_OPERATORS.test(type) && relation.relkind !== "v" && !hasPlainIndex(column))
       addBehavior(column, `${hasIndexOfItsOwn(column) ? "+" : "-"}attribute:filterBy ${NO_COMPARISON}`);
-    // Of identifiers, only the count means something.
+    // Identifiers have only a count, no sum or mean.
     if (column.attname.endsWith("_id") || (INTEGERS.includes(column.atttypid) && keys.includes(column)))
       addBehavior(
         column,
@@ -170,7 +173,7 @@ function complete(introspection: Introspection, schemas: readonly string[]): voi
   }
   const calendar = find("production", "dim_date");
   for (const relation of relations) {
-    // Its key may be NULL, which arguments cannot say: such a row is read by node id or filter.
+    // A nullable key cannot be given as arguments; such rows are read by node id or filter.
     if (tagsOf(relation).nullableKey) addBehavior(relation, "-query:resource:single");
     if (calendar && relation !== calendar) joinCalendar(relation, calendar);
     boundColumns(relation);

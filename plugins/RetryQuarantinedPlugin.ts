@@ -1,5 +1,5 @@
-// retryQuarantined: quarantined rows back to the transform, in a run that can be watched and left to the background.
-// The work itself is the process's: it comes in by the Grafast context.
+// Adds retryQuarantined, which returns quarantined rows to the transform, in a run that can be watched and run in the
+// background. The process provides the work by the Grafast context.
 import "graphile-build-pg";
 import { context, lambda, sideEffect, type FieldArgs, type Step } from "grafast";
 import { parse } from "grafast/graphql";
@@ -31,7 +31,7 @@ interface Retried {
 declare global {
   namespace Grafast {
     interface Context {
-      /** Retries rows on behalf of the request's role; refused by the database if that role may not. */
+      /** Retries rows under the request's role, which needs the right to. */
       retryQuarantined(request: RetryQuarantinedRequest): Promise<Retried>;
     }
   }

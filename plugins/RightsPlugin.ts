@@ -5,7 +5,7 @@ import { addBehavior, columnsOf, isRelation } from "./support/tags.ts";
 
 const STRATA_ROLES = ["strata_reader", "strata_ingestor", "strata_operator"];
 
-/** The roles of Strata, their members, and what those are members of; not the server's login, which owns everything. */
+/** Finds Strata's roles, their members, and the roles of those, without the server's login, which owns everything. */
 function rolesOf({ roles, auth_members, current_user }: Introspection): Set<string> {
   const found = new Map(
     roles
@@ -29,12 +29,12 @@ function rolesOf({ roles, auth_members, current_user }: Introspection): Set<stri
   return new Set([...reached].flatMap((id) => found.get(id) ?? []));
 }
 
-/** Where a row came from in staging: of no meaning to a client. */
+/** Columns on a row's origin in staging, which clients do not need. */
 const PROVENANCE = ["source_seq", "strata_source"];
 
 type Right = "select" | "insert" | "update" | "delete" | "execute";
 
-/** Columns whose default is a sequence that belongs to them, as `serial` makes. */
+/** Finds columns whose default is a sequence that they own, as `serial` makes. */
 function sequencedColumns({ depends, classes }: Introspection): Set<PgAttribute> {
   const byId = new Map(classes.map((entry) => [entry._id, entry]));
   return new Set(
@@ -46,8 +46,8 @@ function sequencedColumns({ depends, classes }: Introspection): Set<PgAttribute>
 }
 
 /**
- * The API has what any role of it has been granted: what a request may do of that, PostgreSQL decides under the
- * request's role. A right that everybody has (PUBLIC) does not count: it is mostly a function's that nobody thought of.
+ * Shows in the API what any of its roles was granted; what a request may do, PostgreSQL decides under its role.
+ * Rights of PUBLIC do not count, since functions have them by default.
  */
 export const RightsPlugin: GraphileConfig.Plugin = {
   name: "RightsPlugin",
@@ -73,7 +73,7 @@ export const RightsPlugin: GraphileConfig.Plugin = {
             isGranted(relation, owner, right) || isGranted(column, owner, right);
           const readable = columns.filter((column) => isGrantedOn(column, "select"));
           if (readable.length === 0) return addBehavior(relation, "-*");
-          // Clients never set what a sequence or an expression computes, nor where a row came from in staging.
+          // Clients may not set columns that a sequence or an expression computes, nor a row's origin.
           const inputs = columns.filter(
             (column) =>
               !column.attgenerated &&

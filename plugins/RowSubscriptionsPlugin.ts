@@ -1,4 +1,5 @@
-// <row>Changed for every table whose changes are announced (strata.announce_changes): which rows, and as they are now.
+// Adds <row>Changed for every table whose changes are announced (strata.announce_changes), with the changed rows in
+// their current state.
 import type { PgCodec, PgResource } from "@dataplan/pg";
 import { access, lambda, type Step } from "grafast";
 import pg from "pg";
@@ -9,12 +10,12 @@ import { query, subscribe, type Announcements, type Source } from "./support/sub
 interface Key {
   column: string;
   type: string;
-  /** The name of the argument, and of the field in payloads. */
+  /** Name of the argument and of the payload's field. */
   field: string;
   codec: PgCodec;
 }
 
-/** A table with the names that its subscription has. */
+/** A table with the names of its subscription. */
 interface Subject {
   table: AnnouncedTable;
   resource: PgResource;
@@ -26,7 +27,7 @@ interface Subject {
   keys: Key[];
 }
 
-/** What a trigger announces; without keys it is about more rows than it names. */
+/** A trigger's announcement; without keys it concerns more rows than it could name. */
 interface Announcement {
   relation: string;
   operation: "INSERT" | "UPDATE" | "DELETE" | "TRUNCATE";
@@ -51,7 +52,7 @@ function subjectOf(build: GraphileBuild.Build, table: AnnouncedTable): Subject[]
     ({ parameters, extensions }) =>
       !parameters && extensions?.pg?.schemaName === table.schema && extensions.pg.name === table.name,
   ) as PgResource | undefined;
-  // Nobody may read it, or it is left out by a tag.
+  // No role may read it, or a tag hides it.
   if (!resource || !behavior.pgResourceMatches(resource, "resource:select")) return [];
   const codec = resource.codec as never;
   const type = inflection.tableType(codec);
@@ -74,10 +75,10 @@ function subjectOf(build: GraphileBuild.Build, table: AnnouncedTable): Subject[]
   ];
 }
 
-/** A key may bear the name of the row or of the operation; the row has it anyway. */
+/** Omit a key with the name of another field; the row has its value. */
 const isShown = ({ field }: Subject, key: Key): boolean => ![field, "operation", "query"].includes(key.field);
 
-/** Rows of these keys that the client may see, in the order of the keys. */
+/** Reads the rows of these keys that the client may see, in the order of the keys. */
 async function visible(source: Source, { table, keys }: Subject, wanted: string[][]): Promise<string[][]> {
   const names = keys.map(({ column }) => quoted(column));
   const given = keys.map(({ type }, i) => `g.key${i}::${type}`);
@@ -101,7 +102,7 @@ async function* rowChanges(
   const { table, keys } = subject;
   const names = keys.map(({ column }) => quoted(column)).join(", ");
   const given = keys.map(({ type }, i) => `$${i + 1}::text::${type}::text`).join(", ");
-  // Whoever may read nothing of it is refused at once; the key is written as announcements write it.
+  // Fails at once for roles without the right to read, and formats the key as announcements do.
   const [start] = await query<{ wanted: (string | null)[] }>(
     source,
     `select array[${given}] as wanted, (select count(*) from (select ${names} from ${nameOf(table)} limit 0) t)`,
@@ -136,7 +137,7 @@ function registerPayload(build: GraphileBuild.Build, subject: Subject): void {
   const { table, resource, type, payload, field, keys } = subject;
   build.registerObjectType(
     payload,
-    // The scope gives it `query`, to read more when something has changed.
+    // The scope adds `query`, to read more when something has changed.
     { isMutationPayload: true },
     () => ({
       description: `A change of ${table.name}.`,
@@ -203,7 +204,7 @@ function fieldOf(build: GraphileBuild.Build, subject: Subject) {
 const subjectsOf = (build: GraphileBuild.Build): Subject[] =>
   build.input.strataAnnounced.flatMap((table) => subjectOf(build, table));
 
-/** Subscriptions to the rows of tables. */
+/** Adds subscriptions to the rows of tables. */
 export const RowSubscriptionsPlugin: GraphileConfig.Plugin = {
   name: "RowSubscriptionsPlugin",
   version: "1.0.0",

@@ -18,23 +18,23 @@ const MAX_QUOTED = 100;
 const shortened = (text: string): string =>
   text.length > MAX_QUOTED ? `${text.slice(0, MAX_QUOTED)}…` : text;
 
-/** Most values need no computation, which takes ten times as long. */
+/** Fast path for the usual form; parsing takes ten times as long. */
 const plain = /^(\d{4}-\d\d-\d\d)T((?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?)Z$/;
 
-/** A day that there is: JavaScript takes 30 February for 1 March, and PostgreSQL knows no year 0. */
+/** Whether a day exists: JavaScript turns 30 February into 1 March, and PostgreSQL has no year 0. */
 function isDay(date: unknown): date is string {
   if (typeof date !== "string" || !/^(?!0000)\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$/.test(date))
     return false;
   return date.slice(8) < "29" || new Date(`${date}T00:00Z`).toISOString().startsWith(date);
 }
 
-/** PostgreSQL takes more, such as "today", which is another day in an answer that is kept. */
+/** PostgreSQL accepts more, such as "today", which would be wrong in a cached response. */
 function toDay(value: unknown): string {
   if (isDay(value)) return value;
   throw badInput(value, 'a date such as "2026-01-31"');
 }
 
-/** An instant as UTC: PostgreSQL would cut the offset off a value for a `timestamp` column. */
+/** Converts an instant to UTC, since PostgreSQL would drop the offset of a value for a `timestamp` column. */
 function toUtc(value: unknown): string {
   const [, day, clockTime] = (typeof value === "string" && plain.exec(value)) || [];
   if (isDay(day)) return `${day}T${clockTime}Z`;
@@ -46,18 +46,18 @@ function toUtc(value: unknown): string {
   );
   const instant = new Date(`${date}T${clock}${zone.toUpperCase()}`);
   const utc = Number.isNaN(instant.getTime()) ? "" : instant.toISOString().slice(0, 19);
-  // An offset can lead out of the years of four digits.
+  // The offset may lead beyond years of four digits.
   if (!isDay(date) || !isDay(utc.slice(0, 10))) throw badInput(value, `a date and time such as "${example}"`);
   return `${utc}${fraction ? `.${fraction}` : ""}Z`;
 }
 
-/** Times are UTC and say so, whether their column has a time zone or not. */
+/** Formats times in UTC with "Z", whether their column has a time zone or not. */
 function toClient(value: unknown): string {
   const text = String(value);
   return text.endsWith("infinity") ? text : isoTime(text.replace(/(?:Z|[+-]00(?::?00)?)?( BC)?$/, "Z$1"));
 }
 
-/** Digits as text, because a JavaScript number would round them; a number is taken as well. */
+/** Accepts numbers as text, because JavaScript would round them, and as plain numbers. */
 function toNumberText(wanted: string, pattern: RegExp, fits = (_digits: string) => true) {
   return (value: unknown): string => {
     const text = String(value);
@@ -68,8 +68,8 @@ function toNumberText(wanted: string, pattern: RegExp, fits = (_digits: string) 
 }
 
 /**
- * JSON.parse has rounded whole numbers from 2^53 on before anybody here sees them, and turned those beyond a double
- * into infinity. In fractions it rounds digits beyond the 17th, which cannot be seen in a variable.
+ * Rejects numbers that JSON.parse may have rounded: whole numbers from 2^53 on, and those beyond a double, which
+ * became infinite. Fractions with more than 17 digits cannot be detected in a variable.
  */
 function rejectRounded(value: unknown): unknown {
   const found = [value];
@@ -86,14 +86,14 @@ function rejectRounded(value: unknown): unknown {
   return value;
 }
 
-/** Digits of a number without sign, point, exponent and zeros around them. */
+/** Significant digits of a number, without leading and trailing zeros. */
 const digitsOf = (text: string): string =>
   text.replace(/e.*$/i, "").replaceAll(/[-.]/g, "").replace(/^0+/, "").replace(/0+$/, "");
 
-/** Characters of a number that JavaScript can keep; taking the zeros off a longer one would take too long. */
+/** Maximum characters of a number; removing zeros from a longer one would take too long. */
 const MAX_NUMBER_LENGTH = 400;
 
-/** A literal still has its text, so that lost digits of a fraction show as well. */
+/** A literal's text is available, so that lost digits of a fraction are detected as well. */
 function rejectRoundedLiteral(node: ValueNode): void {
   const found = [node];
   for (let i = 0; i < found.length; i++) {
@@ -124,7 +124,7 @@ const parsers: Record<string, (value: unknown) => string> = {
   BigFloat: toNumberText("a number", /^[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,4})?$/i),
 };
 
-/** Characters that are not base64 would be skipped in silence, so that other bytes are stored. */
+/** Node silently skips characters that are not base64, so that different bytes would be stored. */
 function checkBase64(value: unknown): void {
   const text = typeof value === "string" ? value.replaceAll(/\s/g, "") : "?";
   if (!/^(?:[\w+/-]{4})*(?:[\w+/-]{2}(?:==)?|[\w+/-]{3}=?)?$/.test(text))
@@ -143,14 +143,14 @@ const answers: Record<string, { description: string; serialize: (value: unknown)
   },
 };
 
-/** Values that NOT NULL lets in are answered as null: JSON's own, and a point without a position. */
+/** Whether a not-null column may still return null: JSON's own null, and an empty point. */
 function hasOtherNull({ domainOfCodec, ...codec }: PgCodec): boolean {
   return domainOfCodec
     ? hasOtherNull(domainOfCodec as PgCodec)
     : [TYPES.json, TYPES.jsonb, geoPoint].some(({ name }) => name === codec.name);
 }
 
-/** Where it is written what a value looks like. */
+/** Specifications of the scalars' formats. */
 const SPECIFICATIONS: Record<string, string> = {
   BigInt: "https://www.postgresql.org/docs/current/datatype-numeric.html#DATATYPE-INT",
   BigFloat: "https://www.postgresql.org/docs/current/datatype-numeric.html#DATATYPE-NUMERIC-DECIMAL",
@@ -164,7 +164,7 @@ const SPECIFICATIONS: Record<string, string> = {
 
 const literals: string[] = [Kind.STRING, Kind.INT, Kind.FLOAT];
 
-/** Scalars say at once what is wrong with a value, and lose nothing of it. */
+/** Makes scalars exact, with clear errors for invalid values. */
 export const ScalarsPlugin: GraphileConfig.Plugin = {
   name: "ScalarsPlugin",
   version: "1.0.0",

@@ -3,7 +3,7 @@ import type { GraphQLField } from "grafast/graphql";
 import type {} from "graphile-build-pg";
 import type {} from "postgraphile";
 
-/** Where in the database a field's value comes from. */
+/** The relation or column that a field's value comes from. */
 type FieldSource =
   | { kind: "column"; column: string; codec: PgCodec; of: PgCodec }
   | { kind: "row"; resource: PgResource; key: { argument: string; column: string; codec: PgCodec }[] }
@@ -15,12 +15,12 @@ declare module "graphql" {
   // eslint-disable-next-line @typescript-eslint/no-unused-vars -- must repeat the parameters
   interface GraphQLFieldExtensions<_TSource, _TContext, _TArgs> {
     strataSource?: FieldSource | undefined;
-    /** Its rows are what a function returns. */
+    /** Set if a function returns the rows. */
     strataFunction?: true;
   }
 }
 
-/** The relation or column on which a role needs a right to read a field. */
+/** The relation or column that a role must be allowed to read. */
 export interface Asked {
   schema: string;
   relation: string;
@@ -43,7 +43,7 @@ export function sourceOf(field: GraphQLField<unknown, unknown> | null | undefine
 export const isOfFunction = (field: GraphQLField<unknown, unknown>): boolean =>
   field.extensions.strataFunction === true;
 
-/** Remembers of each field what its plan reads, for readers of the schema that do not plan. */
+/** Records what each field's plan reads, for code that reads the schema without planning. */
 export const SourcesPlugin: GraphileConfig.Plugin = {
   name: "SourcesPlugin",
   version: "1.0.0",

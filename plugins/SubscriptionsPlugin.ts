@@ -62,7 +62,7 @@ interface ChangedRun {
 const changedAt = "greatest(queued_at, started_at, finished_at, heartbeat_at)";
 const selectRuns = `select run_id::text as "runId", ${changedAt}::text as at from analytics.pipeline_runs`;
 const lastChanged = `${selectRuns} where ${changedAt} >= $1::timestamptz - $2::interval order by ${changedAt} desc, run_id desc limit 1000`;
-/** A change is seen when it commits, which may be this much after the time that it bears. */
+/** Allowance for changes that commit later than the time that they bear. */
 const margin = "1 minute";
 
 const changedSince = async (source: Source, since: string, before: string): Promise<ChangedRun[]> =>
@@ -113,7 +113,7 @@ async function* refreshes(
     seen = BigInt(first.version);
     yield first;
   }
-  // Whatever the announcement says, the state at this moment is at least as new.
+  // Ignore the announcement's content: the current state is at least as new.
   while (!(await announcements.next()).done) {
     const refresh = await current();
     if (BigInt(refresh.version) <= seen) continue;
@@ -122,7 +122,7 @@ async function* refreshes(
   }
 }
 
-/** Subscriptions to the pipeline's events. */
+/** Adds subscriptions to the pipeline's events. */
 export const SubscriptionsPlugin = extendSchema((build) => {
   const runs = build.pgResources.pipeline_runs as PgResource;
   const run = ($event: Step) => runs.get({ run_id: access($event, "runId") });
@@ -141,7 +141,7 @@ export const SubscriptionsPlugin = extendSchema((build) => {
           },
         },
       },
-      // The scope gives them `query`, to read again what the event says has changed.
+      // The scope adds `query`, to read again what has changed.
       PipelineRunUpdatedPayload: { scope: { isMutationPayload: true }, plans: { run } },
       AnalyticsRefreshedPayload: {
         scope: { isMutationPayload: true },

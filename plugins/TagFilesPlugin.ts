@@ -9,7 +9,7 @@ interface Tree {
 const isTree = (value: unknown): value is Tree =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** Both; where they differ, what the later one says. */
+/** Merges two trees; the later one takes precedence. */
 function merge(earlier: Tree, later: Tree): Tree {
   const merged = { ...earlier };
   for (const [key, value] of Object.entries(later)) {
@@ -29,7 +29,7 @@ async function readTags(path: string): Promise<Tree> {
   }
 }
 
-/** Smart tags from the folder's `*.json5`, each like a `postgraphile.tags.json5`: what comments should not hold. */
+/** Reads smart tags from the folder's `*.json5` files, each in the format of `postgraphile.tags.json5`. */
 export function createTagFilesPlugin(folder: string): GraphileConfig.Plugin {
   const readAll = async () => {
     const names = await readdir(folder).catch(() => []);

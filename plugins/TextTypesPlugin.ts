@@ -5,7 +5,7 @@ import type {} from "postgraphile";
 declare global {
   namespace DataplanPg {
     interface PgCodecExtensions {
-      /** A type that the API knows by its text alone. */
+      /** Set for types that the API shows as PostgreSQL's text. */
       strataText?: true;
     }
   }
@@ -13,14 +13,14 @@ declare global {
 
 const asText = (value: string): string => value;
 
-/** A type that no other plugin knows, such as a multirange or one of an extension, is the text that PostgreSQL writes. */
+/** Shows types that no other plugin supports, such as multiranges and those of extensions, as PostgreSQL's text. */
 export const TextTypesPlugin: GraphileConfig.Plugin = {
   name: "TextTypesPlugin",
   version: "1.0.0",
   after: ["PgCodecsPlugin", "PostgisPlugin"],
   gather: gatherConfig({
     hooks: {
-      // Without a codec the column is left out, with a hundred lines on the console.
+      // Without a codec PostGraphile omits the column and prints a hundred lines.
       pgCodecs_findPgCodec(info, event) {
         const { pgCodec, pgType, serviceName } = event;
         const isValue = pgType.typtype === "b" || pgType.typtype === "m";

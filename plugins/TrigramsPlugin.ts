@@ -1,4 +1,5 @@
-// Texts by what is within them, and by any case: served by a trigram index on the column, and refused without one.
+// Adds filters on substrings, also case-insensitive, which a trigram index serves, and rejects them on columns
+// without one.
 import { sqlValueWithCodec, TYPES, type PgCodecAttribute } from "@dataplan/pg";
 import { SafeError } from "grafast";
 import { sql } from "pg-sql2";
@@ -7,9 +8,9 @@ import type {} from "postgraphile-plugin-connection-filter";
 
 declare module "graphile-build-pg" {
   interface PgCodecAttributeTags {
-    /** Has a trigram index. */
+    /** Set if the column has a trigram index. */
     trigrams: true;
-    /** The column has no trigram index: a table can be given one, a view cannot. */
+    /** Set if it has none; only a table can be given one. */
     lacksTrigrams: "table" | "view";
   }
 }
@@ -30,14 +31,14 @@ const operators: Record<string, Operator> = {
   equalToInsensitive: { description: "Is equal to this text, in any case.", pattern: (text) => text },
 };
 
-/** Characters between wildcards that make one trigram; the index is read as a whole for fewer. */
+/** Minimum characters between wildcards, which make one trigram; for fewer, the whole index would be read. */
 const LENGTH = 3;
 
 const refuse = (message: string): never => {
   throw new SafeError(message, { code: "BAD_USER_INPUT" });
 };
 
-/** Rejects a text that no index can find. PgConnectionArgFilterAttributesPlugin leaves the column in `where`. */
+/** Rejects a text that the index cannot find. PgConnectionArgFilterAttributesPlugin stores the column in `where`. */
 function check(operator: string, text: string, where: unknown, field: string | null): void {
   const { pgFilterAttribute } = (where as { extensions: Record<string, unknown> }).extensions;
   const { attribute } = pgFilterAttribute as { attribute?: PgCodecAttribute };

@@ -1,7 +1,7 @@
 import { SafeError, sideEffect, type ObjectStep } from "grafast";
 import type {} from "postgraphile";
 
-/** An update that finds no row is an error, as a delete is; PostGraphile answers it with null. */
+/** Makes an update without a matching row an error, like a delete; PostGraphile returns null. */
 export const UpdateNotFoundPlugin: GraphileConfig.Plugin = {
   name: "UpdateNotFoundPlugin",
   version: "1.0.0",

@@ -1,4 +1,4 @@
-// upsert<Type> for every table that can be inserted into and updated, and has a unique key that a client can give.
+// Adds upsert<Type> for every table that allows inserts and updates and has a unique key that clients can give.
 import { sqlValueWithCodec, type PgResource } from "@dataplan/pg";
 import {
   access,
@@ -21,7 +21,7 @@ import { text } from "./support/inputs.ts";
 declare global {
   namespace DataplanPg {
     interface PgResourceUniqueExtensions {
-      /** ON CONFLICT can find rows by it. */
+      /** Set if ON CONFLICT can use the key. */
       strataArbiter?: true;
     }
   }
@@ -31,13 +31,13 @@ interface Key {
   /** The key's value in the enum. */
   name: string;
   columns: string[];
-  /** The fields of the input that its columns are. */
+  /** Input fields of its columns. */
   fields: string[];
   isPrimary: boolean;
   description: string;
 }
 
-/** A table with the names that its mutation has. */
+/** A table with the names of its mutation. */
 interface Upsert {
   resource: PgResource;
   type: string;
@@ -46,7 +46,7 @@ interface Upsert {
   /** In the order of their columns in the table. */
   keys: Key[];
   defaultKey: Key;
-  /** Columns that the row is read back by. */
+  /** Columns by which the row is selected afterwards. */
   identity: readonly string[];
 }
 
@@ -64,7 +64,8 @@ function keysOf(build: GraphileBuild.Build, { codec, uniques }: PgResource): Key
 
   const keys = uniques.flatMap(({ attributes: columns, isPrimary = false, extensions }): Key[] => {
     const rest = inputs.filter(([column]) => !columns.includes(column));
-    // An upsert changes all that it is given besides the key; by any other key, none could ever succeed.
+    // An upsert updates all given columns but the key's. Leave out a key beside which a required column may not be
+    // updated: no upsert by it could succeed.
     const isUsable =
       rest.length + columns.length === inputs.length &&
       rest.some(([column]) => isWritable(column, "update")) &&
@@ -92,7 +93,7 @@ function keysOf(build: GraphileBuild.Build, { codec, uniques }: PgResource): Key
     .sort((a, b) => place(a.columns[0]!) - place(b.columns[0]!));
 }
 
-/** A name in lower case words. */
+/** Converts a name to words in lower case. */
 const wordsOf = (name: string): string =>
   name
     .replace(/([a-z\d])([A-Z])/g, "$1 $2")
@@ -115,7 +116,7 @@ function upsertOf(build: GraphileBuild.Build, resource: PgResource): Upsert[] {
   const isTaken = Object.values(build.pgResources).some(
     (other) => other.isMutation && inflection.customMutationField({ resource: other as never }) === mutation,
   );
-  // A function `upsert_<type>` of one's own has the name first.
+  // A user's function `upsert_<type>` takes precedence.
   if (isTaken) return [];
   const defaultKey = keys.find(({ isPrimary }) => !isPrimary) ?? keys[0]!;
   const isNeverNull = (column: string) => codec.attributes![column]!.notNull;
@@ -169,10 +170,10 @@ function typeDefsOf({ type, field, mutation, keys, defaultKey }: Upsert): string
     }`;
 }
 
-/** Create or change in one statement, which no concurrent request can come between. */
+/** Builds one statement that inserts or updates, so that concurrent requests cannot interfere. */
 function statementOf({ resource, identity }: Upsert, { name, columns: key, fields }: Key, given: Given) {
   const attributes = resource.codec.attributes!;
-  // Nothing equals a null: without its key, a row would be new each time.
+  // A key must be complete: nulls match no row, so each upsert would insert another one.
   const missing = fields.filter((_field, index) => given.get(key[index]!) == null);
   if (missing.length > 0) {
     const demand = `An upsert by ${name} needs ${list(fields)}`;
@@ -192,7 +193,7 @@ function statementOf({ resource, identity }: Upsert, { name, columns: key, field
     const name = sql.identifier(column);
     return sql`${name} = excluded.${name}`;
   });
-  // As text, which the codec reads: the driver would make a date of JavaScript of a time, and lose microseconds.
+  // Return keys as text for the codec: the driver would turn times into JavaScript dates and lose microseconds.
   const returned = identity.map((column, index) => {
     const { castFromPg } = attributes[column]!.codec;
     const name = sql.identifier(column);
@@ -208,7 +209,7 @@ function planOf(build: GraphileBuild.Build, upsert: Upsert) {
   const keys = new Map(upsert.keys.map((key) => [key.name, key]));
   return (_$root: Step, args: FieldArgs) => {
     const $context = context();
-    // The input's own fields know their columns, and what becomes of their values.
+    // Apply the input's fields, which know their columns and conversions.
     const $apply = applyInput(
       build.getInputTypeByName(`${upsert.type}Input`),
       args.getRaw(["input", upsert.field]) as never,
@@ -256,7 +257,7 @@ export const UpsertPlugin: GraphileConfig.Plugin = {
     const upserts = Object.values(build.pgResources).flatMap((resource) =>
       upsertOf(build, resource as PgResource),
     );
-    // Plans of a type that is not extended are an error.
+    // Plans for a type that is not extended would be an error.
     if (upserts.length === 0) return { typeDefs: [] };
     return {
       typeDefs: upserts.map((upsert) => parse(typeDefsOf(upsert))),
@@ -275,8 +276,8 @@ export const UpsertPlugin: GraphileConfig.Plugin = {
   }, "UpsertPlugin"),
   gather: gatherConfig({
     hooks: {
-      // A constraint by smart tag is none to PostgreSQL, a deferrable one is no arbiter, and the rows of a
-      // partitioned table do not tell whether they are new (xmax).
+      // PostgreSQL has no constraint for smart tags, deferrable ones cannot be arbiters, and rows of partitioned
+      // tables do not tell by xmax whether they are new.
       pgTables_unique(_info, { pgClass, pgConstraint, unique }) {
         const isReal = pgConstraint.conindid !== "0" && !pgConstraint.condeferrable;
         if (pgClass.relkind === "r" && isReal)

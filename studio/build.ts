@@ -7,7 +7,7 @@ import { basename, extname, join } from "node:path";
 import { promisify } from "node:util";
 import { brotliCompress, constants, gzip } from "node:zlib";
 
-// Compiled, this module is in another folder beside it.
+// The compiled module is in another folder next to studio/.
 const FOLDER = join(import.meta.dirname, "../studio");
 const DIST = join(FOLDER, "dist");
 const MANIFEST = "manifest.json";
@@ -25,7 +25,7 @@ export interface Asset {
 export interface Studio {
   /** The page; its links name the assets by their hashes. */
   page: Asset;
-  /** By file name, below ASSETS_PATH. */
+  /** Files by name, served below ASSETS_PATH. */
   assets: Map<string, Asset>;
 }
 
@@ -43,7 +43,7 @@ const hashOf = (...parts: (string | Buffer)[]): string => {
   return hash.digest("base64url").slice(0, 16);
 };
 
-/** Of everything that the build reads here, and of the versions of the packages. */
+/** Hash of all sources that the build reads, and of the packages' versions. */
 async function sourcesHash(): Promise<string | undefined> {
   const sources = join(FOLDER, "src");
   if (!existsSync(sources)) return undefined;
@@ -72,7 +72,7 @@ async function bundle(): Promise<Map<string, Buffer>> {
     target: ["es2023", "chrome115", "firefox120", "safari17"],
     jsx: "automatic",
     jsxImportSource: "preact",
-    // Other packages write for React's names.
+    // Packages that import React get Preact.
     alias: { react: "preact/compat" },
     loader: { ".json": "file", ".svg": "file" },
     publicPath: ASSETS_PATH,
@@ -129,7 +129,7 @@ interface Manifest {
   files: string[];
 }
 
-/** What was built before, if it was built from what is there now; a package without the sources takes it as it is. */
+/** Returns the previous build if its sources have not changed; a package without sources uses it unconditionally. */
 async function readBuilt(sources: string | undefined): Promise<Studio | undefined> {
   try {
     const manifest = JSON.parse(await readFile(join(DIST, MANIFEST), "utf8")) as Manifest;
@@ -154,7 +154,7 @@ async function readBuilt(sources: string | undefined): Promise<Studio | undefine
   }
 }
 
-/** Under another name first: two processes that build at once both leave a whole folder. */
+/** Writes under another name first, so that two processes building at once both leave a complete folder. */
 async function writeBuilt(sources: string, files: Map<string, Asset>): Promise<void> {
   const draft = await mkdtemp(join(FOLDER, ".dist-"));
   try {
@@ -174,7 +174,10 @@ async function writeBuilt(sources: string, files: Map<string, Asset>): Promise<v
   }
 }
 
-/** From studio/dist where that is current, else built now (a second), and left there if the folder may be written. */
+/**
+ * Loads the studio from studio/dist if that is current, else builds it (one second) and stores it there if the folder
+ * is writable.
+ */
 export async function loadStudio(): Promise<Studio> {
   const sources = await sourcesHash();
   const built = await readBuilt(sources);

@@ -8,7 +8,7 @@ interface DatabaseError {
   constraint?: string;
 }
 
-/** A constraint's subject and demand, in the words of the API. */
+/** Fields and rules of Strata's constraints, in the API's terms. */
 const checks: Record<string, { field: string; rule: string }> = {
   valid_email: { field: "email", rule: "must be an e-mail address, such as name@example.org" },
   positive_amount: { field: "amount", rule: "must be greater than 0" },
@@ -54,7 +54,7 @@ function explainState(error: DatabaseError): Explanation | undefined {
       const message = check ? `${check.field} ${check.rule}` : "A value breaks a rule of its column";
       return { code: "CHECK_VIOLATION", message, field: check?.field, constraint };
     }
-    // PostgreSQL does not name the column; this is the only one of its type.
+    // PostgreSQL does not name the column; amount is the only one of its type.
     case "22003":
       return error.detail?.includes("precision 10, scale 2")
         ? { code: "BAD_USER_INPUT", message: "amount must be at most 99999999.99", field: "amount" }
@@ -69,7 +69,7 @@ function explainState(error: DatabaseError): Explanation | undefined {
         : undefined;
     }
     case "22023": {
-      // Functions name their parameter.
+      // Messages of Strata's functions begin with the parameter.
       const parameter = /^[a-z_]+(?= must be )/.exec(error.message)?.[0];
       const named = parameter && camelCase(parameter);
       return named
@@ -80,12 +80,12 @@ function explainState(error: DatabaseError): Explanation | undefined {
   return undefined;
 }
 
-/** What PostGraphile throws when a delete finds nothing. */
+/** PostGraphile's message if a delete finds no row. */
 const nothingDeleted = /^No values were deleted in collection/;
-/** Messages of connection-filter for an empty object or a null, which it does not mark as safe. */
+/** connection-filter's messages for empty objects and nulls, which it does not mark as safe. */
 const badFilter = /^(Null literals|Empty objects) are forbidden/;
 
-/** Errors of data and of its filters, in words of the API: which field, and what it asks for. */
+/** Explains errors of data and filters in the API's terms: which field, and what it requires. */
 export function explainDataError(error: Error): Explanation | undefined {
   if (nothingDeleted.test(error.message)) {
     return { code: "NOT_FOUND", message: notFound };

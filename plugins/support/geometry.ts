@@ -21,7 +21,7 @@ function checkPosition({ longitude, latitude }: Position): Position {
   return { longitude, latitude };
 }
 
-/** Two segments that cross, ends aside: each has one end on either side of the other's line. */
+/** Whether two segments cross, apart from their ends: each has its ends on both sides of the other's line. */
 function findCrossing(ring: Ring): [number, number] | undefined {
   const xs = Float64Array.from(ring, ([x]) => x);
   const ys = Float64Array.from(ring, ([, y]) => y);
@@ -36,7 +36,7 @@ function findCrossing(ring: Ring): [number, number] | undefined {
     const other = dx * (ys[j + 1]! - ys[i]!) - dy * (xs[j + 1]! - xs[i]!);
     return (one > 0 && other < 0) || (one < 0 && other > 0);
   };
-  // From west to east, each with those alone that begin before it ends.
+  // Sweep from west to east: compare each segment only with those that begin before it ends.
   const order = Array.from({ length: ring.length - 1 }, (_, i) => i).sort((i, j) => start(i) - start(j));
   for (const [place, i] of order.entries())
     for (let next = place + 1; next < order.length; next++) {
@@ -76,7 +76,7 @@ export function pointSql(position: Position): SQL {
 
 const toGeography = (geometry: SQL) => sql`${sql.parens(geometry)}::public.geography`;
 
-/** Metres on a sphere, which is how an index orders: what is shown, ordered and filtered is one number. */
+/** Distance in metres on a sphere, as the index orders, so that shown, ordered and filtered values agree. */
 export const distanceSql = (from: SQL, to: SQL) =>
   sql`(${toGeography(from)} operator(public.<->) ${toGeography(to)})`;
 
@@ -98,7 +98,7 @@ export function withinBox(column: SQL, { west, south, east, north }: Box): SQL {
   if (south > north) throw invalid(`south (${south}) must not be greater than north (${north}).`);
   const inside = (from: number, to: number) =>
     sql`public.st_intersects(${column}, public.st_makeenvelope(${number(from)}, ${number(south)}, ${number(to)}, ${number(north)}, 4326))`;
-  // A box may span the antimeridian.
+  // The box may span the antimeridian.
   return west <= east ? inside(west, east) : sql`(${inside(west, 180)} or ${inside(-180, east)})`;
 }
 
@@ -107,7 +107,7 @@ interface Polygon {
   coordinates: Ring[];
 }
 
-/** A variable may be used many times in an operation: it is checked and written once. */
+/** Cache of checked polygons, since a variable may be used many times in an operation. */
 const checked = new WeakMap<Polygon, string>();
 
 function toGeojson(polygon: Polygon): string {
@@ -127,13 +127,13 @@ export function withinPolygon(column: SQL, polygon: Polygon): SQL {
   return sql`public.st_intersects(${column}, public.st_setsrid(public.st_geomfromgeojson(${geojson}), 4326))`;
 }
 
-/** An empty point, and one beyond all numbers, is no position. */
+/** Empty points and non-finite coordinates become null. */
 function toPosition(geojson: string): unknown {
   const isPosition = /\[-?\d[^\],]*,-?\d/.test(geojson);
   return isPosition ? JSON.parse(geojson) : null;
 }
 
-/** A geometry(Point) column: GeoJSON on its way out, longitude and latitude on its way in. */
+/** Codec of geometry(Point) columns: GeoJSON as output, longitude and latitude as input. */
 export const geoPoint: PgCodec = {
   name: "geoPoint",
   sqlType: sql`public.geometry`,
@@ -147,11 +147,11 @@ export const geoPoint: PgCodec = {
   executor: null,
 };
 
-/** Does the modifier of a geometry column say that it holds points? */
+/** Whether the modifier of a geometry column limits it to points. */
 export const isPointType = (modifier: string | number | null | undefined): boolean =>
   (Number(modifier ?? -1) >> 2) % 64 === 1;
 
-/** Any other geometry, or a geography: GeoJSON both ways. */
+/** Codec of other geometries and of geographies: GeoJSON in both directions. */
 export const geoJson: PgCodec = {
   ...geoPoint,
   name: "geoJson",

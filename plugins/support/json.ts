@@ -1,11 +1,11 @@
 import { TYPES, type PgCodec } from "@dataplan/pg";
-// grafast does not export this module, so it is imported by its path.
+// Imported by its path, since grafast does not export this module.
 import output from "../../node_modules/grafast/dist/tamedevilUtils.js";
 import { relist } from "./lists.ts";
 
 /**
- * A JSON document as PostgreSQL wrote it. A JavaScript number would round a long integer and take a greater one than
- * a double can hold for infinity, which is not JSON; the text goes into the answer as it is.
+ * A JSON document as PostgreSQL's text, which goes into the response unchanged: JavaScript would round long integers,
+ * and turn those beyond a double into infinity, which JSON does not have.
  */
 class JsonText {
   readonly text: string;
@@ -14,7 +14,10 @@ class JsonText {
     this.text = text;
   }
 
-  /** For answers that are objects first (over WebSocket): numbers that JavaScript would change are kept as text. */
+  /**
+   * Used for responses that are objects first (over WebSocket); keeps the text of numbers that JavaScript would
+   * change.
+   */
   toJSON(): unknown {
     return exact.parse(this.text, (_key, value, { source }) =>
       typeof value === "number" && String(value) !== source ? exact.rawJSON(source) : value,
@@ -22,7 +25,7 @@ class JsonText {
   }
 }
 
-/** As it is in Node 22, which TypeScript does not know yet. */
+/** Members of JSON in Node 22, for which TypeScript has no types yet. */
 const exact = JSON as unknown as {
   parse(
     text: string,
@@ -31,12 +34,15 @@ const exact = JSON as unknown as {
   rawJSON(text: string): unknown;
 };
 
-/** How grafast writes a value of a scalar; private, and called by this name. Without it `toJSON` gives the same answer. */
+/**
+ * grafast's private function that writes scalars, patched to write the text. If it were missing, `toJSON` would give
+ * the same response.
+ */
 const writer: { stringifyJSON: (value: unknown) => string } = output;
 const { stringifyJSON } = writer;
 writer.stringifyJSON = (value) => (value instanceof JsonText ? value.text : stringifyJSON(value));
 
-// JSON has a null of its own.
+// JSON's own null becomes null.
 const fromPg = (text: string) => (text === "null" ? null : new JsonText(text));
 for (const name of ["json", "jsonb"] as const) {
   (TYPES[name] as PgCodec).fromPg = fromPg;

@@ -2,7 +2,7 @@
 import type { PgResource } from "@dataplan/pg";
 import { lambda, object, type Step } from "grafast";
 
-/** The run, as soon as it may be looked at, and the text that the client has given. */
+/** Plans a payload with the run and the client's mutation id. */
 export const planPayload = <Run>(
   $run: Step<Run>,
   $input: Step<{ clientMutationId?: string | null } | undefined>,
@@ -12,7 +12,7 @@ export const planPayload = <Run>(
     clientMutationId: lambda($input, (input) => input?.clientMutationId ?? null, true),
   });
 
-/** Plans of the fields that each such payload has. */
+/** Plans of the fields that all these payloads have. */
 export function payloadPlans({ input }: GraphileBuild.Build) {
   const runs = input.pgRegistry.pgResources.pipeline_runs as PgResource<any, any, any, any, any> | undefined;
   if (!runs) throw new Error("analytics.pipeline_runs is not in the schema");

@@ -1,10 +1,11 @@
-// What subscriptions have in common: announcements of the database, read under the client's role, and passed on in turn.
+// Shared code of subscriptions: receives announcements of the database, reads under the client's role, and passes
+// events on in turn.
 import { setImmediate } from "node:timers/promises";
 import type { WithPgClient } from "@dataplan/pg";
 import { context, lambda, listen, type FieldArgs, type Step } from "grafast";
 
 interface Subscriber {
-  /** Payloads of notifications; an empty one when some may have been missed. */
+  /** Yields payloads of notifications; an empty one if some may have been missed. */
   subscribe(channel: string): Announcements;
 }
 export type Announcements = AsyncGenerator<string>;
@@ -13,13 +14,13 @@ export interface Source {
   pgSubscriber: Subscriber;
   withPgClient: WithPgClient;
   pgSettings: Record<string, string> | null;
-  /** Ends what is done for the subscription at this moment. */
+  /** Cancels the subscription's current work. */
   abort: () => void;
-  /** Resolves when there is room for it beside the client's other operations, with what to call at its end. */
+  /** Resolves when it is the work's turn among the client's operations, with a function that ends the turn. */
   enterLane: (work: "statement" | "event") => Promise<() => void>;
 }
 
-/** Under the client's role: it is told of what it may read, and refused if that is nothing. */
+/** Queries under the client's role, so that it gets only what it may read, and an error if that is nothing. */
 export async function query<Row>(
   { withPgClient, pgSettings, enterLane }: Source,
   text: string,
@@ -27,7 +28,8 @@ export async function query<Row>(
 ): Promise<readonly Row[]> {
   const leave = await enterLane("statement");
   try {
-    // The transaction of the event before ends in a turn of its own; what was announced since is not in its snapshot.
+    // The previous event's transaction ends in the next turn of the event loop; its snapshot lacks later
+    // announcements.
     await setImmediate();
     const { rows } = await withPgClient(pgSettings, (client) => client.query<Row & object>({ text, values }));
     return rows;
@@ -38,7 +40,7 @@ export async function query<Row>(
 
 type Updates<Args> = (source: Source, announcements: Announcements, args: Args) => AsyncGenerator<object>;
 
-/** The selection of an event is an operation of its own, which is over when the next event is requested. */
+/** Each event's selection is an operation of its own, which has ended when the next event is requested. */
 async function* inTurn({ enterLane }: Source, events: AsyncGenerator<object>): AsyncGenerator<object> {
   for await (const event of events) {
     const leave = await enterLane("event");
@@ -56,11 +58,11 @@ function follow<Args>(
   updates: Updates<Args>,
   args: Args,
 ): AsyncGenerator<object> {
-  // Before the first query, so that nothing falls in between.
+  // Subscribe before the first query, so that no announcement is missed.
   const announcements = source.pgSubscriber.subscribe(channel);
   const events = inTurn(source, updates(source, announcements, args));
   const end = events.return.bind(events);
-  // A generator's own end would wait for the announcement that it waits for.
+  // The generator's return would wait for the pending announcement.
   const stop = async () => {
     source.abort();
     await announcements.return(undefined);
@@ -69,7 +71,7 @@ function follow<Args>(
   return Object.assign(events, { return: stop, throw: stop });
 }
 
-/** The subscribePlan of a field: what `updates` makes of the announcements on a channel. */
+/** Makes a field's subscribePlan, whose events are those that `updates` makes of a channel's announcements. */
 export const subscribe =
   <Args extends object>(channel: string, updates: Updates<Args>) =>
   (_$root: Step, args: FieldArgs) => {

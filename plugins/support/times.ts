@@ -2,16 +2,16 @@ import { TYPES, type PgCodec } from "@dataplan/pg";
 import { sql, type SQL } from "pg-sql2";
 import { relist } from "./lists.ts";
 
-/** The text of a date or time, in a form that PostgreSQL takes back; `to_char` has none for infinity and drops "BC". */
+/** SQL of a date or time as text that PostgreSQL can read back; `to_char` has no form for infinity and drops "BC". */
 export const timeText = (time: SQL, format: string): SQL => {
   const text = sql`to_char(${time}, ${sql.literal(format)}::text)`;
   return sql`case when ${time} >= '0001-01-01' and ${time} < 'infinity' then ${text} when isfinite(${time}) then ${text} || ' BC' else (${time})::text end`;
 };
 
-/** Whether `timeText` and ISO 8601 agree on a time: its year has four digits. */
+/** SQL that tells whether `timeText` is ISO 8601: the year has four digits. */
 export const hasPlainYear = (time: SQL): SQL => sql`(${time} >= '0001-01-01' and ${time} < '10000-01-01')`;
 
-/** The text of `timeText` in ISO 8601: years beyond four digits have a sign and six, and 1 BC is the year 0000. */
+/** Converts `timeText` to ISO 8601: years beyond four digits have a sign and six digits, and 1 BC is 0000. */
 export function isoTime(text: string): string {
   if (text[4] === "-" && !text.endsWith(" BC")) return text;
   const [, year, rest, isBc] = /^(\d+)(-\d\d-\d\d.*?)( BC)?$/.exec(text) ?? [];

@@ -1,4 +1,4 @@
-// The public API and nothing else: GraphQL over HTTP, as whoever the token says.
+// Requests to the public API, GraphQL over HTTP, with the user's token. The studio uses nothing else.
 import { signal } from "@preact/signals";
 import { token } from "./session.ts";
 
@@ -10,10 +10,10 @@ export class ApiError extends Error {
   }
 }
 
-/** When the server answered last, and whether it did the last time that it was asked. */
+/** Time of the last response, and whether the last request got one. */
 export const answeredAt = signal<number | undefined>(undefined);
 export const isReachable = signal(true);
-/** The server wants a token, or does not take this one. */
+/** Set if the server requires a token, or rejects the current one. */
 export const wantsToken = signal<string | undefined>(undefined);
 
 export type Variables = Record<string, unknown>;
@@ -75,7 +75,7 @@ export async function request<Data = any>(
   return body.data as Data;
 }
 
-/** A filter without conditions is no filter; the API refuses an empty one. */
+/** Removes an empty filter, which the API rejects. */
 export const withoutEmpty = (variables: Variables): Variables =>
   Object.fromEntries(
     Object.entries(variables).filter(([, value]) => value !== undefined && JSON.stringify(value) !== "{}"),
@@ -90,7 +90,7 @@ function parse<Data>(text: string): { data?: Data | null; errors?: GraphqlError[
   }
 }
 
-/** Whether the role may read this: asked once, with an answer that costs next to nothing. */
+/** Whether the role may run this query, found out by running a cheap one. */
 export async function mayRead(query: string): Promise<boolean> {
   try {
     await request(query);

@@ -1,4 +1,5 @@
-// A chart over time: SQL groups at the resolution that the width can show; zoom by drag and by keys; a table beside it.
+// A chart over time: grouped by SQL at the resolution that fits the width, with zoom by mouse and keys, and as a
+// table.
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import { compact, count, title } from "./format.ts";
@@ -21,7 +22,7 @@ import { Announcer, Button, csvLine, Empty, Fault, save, Select, Skeleton } from
 
 const HEIGHT = 320;
 const OVERVIEW_HEIGHT = 72;
-/** Fewer than this many pixels for a point are noise. */
+/** Minimum pixels per point; denser charts are noise. */
 const PIXELS_PER_POINT = 6;
 const OVERVIEW_POINTS = 160;
 const DASHES = [[], [8, 4], [2, 3], [12, 4, 2, 4], [5, 2], [1, 4], [16, 6]];
@@ -33,7 +34,7 @@ const seriesColor = (index: number): string => color(`--series-${(index % COLORS
 
 const inUtc = (seconds: number): Date => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC");
 
-/** Grows when the colours change: light, dark, forced. */
+/** A counter that grows when the colour scheme changes: light, dark, forced. */
 function useTheme(): number {
   const [version, setVersion] = useState(0);
   useEffect(() => {
@@ -161,7 +162,7 @@ interface BrushProps {
   onZoom: (from: number, to: number) => void;
 }
 
-/** All of the time, with what is shown above marked in it. */
+/** The whole time range, with the shown part marked. */
 const Brush = ({ plot, width, theme, range, onZoom }: BrushProps) => {
   const element = useRef<HTMLDivElement>(null);
   const chart = useRef<uPlot>(undefined);
@@ -309,7 +310,7 @@ export const Chart = (props: ViewProps) => {
   const [cursor, setCursor] = useState<number>();
   const [said, say] = useState("");
   const axes = detail.axes.filter(({ column }) => columns.some(({ name }) => name === column));
-  // One that can be filtered can be zoomed into.
+  // Zooming needs a time column that can be filtered.
   const axis =
     axes.find(({ column }) => column === query.get("axis")) ??
     axes.find(({ column }) => detail.filters.has(column)) ??
@@ -346,7 +347,7 @@ export const Chart = (props: ViewProps) => {
   const to = isZoomable && hasRange && asked("to") < last ? Math.max(asked("to"), from) : (last ?? 0);
   const isZoomed = hasRange && (from > first || to < last);
   const fitting = stepFor(axis, from, to, Math.max(24, (width || 800) / PIXELS_PER_POINT));
-  // Split by many values, steps that fit the width may be more groups than the API gives at once.
+  // If split by many values, this resolution may lead to more groups than the API returns at once.
   const view = [split, from, to].join(" ");
   const [coarser, setCoarser] = useState<{ view: string; step: Step }>();
   const automatic = coarser?.view === view ? coarser.step : fitting;
@@ -368,7 +369,7 @@ export const Chart = (props: ViewProps) => {
       setCoarser({ view, step: next });
   }, [groups.error]);
   const found = groups.data?.[entity.field]?.groupedAggregates;
-  // Zoomed in, the first and the last step are parts of steps; they are shown at their beginnings.
+  // If zoomed in, the first and last step are partial; they are shown at their start.
   const plot = useMemoized(
     () => (found && measure && hasRange ? toPlot(found, measure, step, from, to) : undefined),
     [found, measure?.id, step],
@@ -539,7 +540,7 @@ export const Chart = (props: ViewProps) => {
   );
 };
 
-/** As useMemo, but equal dependencies are compared by identity only while they are defined. */
+/** Like useMemo, but recomputes if a dependency is undefined. */
 function useMemoized<Value>(make: () => Value, dependencies: unknown[]): Value {
   const kept = useRef<{ dependencies: unknown[]; value: Value }>(undefined);
   if (!kept.current || dependencies.some((value, index) => value !== kept.current!.dependencies[index]))

@@ -1,4 +1,4 @@
-// The columns of a list, each with its description and its lineage.
+// Shows the columns of a list with their descriptions and lineage.
 import { title } from "./format.ts";
 import { entityOf } from "./pipeline.ts";
 import { useQuery } from "./query.ts";
@@ -17,7 +17,7 @@ interface Edge {
 const camel = (name: string): string =>
   name.replaceAll(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
 
-/** Which name the list has in the database: of those that there are, the one that leads to it. */
+/** Finds the list's name in the database: the one that leads to it. */
 function useLineage({ entity }: Detail): Edge[] {
   const list = features.value?.byNode.get("Lineage");
   const fields = pick("lineage", "sourceSchema sourceRelation sourceColumn targetRelation targetColumn");

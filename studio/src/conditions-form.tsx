@@ -4,7 +4,7 @@ import { title } from "./format.ts";
 import { operatorsOf, type Column, type Detail } from "./schema.ts";
 import { Button, Icon } from "./ui.tsx";
 
-/** Operators whose value can be written on a line. */
+/** Operators whose value fits a text input. */
 const SCALARS = new Set([
   "Int",
   "Float",
@@ -27,7 +27,7 @@ interface Props {
   onChange: (conditions: Condition[]) => void;
 }
 
-// The types of Preact tell inputs apart by theirs.
+// The cast is for Preact's types, which distinguish inputs by their type.
 const inputType = ({ kind }: Column) => (kind === "date" ? "date" : "text") as "text";
 const hint = (column: Column, operator: string): string =>
   ["in", "notIn", "overlaps"].includes(operator) || column.kind === "list"

@@ -1,4 +1,4 @@
-// Filters as the address has them, `where=status:equalTo:paid`, and as the API takes them.
+// Converts filters between the address, `where=status:equalTo:paid`, and the API.
 import type { Detail } from "./schema.ts";
 
 export interface Condition {
@@ -15,7 +15,7 @@ export const parseCondition = (text: string): Condition | undefined => {
 export const printCondition = ({ path, operator, value }: Condition): string =>
   `${path.join(".")}:${operator}:${value}`;
 
-/** Names of the API as people say them. */
+/** Operators of the API in words. */
 const WORDS: Record<string, string> = {
   equalTo: "is",
   notEqualTo: "is not",
@@ -57,7 +57,7 @@ export function toFilter(conditions: Condition[], { columns }: Detail): Record<s
       type,
       isListOperator(operator) || (operator === "contains" && column?.kind === "list"),
     );
-    // A relation's key arrives without its type: a number is what looks like one.
+    // A relation's key has no type here, so texts that look like numbers are sent as numbers.
     const typed =
       path.length > 1 && /^-?\d{1,15}$/.test(value) && !operator.startsWith("is") ? Number(value) : given;
     return path.reduceRight<unknown>((inner, name) => ({ [name]: inner }), { [operator]: typed }) as Record<

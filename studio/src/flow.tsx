@@ -1,4 +1,4 @@
-// Boxes in columns and the lines between them. The lines are decoration: the lists say the same in words.
+// Boxes in columns and the lines between them. The lines are decoration: the boxes' texts have the same content.
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { age, compact, count, plural, title } from "./format.ts";
 import type { Freshness } from "./pages/overview.tsx";
@@ -16,14 +16,14 @@ export interface Box {
 }
 export interface Lane extends Box {
   waiting: number;
-  /** Undefined where the role may not see them. */
+  /** Undefined if the role may not read them. */
   quarantined: number | undefined;
   ingests: Run[];
   isIngesting: boolean;
   isTransforming: boolean;
 }
 export interface Result extends Box {
-  /** Relations it is made from; empty if that is not known. */
+  /** Relations that it is computed from; empty if unknown. */
   sources: string[];
   isRefreshing: boolean;
 }
@@ -42,7 +42,7 @@ const Rows = ({ box: { rows, isEstimate } }: { box: Box }) =>
     </span>
   );
 
-/** Complete to when, because of which run; or what is missing since when. */
+/** Time up to which it is complete, with the run; or since when rows are missing. */
 const Fresh = ({ freshness, what }: { freshness: Freshness | undefined; what: string }) => {
   if (!freshness) return null;
   const behind = Number(freshness.rowsBehind);
@@ -139,7 +139,7 @@ export const Flow = ({ lanes, tables, results }: { lanes: Lane[]; tables: Box[];
     );
   const isResult = new Set(results.map(({ name }) => name));
   for (const { name, sources, freshness, isRefreshing } of results) {
-    // A metric without known sources is drawn as made of all datasets.
+    // A metric without known sources is drawn as computed from all datasets.
     const all = sources.length > 0 || !freshness ? sources : lanes.map((lane) => lane.name);
     for (const source of all)
       pairs.push([
@@ -165,7 +165,7 @@ export const Flow = ({ lanes, tables, results }: { lanes: Lane[]; tables: Box[];
         const one = boxes.get(from);
         const other = boxes.get(to);
         if (!one || !other || one.width === 0) continue;
-        // On a small screen boxes lie below each other; metrics of metrics always do.
+        // On small screens boxes are below each other; metrics of metrics always are.
         const isBelow = other.left < one.right;
         if (isBelow && from.startsWith("result:")) {
           const x = Math.max(one.right, other.right) - frame.left;

@@ -1,9 +1,9 @@
-// Numbers, times and durations in words. Times of the data are UTC, as the database keeps them.
+// Formats numbers, times and durations. Times of the data are shown in UTC, as stored.
 const numbers = new Intl.NumberFormat("en-US", { maximumFractionDigits: 2 });
 const compactNumbers = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
 const words = new Intl.RelativeTimeFormat("en-US", { numeric: "auto" });
 
-/** A decimal as the database has it: its digits after the point are part of it. */
+/** Formats a decimal with all digits that the database returns. */
 export function decimal(text: string): string {
   const digits = Math.min(/\.(\d+)$/.exec(text)?.[1]?.length ?? 0, 6);
   return new Intl.NumberFormat("en-US", {
@@ -17,9 +17,9 @@ export const compact = (value: number): string => compactNumbers.format(value);
 export const plural = (value: string | number, one: string, many = `${one}s`): string =>
   `${count(value)} ${Number(value) === 1 ? one : many}`;
 
-/** Time on the reader's clock. */
+/** Formats a time in the reader's time zone. */
 export const clock = (at: number): string => new Date(at).toLocaleTimeString("en-GB");
-/** Time in the data: "2026-11-29 14:02:11". */
+/** Formats a time of the data in UTC: "2026-11-29 14:02:11". */
 export const utc = (at: string | null | undefined): string =>
   at ? new Date(at).toISOString().slice(0, 19).replace("T", " ") : "–";
 
@@ -49,7 +49,7 @@ export function duration(ms: number | null | undefined): string {
 }
 export const age = (seconds: number): string => duration(Math.round(seconds) * 1000);
 
-/** "daily_user_metrics" and "dailyUserMetrics" as people write it. */
+/** Converts "daily_user_metrics" or "dailyUserMetrics" to words. */
 export const title = (name: string): string => {
   const text = name
     .replaceAll(/([a-z0-9])([A-Z])/g, "$1 $2")
@@ -57,7 +57,7 @@ export const title = (name: string): string => {
     .toLowerCase();
   return text.charAt(0).toUpperCase() + text.slice(1);
 };
-/** A value of any type as one line of text. */
+/** Formats a value of any type as one line of text. */
 export const textOf = (value: unknown): string =>
   value == null ? "" : typeof value === "string" ? value : JSON.stringify(value);
 export const bytes = (size: number): string =>

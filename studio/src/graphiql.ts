@@ -1,4 +1,4 @@
-// GraphiQL, of the same origin, takes its tabs from its storage: a query goes there as one more tab.
+// Opens a query in GraphiQL, by adding a tab to its storage, which pages of one origin share.
 import { withoutEmpty } from "./api.ts";
 import { isKept, token } from "./session.ts";
 
@@ -8,7 +8,7 @@ interface State {
 }
 
 export function openInGraphiql(title: string, given: string, variables: object): void {
-  // GraphiQL calls a tab by its operation.
+  // GraphiQL names a tab by its operation.
   const name = title.replaceAll(/(?:^|\W+)(\w)/g, (_, letter: string) => letter.toUpperCase());
   const query = given.replace(/query \w+/, `query ${name}`);
   const key = "graphiql:tabState";
@@ -29,12 +29,12 @@ export function openInGraphiql(title: string, given: string, variables: object):
     localStorage.setItem(key, JSON.stringify({ tabs, activeTabIndex: tabs.length - 1 }));
     localStorage.setItem("graphiql:query", query);
   } catch {
-    // Without storage GraphiQL opens as it is.
+    // Without storage GraphiQL opens unchanged.
   }
   goToGraphiql();
 }
 
-/** The same person there; a token that the tab keeps is found by the page itself. */
+/** Opens GraphiQL with the same token; it finds one that the tab stores by itself. */
 export function goToGraphiql(): void {
   const given = token.value;
   location.href =

@@ -1,4 +1,4 @@
-// Rows of a list: ordered, filtered and paged by the API; a row opens with everything that it leads to.
+// Shows a list's rows, ordered, filtered and paged by the API; an opened row has links to related rows.
 import { useState } from "preact/hooks";
 import { request } from "./api.ts";
 import { count, decimal, plural, textOf, title, utc } from "./format.ts";
@@ -35,7 +35,7 @@ const cellText = (value: unknown, { kind }: Column): string => {
   }
   return textOf(value);
 };
-/** Numbers that name something are not amounts: they are shown as they are. */
+/** Whether numbers identify something: these are shown without separators. */
 const isName = ({ name, kind }: Column, { entity }: Detail): boolean =>
   kind === "number" && (entity.key.includes(name) || /(Id|year|Year)$/.test(name));
 
@@ -53,7 +53,7 @@ const Cell = ({ value, column, detail }: { value: unknown; column: Column; detai
     <span class={column.kind === "text" ? "ellipsis" : ""}>{cellText(value, column)}</span>
   );
 
-/** The order of the address: `-name` is descending. */
+/** Reads the order from the address, in which `-name` is descending. */
 function currentOrder({ orders }: Detail): {
   name: string;
   isDescending: boolean;
@@ -259,7 +259,7 @@ export const Grid = ({ detail, columns, filter }: ViewProps) => {
   );
 };
 
-/** How the other side's filter finds this row: by its own relation back, if there is but one. */
+/** Finds the filter by which the other list selects this row's relations: its only relation back. */
 async function followedBy(relation: Relation, detail: Detail, row: Row): Promise<string | undefined> {
   const target = features.value!.byNode.get(relation.node);
   if (!target) return undefined;

@@ -1,4 +1,4 @@
-// Changes of the data: events of one socket, asked for again after the socket was lost, polled where no socket gets through.
+// Receives changes of the data by one WebSocket, which reconnects and catches up; polls if no socket gets through.
 import { computed, effect, signal, type Signal } from "@preact/signals";
 import { CloseCode, createClient, type Client } from "graphql-ws";
 import { answeredAt, isReachable, wantsToken } from "./api.ts";
@@ -28,18 +28,18 @@ type Link = "connecting" | "open" | "lost" | "ended";
 const link = signal<Link>("connecting");
 const failures = signal(0);
 
-/** The latest state of runs that were announced; the oldest are dropped. */
+/** Latest state of announced runs; the oldest are dropped. */
 export const updates = signal<ReadonlyMap<string, RunUpdate>>(new Map());
 const MAX_UPDATES = 100;
 
-/** Each grows when what it stands for may have changed; queries ask again then. */
+/** Counters that grow when their subject may have changed; queries run again then. */
 export const changes = { runs: signal(0), data: signal(0) };
 export type Topic = keyof typeof changes;
 
 const socketSeenAt = signal<number | undefined>(undefined);
 
 export type Connection = "live" | "connecting" | "reconnecting" | "polling" | "offline" | "stopped";
-/** Sockets that fail this often in a row do not get through; HTTP may. */
+/** Failed connections in a row after which the page polls by HTTP. */
 const FAILURES_BEFORE_POLLING = 3;
 export const connection = computed<Connection>(() => {
   if (wantsToken.value !== undefined) return "stopped";
@@ -49,10 +49,13 @@ export const connection = computed<Connection>(() => {
   return link.value === "connecting" ? "connecting" : "reconnecting";
 });
 
-/** The moment that what is shown was true for certain. */
+/** Time at which the shown state was certainly current. */
 export const asOf = computed(() => Math.max(answeredAt.value ?? 0, socketSeenAt.value ?? 0) || undefined);
 
-/** At most one step per interval, the last one included: a fast pipeline does not become a fast series of queries. */
+/**
+ * Limits increments to one per interval, including the last one, so that a busy pipeline does not cause a query per
+ * event.
+ */
 function throttled(topic: Signal<number>, intervalMs: number): () => void {
   let timer: number | undefined;
   let steppedAt = 0;
@@ -104,14 +107,14 @@ const PONG_MS = 5_000;
 const MAX_RETRY_MS = 10_000;
 const FIRST_RETRY_MS = 500;
 
-/** One client per token; ends the one before. */
+/** Connects with the current token and returns a function that disconnects. */
 function connect(): () => void {
   let pongTimer: number | undefined;
   let socket: WebSocket | undefined;
   let isDisposed = false;
   let restart: number | undefined;
   let client: Client;
-  // Written into at each event: graphql-ws sends it again after a lost socket, and misses nothing in between.
+  // Updated at each event: graphql-ws sends it again when it reconnects, so that no event is missed.
   const since: { since?: string } = {};
 
   const start = (): void => {
@@ -137,7 +140,7 @@ function connect(): () => void {
       on: {
         opened: (opened) => (socket = opened as WebSocket),
         connected: () => {
-          // Asks for the events that were missed.
+          // Query again after a lost connection, since events may have been missed.
           if (link.value !== "connecting" || failures.value > 0) askAgain();
           link.value = "open";
           failures.value = 0;
@@ -145,7 +148,7 @@ function connect(): () => void {
         },
         ping: (isReceived) => {
           if (isReceived) return;
-          // A socket whose other end has vanished stays open for minutes if nobody looks.
+          // Detect a vanished server, whose socket would stay open for minutes.
           pongTimer = setTimeout(() => socket?.close(4408, "No pong"), PONG_MS);
         },
         pong: (isReceived) => {
@@ -160,7 +163,7 @@ function connect(): () => void {
           link.value = "lost";
           const { code, reason } = event as { code: CloseCode; reason: string };
           if (code === CloseCode.Unauthorized) wantsToken.value = reason || "The server wants a token";
-          // This token will not do; another one starts another client.
+          // Do not retry with a rejected token; a new token starts a new client.
           if (code === CloseCode.Forbidden) {
             const { expiresAt } = claims.value ?? {};
             if (expiresAt !== undefined && expiresAt * 1000 <= Date.now()) {
@@ -170,7 +173,7 @@ function connect(): () => void {
           }
         },
       },
-      // A close that graphql-ws takes for final may come from a server in trouble.
+      // Retry after closes that graphql-ws considers fatal, since a failing server may send them.
       onNonLazyError: () => again(),
     });
     listen<{ pipelineRunUpdated: { run: RunUpdate | null } | null }>(
@@ -227,7 +230,7 @@ function connect(): () => void {
 }
 
 const POLL_MS = 5_000;
-/** Milliseconds after which a live page asks again, since writes without a run send no event. */
+/** Polling interval of live pages in ms, since writes without a run send no event. */
 const LIVE_POLL_MS = 20_000;
 
 export function startLive(): void {
@@ -240,7 +243,7 @@ export function startLive(): void {
     end = connect();
     askAgain();
   });
-  // Without a socket, the same questions at intervals; a tab that nobody looks at asks nothing.
+  // Without a socket, poll at intervals, except in hidden tabs.
   setInterval(() => {
     if (connection.value !== "live" && connection.value !== "stopped" && !document.hidden) askAgain();
   }, POLL_MS);

@@ -1,4 +1,5 @@
-// A map without tiles: the world from the package, points from the API, counted by it in cells where they are many.
+// A map without tiles: the countries come from the package, points from the API, which counts them in cells if there
+// are many.
 import { geoGraticule10, geoNaturalEarth1, geoPath, type GeoProjection } from "d3-geo";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { feature } from "topojson-client";
@@ -27,7 +28,7 @@ interface Point {
   latitude: number;
 }
 
-/** Points up to this many are fetched; more are counted in cells. */
+/** Maximum points to fetch; more are counted in cells. */
 const MAX_POINTS = 3_000;
 const PAGE = 1_000;
 /** The API allows 30 aliases in a document. */
@@ -38,7 +39,7 @@ const MAX_DEPTH = 4;
 const COLUMNS = 8;
 const ROWS = 5;
 const WORLD: Box = { west: -180, south: -85, east: 180, north: 85 };
-/** Edges belong to boxes on both sides; this much less, in degrees, is on one side only. */
+/** Degrees by which boxes are shrunk, so that points on an edge are counted once. */
 const EDGE = 1e-9;
 
 let world: Promise<GeoJSON.FeatureCollection> | undefined;
@@ -89,7 +90,7 @@ async function countBoxes(
   return counted.flat();
 }
 
-/** Finer where there is more: a cell that holds much of all is counted again in four. */
+/** Counts rows in cells; a cell with a large share is counted again in quarters. */
 async function countCells(props: ViewProps, column: string, view: Box, signal: AbortSignal): Promise<Cell[]> {
   let cells = (await countBoxes(props, column, split(view, COLUMNS, ROWS), signal)).filter(
     ({ rows }) => rows > 0,
@@ -156,7 +157,7 @@ interface Shown {
   points?: Point[];
 }
 
-/** Rows in the part of the world that is shown. */
+/** Loads the rows in the shown part of the world. */
 function useRows(props: ViewProps, column: string, view: Box) {
   const [shown, setShown] = useState<Shown>();
   const [error, setError] = useState<string>();
@@ -202,7 +203,7 @@ const round = (value: number): string => value.toFixed(3);
 const printView = ({ west, south, east, north }: Box): string =>
   [west, south, east, north].map(round).join(",");
 
-/** A box of the shape of the canvas, inside of the world. */
+/** Returns a box with the canvas's proportions inside the world. */
 function clampView(center: Point, width: number): Box {
   const w = Math.min(360, Math.max(0.5, width));
   const h = Math.min(170, w * 0.472);
@@ -276,7 +277,7 @@ function draw(
       return at ? [{ rows: cell.rows, x: at[0], y: at[1], radius: 0 }] : [];
     });
   const most = Math.max(1, ...circles.map(({ rows }) => rows));
-  // The area says how many.
+  // The circle's area is proportional to the number.
   for (const circle of circles) circle.radius = 3 + 17 * Math.sqrt(circle.rows / most);
   for (const { x, y, radius } of circles) {
     context.beginPath();
@@ -294,7 +295,7 @@ function draw(
   context.textAlign = "center";
   context.textBaseline = "middle";
   for (const { rows, x, y, radius } of circles) {
-    // A number that another circle lies on cannot be read.
+    // Omit numbers that another circle would cover.
     const isFree = circles.every(
       (other) => (other.x === x && other.y === y) || Math.hypot(other.x - x, other.y - y) > other.radius + 9,
     );
@@ -337,7 +338,7 @@ export const WorldMap = (props: ViewProps) => {
   const [said, say] = useState("");
 
   useEffect(() => {
-    // Without the base map the points are still where they are.
+    // If the base map fails to load, show the points without it.
     loadWorld().then(setCountries, () => undefined);
     const queries = ["(prefers-color-scheme: dark)", "(forced-colors: active)"].map((query) =>
       matchMedia(query),
@@ -430,7 +431,7 @@ export const WorldMap = (props: ViewProps) => {
       <div class="map-frame" aria-busy={isLoading}>
         <div
           class="map-keys"
-          // Moved by keys, it is an application of its own.
+          // The role lets keys move the map in screen readers.
           role="application"
           tabIndex={0}
           aria-label={`Map of ${boxInWords(view)}. ${summary}`}

@@ -8,7 +8,7 @@ export interface PageInfo {
   endCursor: string | null;
 }
 
-/** The cursor of the address as arguments of a connection. */
+/** Converts the address's cursor to arguments of a connection. */
 export function pageArguments(size: number): {
   first?: number;
   after?: string;
@@ -28,7 +28,7 @@ export const PAGE_INFO = "pageInfo { hasNextPage hasPreviousPage startCursor end
 export const Pager = ({ info, summary }: { info: PageInfo | undefined; summary: string }) => {
   const { query } = route.value;
   const isBack = query.has("before");
-  // A cursor is enough to go back: the page that one came from is there.
+  // After going back there is always a next page, the one that the user came from.
   const hasNext = isBack || (info?.hasNextPage ?? false);
   const hasPrevious = (isBack && (info?.hasPreviousPage ?? false)) || (!isBack && query.has("after"));
   return (

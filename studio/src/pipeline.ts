@@ -7,7 +7,7 @@ import { features, type Entity } from "./schema.ts";
 
 export interface Run extends RunUpdate {
   trigger: string;
-  /** These are not for every role. */
+  /** Undefined if the role may not read them. */
   actor?: string | null;
   arguments?: Record<string, unknown> | null;
   error?: string | null;
@@ -24,7 +24,7 @@ export const runFields = (): string =>
 export const isActive = ({ status }: { status: string }): boolean =>
   status === "queued" || status === "running";
 
-/** With what the socket told since the query was answered. */
+/** Merges runs with later updates from the socket. */
 export function withUpdates(runs: Run[]): Run[] {
   return runs.map((run) => {
     const update = updates.value.get(run.runId);
@@ -32,7 +32,7 @@ export function withUpdates(runs: Run[]): Run[] {
   });
 }
 
-/** Runs at work now, those of which nothing but an announcement is known included. */
+/** Returns active runs, including those that are known only by an announcement. */
 export function activeRuns(runs: Run[]): RunUpdate[] {
   const all = new Map<string, RunUpdate>(withUpdates(runs).map((run) => [run.runId, run]));
   for (const [runId, update] of updates.value) if (!all.has(runId)) all.set(runId, update);
@@ -53,7 +53,7 @@ export const MUTATION_OF: Record<string, StepMutation> = {
   cleanup: "cleanupOldData",
 };
 
-/** Asks for a run and returns at once: what becomes of it, the socket tells. */
+/** Requests a run and returns at once; its progress arrives by the socket. */
 export async function start(mutation: StepMutation, input: Variables = {}): Promise<string> {
   const answer = await request<Record<string, { run: { runId: string } }>>(
     `mutation StudioStart($input: ${INPUTS[mutation]}!) { ${mutation}(input: $input) { run { runId } } }`,
@@ -66,7 +66,7 @@ const camel = (name: string): string =>
   name.replaceAll(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
 const singular = (name: string): string => name.replace(/s$/, "").toLowerCase();
 
-/** The list of a table, metric or view of the database. */
+/** Finds the list of a table, metric or view of the database. */
 export function entityOf(relation: string): Entity | undefined {
   const name = camel(relation);
   const entities = features.value?.entities ?? [];
@@ -77,7 +77,7 @@ export function entityOf(relation: string): Entity | undefined {
   );
 }
 
-/** How a run's arguments read: where rows came from, how many days are kept. */
+/** Describes a run's arguments: where rows came from, how many days are kept. */
 export function argumentsInWords({ arguments: given }: Run): string {
   return Object.entries(given ?? {})
     .filter(([, value]) => value !== null && value !== false)

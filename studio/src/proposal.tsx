@@ -1,11 +1,12 @@
-// A file of no dataset: the server looks at all of it and proposes the SQL of a new one, to save where datasets are.
+// For a file without a dataset: the server examines it and proposes the SQL of a new one, to save among the dataset
+// files.
 import { useRef, useState } from "preact/hooks";
 import { bytes, count, plural } from "./format.ts";
 import { useAction } from "./query.ts";
 import { propose, type Preview, type Proposal } from "./upload.ts";
 import { Button, Copy, Notice, Progress, save } from "./ui.tsx";
 
-/** Name of a table, made from that of its file. */
+/** Derives a table's name from the file's. */
 const datasetOf = (fileName: string): string =>
   fileName
     .replace(/\.(csv|txt|ndjson|jsonl|json)$/i, "")
@@ -83,7 +84,7 @@ export const NewDataset = ({
 }: {
   file: File;
   head: Preview;
-  /** Names of the datasets that there are by now. */
+  /** Names of the existing datasets. */
   existing: string[];
   onBring: (dataset: string) => void;
   onCancel: () => void;

@@ -1,4 +1,4 @@
-// Retry and discard, by ids or by everything that matches, with what became of it.
+// Retries and discards rows, by ids or by filter, and reports the result.
 import { request, type Variables } from "./api.ts";
 import { isActive, start } from "./pipeline.ts";
 import { features } from "./schema.ts";
@@ -22,7 +22,7 @@ const IDS_PER_REQUEST = 1_000;
 const WAIT_MS = 400;
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** All ids that match, in pages: for mutations that know fewer filters than the list. */
+/** Reads all matching ids in pages, for filters that the mutations do not support. */
 async function idsOf({ dataset, reason, run }: Extract<Selection, { kind: "filter" }>): Promise<string[]> {
   const filter = {
     ...(dataset && { dataset: { equalTo: dataset } }),
@@ -48,7 +48,7 @@ async function idsOf({ dataset, reason, run }: Extract<Selection, { kind: "filte
   }
 }
 
-/** One request where the mutation can say what is meant, else one per thousand ids. */
+/** Makes one request if the mutation supports the selection, else one per thousand ids. */
 async function inputsOf(selection: Selection, known: Set<string>): Promise<Variables[]> {
   if (selection.kind === "filter" && !selection.run) {
     const { dataset, reason } = selection;
@@ -84,7 +84,7 @@ async function waitFor(runId: string, report: Report): Promise<EndedRun> {
   }
 }
 
-/** Rows that are in quarantine again after this run retried them, whichever run rejected them. */
+/** Counts rows that are in quarantine again after this retry, by whichever run. */
 async function cameBackFrom(runId: string): Promise<{ reason: string; rows: number }[]> {
   const { quarantinedRows } = await request<{
     quarantinedRows: { groupedAggregates: { keys: string[]; distinctCount: { quarantineId: string } }[] };
@@ -100,7 +100,7 @@ async function cameBackFrom(runId: string): Promise<{ reason: string; rows: numb
   }));
 }
 
-/** Whether the payload of a mutation has a run; older servers return a number. */
+/** Whether the mutation's payload has a run; that of older servers has a number. */
 const hasRun = (mutation: string): boolean => features.value?.retryInput.has("background") ?? mutation === "";
 
 async function retryAsRuns(inputs: Variables[], report: Report): Promise<string[]> {
@@ -128,7 +128,7 @@ async function retryInPlace(inputs: Variables[], report: Report): Promise<void> 
   }
 }
 
-/** Gives rows back to the transform and runs it: what went on and what came back is known then. */
+/** Returns rows to the transform and runs it, after which the result is known. */
 export async function retry(selection: Selection, rows: number, report: Report): Promise<Outcome> {
   const { dateFormat } = selection;
   const inputs = (await inputsOf(selection, features.value?.retryInput ?? new Set())).map((input) =>

@@ -1,4 +1,4 @@
-// A query that is asked again when its subject changes; the answer before stays until the next one is there.
+// A query that runs again when its subject changes; the previous response is shown until the next one arrives.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, request, type Variables } from "./api.ts";
 import { changes, type Topic } from "./live.ts";
@@ -8,7 +8,7 @@ export interface Answer<Data> {
   data: Data | undefined;
   error: ApiError | undefined;
   isLoading: boolean;
-  /** The answer is that of another page or filter, until the one asked for is there. */
+  /** True while the shown response belongs to another page or filter. */
   isStale: boolean;
   ask: () => void;
 }
@@ -19,7 +19,7 @@ interface State<Data> {
   error?: ApiError;
 }
 
-/** `undefined` asks nothing. */
+/** Runs a query; `undefined` runs none. */
 export function useQuery<Data = any>(
   query: string | undefined,
   variables: Variables = {},
@@ -44,7 +44,7 @@ export function useQuery<Data = any>(
         (error: unknown) => {
           if (controller.signal.aborted) return;
           const known = error instanceof ApiError ? error : new ApiError("UNKNOWN", String(error));
-          // The last answer stays readable while the server is away.
+          // Keep the last response while the server is unavailable.
           setState((before) => ({
             ...(known.code === "UNREACHABLE" && before.key === key ? before : { key }),
             error: known,
@@ -72,7 +72,7 @@ export interface Action {
   run: (work: () => Promise<unknown>) => void;
 }
 
-/** Something that a button does: once at a time, with its fault beside it. */
+/** An action of a button, run once at a time, with its error. */
 export function useAction(): Action {
   const [isRunning, setRunning] = useState(false);
   const [error, setError] = useState<string>();

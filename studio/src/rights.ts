@@ -1,22 +1,22 @@
-// The caller's rights on the pipeline. They are tried out, since a role can be the user's own.
+// The caller's rights on the pipeline, found out by trying, since the role may be a custom one.
 import { effect, signal } from "@preact/signals";
 import { mayRead } from "./api.ts";
 import { claims, token } from "./session.ts";
 
 export interface Rights {
-  /** Sees what was rejected, which operators do. */
+  /** Whether the role may read the quarantine, as operators may. */
   quarantine: boolean;
-  /** Columns of runs that only some roles read, as far as this one does. */
+  /** Restricted columns of runs that the role may read. */
   runFields: string[];
 }
 export const rights = signal<Rights | undefined>(undefined);
 
 export const isOperator = (): boolean => rights.value?.quarantine ?? claims.value?.role === "operator";
-/** Readers may not push; whoever else may is for the server to say. */
+/** Whether to offer ingest: readers may not; for others the server decides. */
 export const mayPush = (): boolean =>
   isOperator() || (claims.value !== undefined && claims.value.role !== "reader");
 
-/** Why a run failed, what it was asked for and by whom: rights are given by column. */
+/** Columns of runs with rights of their own: error, arguments and actor. */
 const GUARDED = ["error", "arguments", "actor"];
 
 const RETRY_MS = 5_000;

@@ -1,13 +1,13 @@
-// The page's state is its address: #/page/part?name=value.
+// Keeps the page's state in its address: #/page/part?name=value.
 import { computed, signal } from "@preact/signals";
-// First: it takes the token out of the address.
+// Imported first, since it removes the token from the address.
 import "./session.ts";
 
 const read = () => location.hash.replace(/^#\/?/, "");
 const address = signal(read());
 
 addEventListener("hashchange", () => {
-  // A token that is pasted into the address of an open page is taken like one that the page was opened with.
+  // Handle a token pasted into an open page's address like one that the page was opened with.
   if (location.hash.startsWith("#token=")) location.reload();
   else address.value = read();
 });
@@ -34,7 +34,7 @@ export function hrefOf(page: string, part?: string, parameters: Parameters = {})
   return `#/${page}${part ? `/${encodeURIComponent(part)}` : ""}${text ? `?${text}` : ""}`;
 }
 
-/** The same page with other parameters; undefined leaves one away. */
+/** Returns the address of the same page with other parameters; undefined removes one. */
 export function hrefWith(changes: Parameters): string {
   const { page, part, query } = route.value;
   const all: Parameters = {};

@@ -1,4 +1,4 @@
-// The API as its schema describes it. No table is known by name, except for the pipeline's own types.
+// Reads lists and features from the API's schema. No table is known by name, except for the pipeline's own types.
 import { signal } from "@preact/signals";
 import { ApiError, mayRead, request } from "./api.ts";
 import { askAgain, connection } from "./live.ts";
@@ -36,7 +36,7 @@ export const typeName = (type: TypeRef): string => namedType(type).name ?? "";
 const REF = `kind name ofType { kind name ofType { kind name ofType { kind name } } }`;
 const FIELDS = `fields { name description args { name type { ${REF} } } type { ${REF} } }`;
 
-/** A list of rows that Query has, whatever they are. */
+/** A list of rows among the fields of Query. */
 export interface Entity {
   field: string;
   node: string;
@@ -46,7 +46,7 @@ export interface Entity {
   /** Arguments of the Query field that reads one row. */
   key: string[];
   isPipeline: boolean;
-  /** The list with the same rows, always exact. */
+  /** The metric's live list, which is always exact. */
   live: Entity | undefined;
   isLive: boolean;
 }
@@ -57,7 +57,7 @@ export interface Features {
   byNode: Map<string, Entity>;
   queries: Map<string, Field>;
   mutations: Map<string, Field>;
-  /** Fields of the pipeline's own types; absent ones have none. */
+  /** Fields of the pipeline's own types; empty for missing types. */
   fields: Record<keyof typeof PIPELINE_TYPES, Set<string>>;
   /** Fields of the input types of the quarantine's mutations. */
   retryInput: Set<string>;
@@ -75,7 +75,7 @@ const PIPELINE_TYPES = {
 } as const;
 const PIPELINE_NAMES = new Set<string>(Object.values(PIPELINE_TYPES));
 
-// Names of the fields are enough of those types.
+// Query for the names of these types' fields.
 const FEATURES = `query StudioFeatures {
   query: __type(name: "Query") { ${FIELDS} }
   mutation: __type(name: "Mutation") { ${FIELDS} }
@@ -86,7 +86,7 @@ const FEATURES = `query StudioFeatures {
   discardInput: __type(name: "DiscardQuarantinedInput") { inputFields { name } }
 }`;
 
-/** Fields that every Strata has, for a role that may not read the schema. */
+/** Fields that every server has, for roles that may not read the schema. */
 const CLOSED: Features = {
   isClosed: true,
   entities: [],
@@ -112,7 +112,7 @@ export const featuresError = signal<string | undefined>(undefined);
 const chunks = <Item>(items: Item[], size: number): Item[][] =>
   items.length === 0 ? [] : [items.slice(0, size), ...chunks(items.slice(size), size)];
 
-/** The API allows thirty aliases in a document. */
+/** Aliases per document; the API allows 30. */
 const MAX_ALIASES = 28;
 
 async function readTypes(selections: Map<string, string>): Promise<Map<string, Type>> {
@@ -140,7 +140,7 @@ async function readFeatures(): Promise<Features> {
     const found = field.args.find((argument) => argument.name === name);
     return found && typeName(found.type);
   };
-  // The rows of a function have no `before`, and are no list of their own.
+  // Omit functions, whose connections have no `before`.
   const lists = queries.filter(
     (field) =>
       typeName(field.type).endsWith("Connection") && field.args.some(({ name }) => name === "before"),
@@ -194,7 +194,7 @@ async function readFeatures(): Promise<Features> {
 let asked: string | undefined | null = null;
 const details = new Map<string, Promise<Detail>>();
 
-/** Once per token: what a role may read of the schema is the role's. */
+/** Loads the features once per token, since they depend on the role. */
 export async function loadFeatures(isForced = false): Promise<void> {
   const forToken = token.value;
   if (!isForced && asked === forToken && features.value) return;
@@ -259,7 +259,7 @@ export interface Detail {
   splits: { value: string; label: string }[];
   /** Numeric columns by what can be computed of them. */
   measures: { sum: string[]; average: string[]; max: string[]; min: string[]; distinctCount: string[] };
-  /** Columns whose smallest and largest value the API computes. */
+  /** Columns with minimum and maximum in the API. */
   extents: Set<string>;
   hasTotal: boolean;
 }
@@ -275,7 +275,7 @@ const KINDS: Record<string, Kind> = {
 const kindOf = (type: TypeRef): Kind =>
   isList(type) ? "list" : NUMBERS.has(typeName(type)) ? "number" : (KINDS[typeName(type)] ?? "text");
 
-/** "orderDate" as the enums have it: ORDER_DATE. */
+/** Converts a field's name to that of enum values: "orderDate" to ORDER_DATE. */
 export const constant = (name: string): string =>
   name.replaceAll(/([a-z0-9])([A-Z])/g, "$1_$2").toUpperCase();
 
@@ -283,7 +283,7 @@ const AGGREGATES = ["Sum", "Average", "Max", "Min", "DistinctCount"];
 
 async function readDetail(entity: Entity): Promise<Detail> {
   const { node } = entity;
-  // A document may have 500 fields: each type is asked for what is used of it.
+  // Select only what is used of each type, since a document may have at most 500 fields.
   const types = await readTypes(
     new Map([
       [node, FIELDS],
@@ -320,7 +320,7 @@ async function readDetail(entity: Entity): Promise<Detail> {
       relations.push({ field: name, description: description ?? "", node: target, isMany });
     }
   }
-  // Keys first, as people look for them; then as the schema has them.
+  // Key columns first, then in the schema's order.
   columns.sort(
     (one, other) => Number(entity.key.includes(other.name)) - Number(entity.key.includes(one.name)),
   );
@@ -375,7 +375,7 @@ async function readDetail(entity: Entity): Promise<Detail> {
 
 const title = (name: string): string => name.toLowerCase().replaceAll("_", " ");
 
-/** Remembered until the token or the schema changes. */
+/** Cached until the token or the schema changes. */
 export function detailOf(entity: Entity): Promise<Detail> {
   let detail = details.get(entity.node);
   if (!detail) {
@@ -405,7 +405,7 @@ export function operatorsOf(filterType: string) {
 
 const readable = new WeakMap<Detail, Promise<Set<string>>>();
 
-/** Columns of a row that the role may read: usually all; if not, each is tried, once per token. */
+/** Finds the columns that the role may read, by trying them together, then in parts; once per token. */
 export function readableColumns(detail: Detail): Promise<Set<string>> {
   let found = readable.get(detail);
   if (!found) {
@@ -421,7 +421,7 @@ async function tryColumns({ entity, columns }: Detail): Promise<Set<string>> {
     mayRead(
       `query StudioRights { ${entity.field}(first: 1) { nodes { ${some.map(selectionOf).join(" ")} } } }`,
     );
-  // Halves, and halves of those that are refused: one column in twenty costs ten questions, not twenty.
+  // Tries halves, and halves of those that fail: one forbidden column of twenty takes ten queries, not twenty.
   const search = async (some: Column[]): Promise<string[]> => {
     if (some.length === 0) return [];
     if (await isReadable(some)) return some.map(({ name }) => name);
@@ -438,7 +438,7 @@ export const selectionOf = ({ name, kind }: Column): string =>
 const WATCH_MS = 20_000;
 const NAMES = `query StudioNames { query: __type(name: "Query") { fields { name } } mutation: __type(name: "Mutation") { fields { name } } }`;
 
-/** Datasets come and go while a page is open: the names of all fields are compared now and then. */
+/** Compares the names of all fields, to notice datasets that were added or removed while the page is open. */
 async function compareNames(): Promise<void> {
   const known = features.value;
   if (!known || known.isClosed || document.hidden || connection.value === "stopped") return;

@@ -1,4 +1,4 @@
-// Numbers over time as SQL grouped them: resolution, gaps, the largest groups and the rest.
+// Time series grouped by SQL: resolution, gaps, the largest groups and the rest.
 import { type Detail, type Step, type TimeAxis } from "./schema.ts";
 
 const DAY = 86_400_000;
@@ -11,13 +11,13 @@ const LENGTHS: Record<Step, number> = {
   YEAR: 365.25 * DAY,
 };
 
-/** The finest resolution with at most so many points. */
+/** Returns the finest resolution with at most maxPoints points. */
 export function stepFor({ steps }: TimeAxis, from: number, to: number, maxPoints: number): Step {
   const available = steps.map(([step]) => step);
   return available.find((step) => (to - from) / LENGTHS[step] <= maxPoints) ?? available.at(-1)!;
 }
 
-/** Starts of all steps of a range, so that what has no rows has a place too. */
+/** Returns the starts of all steps of a range, including those without rows. */
 function stepsBetween(step: Step, from: number, to: number): number[] {
   const date = new Date(from);
   if (step === "HOUR") date.setUTCMinutes(0, 0, 0);
@@ -38,7 +38,7 @@ function stepsBetween(step: Step, from: number, to: number): number[] {
   return starts;
 }
 
-/** A day has no time: it is midnight, UTC, like every other time of the data. */
+/** Converts a day or a time, in UTC, to milliseconds; a day is its midnight. */
 export const toTime = (text: string): number =>
   Date.parse(/[Z+]|-\d\d:\d\d$/.test(text) || text.length <= 10 ? text : `${text}Z`);
 export const toValue = (time: number, { isDay }: TimeAxis): string =>
@@ -58,10 +58,10 @@ export function stepInWords(time: number, step: Step): string {
 export interface Measure {
   id: string;
   label: string;
-  /** Fields that are selected of groupedAggregates. */
+  /** Selection of groupedAggregates. */
   selection: string;
   read: (group: Record<string, any>) => number | null;
-  /** Whether the measure adds up over groups: then a missing group is zero, and small ones can be put together. */
+  /** Whether the measure adds up over groups: then a missing group is zero, and small groups can be combined. */
   isAdditive: boolean;
 }
 
@@ -108,7 +108,7 @@ export interface Plot {
   step: Step;
   times: number[];
   series: Series[];
-  /** Value of the groups without a date. */
+  /** Value of groups without a date. */
   undated: number | null;
 }
 

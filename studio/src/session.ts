@@ -1,4 +1,4 @@
-// The caller's token, in memory, or in the tab's session storage if chosen. Never in localStorage, never in a URL.
+// Stores the user's token in memory, or in the tab's session storage if chosen. Never in localStorage or a URL.
 import { computed, signal } from "@preact/signals";
 
 const STORAGE_KEY = "strata:token";
@@ -12,7 +12,7 @@ export interface Claims {
 export const token = signal<string | undefined>(undefined);
 export const isKept = signal(false);
 
-/** For display alone: the server decides what the token is worth. */
+/** Decodes the claims for display only; the server verifies the token. */
 export function readClaims(given: string): Claims | undefined {
   try {
     const body = given.split(".")[1]!.replaceAll("-", "+").replaceAll("_", "/");
@@ -38,12 +38,12 @@ export function setToken(given: string | undefined, keep: boolean): void {
     if (isKept.value) sessionStorage.setItem(STORAGE_KEY, given!);
     else sessionStorage.removeItem(STORAGE_KEY);
   } catch {
-    // Storage is switched off: the token stays in memory.
+    // The browser has storage switched off, so the token stays in memory.
     isKept.value = false;
   }
 }
 
-/** Takes the token out of `#token=…` and out of the address and its history entry, before anything else runs. */
+/** Reads the token from `#token=…` and removes it from the address and its history entry, before anything else runs. */
 function startSession(): void {
   const match = /^#token=([^&]+)&?(.*)$/.exec(location.hash);
   if (match) {
@@ -54,7 +54,7 @@ function startSession(): void {
     const kept = sessionStorage.getItem(STORAGE_KEY);
     if (kept) setToken(kept, true);
   } catch {
-    // The same.
+    // The browser has storage switched off.
   }
 }
 startSession();

@@ -1,4 +1,4 @@
-// The frame of every page: where one is, what state it is in, who one is.
+// The frame of every page: navigation, state of the connection, current role.
 import { useEffect, useRef } from "preact/hooks";
 import { wantsToken } from "./api.ts";
 import { clock } from "./format.ts";
@@ -32,7 +32,7 @@ const WORDS: Record<Connection, string> = {
   stopped: "Not signed in",
 };
 
-/** Says whether the page is live, or as of which time it is. */
+/** Shows whether the page is live, or as of which time. */
 const State = () => {
   const state = connection.value;
   return (
@@ -74,7 +74,7 @@ export const Shell = () => {
   const isFirst = useRef(true);
   useEffect(() => {
     document.title = `${part ? `${part} – ` : ""}${title} – Strata`;
-    // A page that was navigated to is read from its beginning; the first one is where the browser put it.
+    // After navigation, move the focus to the page's beginning; not on the first page, which the browser positions.
     if (isFirst.current) isFirst.current = false;
     else main.current?.focus();
   }, [name]);

@@ -1,11 +1,11 @@
-// The parts that pages are made of. Every one has a role and a name of its own.
+// Components that pages are made of, each with an accessible role and name.
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useRef, useState } from "preact/hooks";
 import type { ApiError } from "./api.ts";
 import { ago, textOf, utc } from "./format.ts";
 
-/** The clock of all words like "3 minutes ago": one timer for the page. */
+/** Current time for texts like "3 minutes ago", with one timer for the page. */
 export const now = signal(Date.now());
 setInterval(() => (now.value = Date.now()), 10_000);
 
@@ -182,7 +182,7 @@ export const Select = ({
   </label>
 );
 
-/** One of a few: radio buttons that look like one switch. */
+/** A choice of a few values: radio buttons that look like one switch. */
 export const Choice = ({
   label,
   value,
@@ -215,7 +215,7 @@ export const Choice = ({
   );
 };
 
-/** A modal dialog of the browser: it keeps the focus, closes with Escape and gives the focus back. */
+/** The browser's modal dialog, which traps the focus, closes with Escape and restores the focus. */
 export const Dialog = ({
   title,
   onClose,
@@ -273,7 +273,7 @@ export const Toasts = () => (
   </div>
 );
 
-/** Says something to those who do not see it, at most once a second. */
+/** Announces text to screen readers, at most once a second. */
 export const Announcer = ({ text }: { text: string }) => {
   const [said, say] = useState("");
   useEffect(() => {
@@ -310,7 +310,7 @@ export function save(name: string, type: string, parts: string[]): void {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-/** A spreadsheet would run a text that begins like a formula: an apostrophe makes it a text for it. */
+/** Whether a spreadsheet would run the text as a formula; such texts get an apostrophe. */
 const isFormula = (text: string): boolean => /^[=+\-@\t\r]/.test(text) && !/^[+-]?\d+(\.\d+)?$/.test(text);
 
 const csvCell = (value: unknown): string => {

@@ -1,4 +1,4 @@
-// A file into a dataset: its first lines are read here, all of it is streamed to POST /ingest.
+// Uploads a file to a dataset: reads its first lines for a preview, and streams the file to POST /ingest.
 import { authorization } from "./api.ts";
 import { textOf } from "./format.ts";
 
@@ -11,7 +11,7 @@ export interface Preview {
 const HEAD_BYTES = 65_536;
 const SHOWN_ROWS = 5;
 
-/** Records of CSV text; a last one that is cut off is left away. */
+/** Parses CSV text, without an incomplete last record. */
 function parseCsv(text: string, delimiter: string): string[][] {
   const records: string[][] = [];
   let record: string[] = [];
@@ -131,7 +131,7 @@ export async function propose({ key, ...sending }: Sending & { key: string }): P
   return proposal!;
 }
 
-/** fetch does not say how much was sent; XMLHttpRequest does. */
+/** Uses XMLHttpRequest, since fetch does not report progress of uploads. */
 function send<Body extends object>(
   what: "ingest" | "propose",
   parameters: [string, string][],
@@ -148,7 +148,7 @@ function send<Body extends object>(
     request.onload = () => {
       try {
         const body = JSON.parse(request.responseText) as Body & { errors?: { message: string }[] };
-        // A run that failed is an answer as well: it says why.
+        // A failed run is a result as well, with the reason.
         if (!body.errors) resolve(body);
         else
           reject(new Error(body.errors[0]?.message ?? `The server answered with status ${request.status}`));
@@ -156,7 +156,7 @@ function send<Body extends object>(
         reject(new Error(`The server answered with status ${request.status}`));
       }
     };
-    // A refused body is not read to its end, which the browser shows as a broken connection.
+    // The server does not read a rejected body to its end, which the browser reports as a broken connection.
     request.onerror = () => reject(new Error(words.broken));
     request.onabort = () => reject(new Error(words.stopped));
     signal.addEventListener("abort", () => request.abort());

@@ -1,4 +1,4 @@
-// A file becomes rows: pick its dataset, say what its columns are, watch it go in.
+// Ingests a file: choose its dataset, assign its columns, watch the progress.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { bytes, count, plural, title } from "../format.ts";
 import { askAgain, updates } from "../live.ts";
@@ -13,7 +13,7 @@ import { Button, Copy, Empty, Icon, Notice, Progress, Select, Skeleton, toast } 
 
 interface Dataset {
   name: string;
-  /** Names as the API has them; undefined where they are not known. */
+  /** Names of fields in the API; undefined if unknown. */
   fields: string[] | undefined;
   takesMore: boolean;
 }
@@ -23,7 +23,7 @@ const pascal = (name: string): string =>
 const snake = (name: string): string => name.replaceAll(/([a-z0-9])([A-Z])/g, "$1_$2").toLowerCase();
 const plain = (name: string): string => name.toLowerCase().replaceAll(/[^a-z0-9]/g, "");
 
-/** Datasets and their fields: as the mutations take them. */
+/** Loads datasets with the fields of their mutations. */
 function useDatasets(): { datasets: Dataset[]; isLoading: boolean } {
   const list = features.value?.byNode.get("Dataset");
   const fieldsOfList = list ? pick("dataset", "dataset kind") : "dataset";
@@ -34,10 +34,10 @@ function useDatasets(): { datasets: Dataset[]; isLoading: boolean } {
     {},
     ["data"],
   );
-  // A dataset may have come with a new schema.
+  // Load again with a new schema, which may have new datasets.
   useEffect(() => ask(), [features.value]);
   const all = (data?.[list?.field ?? "freshness"]?.nodes ?? [])
-    // Metrics, views and tables of their own take no rows.
+    // Only datasets accept rows; metrics, views and other tables do not.
     .filter(({ kind = "dataset" }) => kind === "dataset")
     .map(({ dataset }) => dataset);
   const names =
@@ -57,7 +57,7 @@ function useDatasets(): { datasets: Dataset[]; isLoading: boolean } {
         const fields = rows ? (await operatorsOf(rows.type)).map((field) => field.name) : [];
         const entity = entityOf(name);
         const columns = entity ? (await detailOf(entity)).columns : [];
-        // A column without a field may go into a field of JSON.
+        // Columns without a field go into a JSON field, if there is one.
         const takesMore = columns.some(({ kind }) => kind === "json");
         if (isCurrent) setKnown((before) => ({ ...before, [name]: { fields, takesMore } }));
       })().catch(() => undefined);
@@ -65,7 +65,7 @@ function useDatasets(): { datasets: Dataset[]; isLoading: boolean } {
     return () => {
       isCurrent = false;
     };
-    // A dataset may be listed before the schema has its mutation.
+    // The schema may not yet have the mutation of a listed dataset.
   }, [names.join(), features.value]);
   const datasets = names.map((name): Dataset => ({
     name,
@@ -78,10 +78,10 @@ function useDatasets(): { datasets: Dataset[]; isLoading: boolean } {
 
 const AS_IT_IS = "=";
 const LEFT_OUT = "";
-/** No dataset can be called so. */
+/** Value for a new dataset, which no dataset can have as its name. */
 const NEW = "+";
 
-/** A column's field: the same name, written in whatever way. */
+/** Guesses a column's field: the same name, ignoring case and separators. */
 function guess(column: string, { fields, takesMore }: Dataset): string {
   const found = fields?.find((field) => plain(field) === plain(column));
   if (found) return snake(found) === column ? AS_IT_IS : snake(found);
@@ -167,7 +167,7 @@ const Mapping = ({
   onDone,
   onCancel,
 }: {
-  /** The dataset to begin with; without one, the one that fits best. */
+  /** The preselected dataset; by default the best match. */
   start: string | undefined;
   onNew: () => void;
   file: File;
@@ -182,7 +182,7 @@ const Mapping = ({
   const [chosen, setName] = useState(
     [start, route.value.part].find((name) => datasets.some((dataset) => dataset.name === name)),
   );
-  // The best dataset is known when the fields are.
+  // The best match is known once the fields are loaded.
   const name = chosen ?? best?.name;
   const [given, setGiven] = useState<Record<string, string>>({});
   const [source, setSource] = useState("");

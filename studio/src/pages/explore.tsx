@@ -1,4 +1,4 @@
-// Every list that the API has and the role may read: as a table, as a chart over time, on a map.
+// Shows every list that the role may read as a table, as a chart over time, or on a map.
 import type { FunctionComponent } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { parseCondition, printCondition, toFilter, type Condition } from "../conditions.ts";
@@ -30,7 +30,7 @@ export interface ViewProps {
   filter: Record<string, unknown>;
 }
 
-/** Charts and maps are scripts of their own, fetched when they are looked at first. */
+/** Charts and maps are separate scripts, loaded on first use. */
 const lazy = (load: () => Promise<FunctionComponent<ViewProps>>): FunctionComponent<ViewProps> => {
   let loaded: FunctionComponent<ViewProps> | undefined;
   return (props) => {

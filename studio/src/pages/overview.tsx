@@ -1,4 +1,4 @@
-// The flow as a picture: sources, staging, production, metrics and views, with what is at work.
+// Shows the data flow: sources, staging, production, metrics and views, with active runs.
 import { useState } from "preact/hooks";
 import { Flow, type Lane, type Result } from "../flow.tsx";
 import { count, plural } from "../format.ts";
@@ -38,17 +38,17 @@ interface LineageEdge {
   targetRelation: string;
 }
 
-/** Lists whose rows are counted in one request, which may have 100 objects. */
+/** Maximum lists to count in one request, which may select 100 objects. */
 const MAX_COUNTS = 90;
 const LATEST_RUNS = 60;
 const SHOWN_RUNS = 6;
-/** Larger tables are estimated by the database: counting reads all of their rows. */
+/** Rows up to which a table is counted; larger ones are estimated, since counting reads all rows. */
 const COUNTED_UP_TO = 200_000;
 
 const pascal = (name: string): string =>
   `_${name}`.replaceAll(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
 
-/** The pipeline's own lists are in the picture already. */
+/** Omit the pipeline's own lists, which the picture already shows. */
 const listOf = (node: string) => features.value?.byNode.get(node);
 
 function useFlow() {
@@ -88,7 +88,7 @@ function useFlow() {
   return { state, lineage, quarantine };
 }
 
-/** Rows of each list, counted by the database. */
+/** Counts the rows of each list. */
 function useCounts(fields: string[]): Record<string, number> {
   const { data } = useQuery<Record<string, { totalCount: number } | null>>(
     fields.length > 0
@@ -189,7 +189,7 @@ interface Incident {
   runId: string | null;
 }
 
-/** What is not over yet; operators alone may read it. */
+/** Shows open incidents, which only operators may read. */
 const Incidents = () => {
   const list = rights.value?.quarantine ? listOf("PipelineIncident") : undefined;
   const { data } = useQuery<{ incidents: { nodes: Incident[] } | null }>(
@@ -232,7 +232,7 @@ export const Overview = () => {
   const known = registered?.map(({ dataset }) => dataset) ?? freshness.map(({ dataset }) => dataset);
   const names = known.filter(isDataset);
   const tables = known.filter((name) => kinds.get(name) === "table");
-  // The live twin of a metric is not a box of its own: Explore has a switch for it.
+  // Live views of metrics have no box of their own; Explore has a switch for them.
   const made = known.filter(
     (name) =>
       !names.includes(name) &&

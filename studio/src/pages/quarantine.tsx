@@ -1,4 +1,4 @@
-// Rejected rows: how many of which kind, why each, and what becomes of them.
+// Shows rejected rows by reason, with details, and lets operators retry or discard them.
 import { useEffect, useState } from "preact/hooks";
 import { count, plural, textOf, title, utc } from "../format.ts";
 import { askAgain } from "../live.ts";
@@ -39,7 +39,7 @@ interface Group {
   rows: number;
 }
 
-/** PostgreSQL's text of an array: "{one,"two, too"}". */
+/** Parses PostgreSQL's text of an array: "{one,"two, too"}". */
 const elements = (text: string): string[] =>
   [...text.slice(1, -1).matchAll(/"((?:[^"\\]|\\.)*)"|([^,]+)/g)].map(([, quoted, plain]) =>
     quoted === undefined ? plain! : quoted.replaceAll(/\\(.)/g, "$1"),
@@ -61,7 +61,7 @@ function useGroups() {
     for (const reason of elements(keys[1] ?? "{}")) {
       const key = `${keys[0]} ${reason}`;
       const group = groups.get(key) ?? { dataset: keys[0]!, reason, rows: 0 };
-      // A row with two reasons counts for both.
+      // A row with several reasons counts for each.
       groups.set(key, { ...group, rows: group.rows + Number(distinctCount.quarantineId) });
     }
   const sorted = [...groups.values()].sort(
@@ -117,7 +117,7 @@ const Reasons = ({ row }: { row: Row }) => (
   </span>
 );
 
-/** The outcome of a retry: how many rows went on, how many came back, and why. */
+/** Shows the result of a retry: how many rows were accepted, how many were rejected again, and why. */
 const OutcomeNotice = ({ outcome }: { outcome: Outcome }) => (
   <Notice kind={outcome.cameBack > 0 || outcome.error ? "warning" : "ok"}>
     <p>
@@ -149,7 +149,7 @@ const OutcomeNotice = ({ outcome }: { outcome: Outcome }) => (
 
 type Intent = { verb: "retry" | "discard"; selection: Selection; rows: number };
 
-/** The number comes first; only then can it be done. */
+/** Asks for confirmation, with the number of rows, before it acts. */
 const Confirm = ({
   intent,
   onClose,
@@ -438,7 +438,7 @@ const Detail = ({ id }: { id: string }) => {
   const changed = Object.keys(patch).length;
   const mend = (name: string, given: string, before: unknown) => {
     const next = { ...patch };
-    // An emptied field has no value; what is as it was is not a change.
+    // An emptied field has no value; an unchanged one is no correction.
     if (given === textOf(before)) delete next[name];
     else next[name] = given === "" ? null : given;
     setPatch(next);

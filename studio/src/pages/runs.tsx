@@ -134,7 +134,7 @@ const COUNTS: [field: Count, label: string][] = [
   ["rowsDeleted", "Rows deleted"],
 ];
 
-/** Counts that somebody should look into unless they are zero. */
+/** Counts that are highlighted unless they are zero. */
 const ALARMING: Count[] = ["rowsReplacedFromOtherSource", "rowsRejected"];
 
 interface RunDatasets {

@@ -6,7 +6,7 @@ import { features } from "../schema.ts";
 import { claims, isKept, readClaims, setToken, token } from "../session.ts";
 import { Button, Icon, Notice, now } from "../ui.tsx";
 
-/** The role's rights, tried out by reading as little as possible of each list. */
+/** Shows the role's rights, found out by a minimal read of each list. */
 const Rights = () => {
   const { entities = [], isClosed } = features.value ?? {};
   const [rights, setRights] = useState<Record<string, boolean>>({});
