@@ -17,7 +17,10 @@ export async function migrate(options: { json?: boolean }): Promise<void> {
       const files: AppliedFile[] = [];
       const onFile = (applied: AppliedFile): void => {
         files.push(applied);
-        if (!options.json) console.log(`Applied ${applied.file}${applied.changed ? "" : " again"}.`);
+        if (options.json) return;
+        console.log(`Applied ${applied.file}${applied.changed ? "" : " again"}.`);
+        for (const { line, message } of applied.warnings)
+          console.log(`  Warning, ${applied.file}:${line}: ${message}`);
       };
       const print = (failure: object | null): void => {
         if (options.json) console.log(JSON.stringify({ migration: { ...version, files, failure } }));

@@ -19,7 +19,10 @@ const LOOK_MS = 300;
 export async function applyChanges(pool: Pool, folder: string, logger: Logger): Promise<void> {
   try {
     const applied = await applyDatasetFiles(pool, folder, { onlyChanged: true });
-    for (const { file } of applied) logger.info(`Applied ${file}`);
+    for (const { file, warnings } of applied) {
+      logger.info(`Applied ${file}`);
+      for (const { line, message } of warnings) logger.warn(`${file}:${line}: ${message}`);
+    }
   } catch (error) {
     logger.error((error as Error).message);
   }

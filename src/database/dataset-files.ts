@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { DatabaseError, Pool, PoolClient } from "pg";
+import type { NoticeMessage } from "pg-protocol/dist/messages.js";
 import { BEGIN_SCHEMA, currentVersion } from "./migrate.ts";
 import { faultAt, indexOfPosition, lineAt, splitStatements, type Statement } from "./sql-text.ts";
 import { inTransaction } from "./transaction.ts";
@@ -12,6 +13,8 @@ export interface AppliedFile {
   file: string;
   /** New, edited, or applied by another version of Strata before. */
   changed: boolean;
+  /** Warnings of PostgreSQL, and of `raise warning`, each with its line. */
+  warnings: { line: number; message: string }[];
 }
 
 interface File {
@@ -73,8 +76,8 @@ export async function applyDatasetFiles(
     for (const file of files) {
       const changed = isChanged(file);
       if (options.onlyChanged && !changed) continue;
-      await applyFile(pool, file, version);
-      applied.push({ file: file.path, changed });
+      const warnings = await applyFile(pool, file, version);
+      applied.push({ file: file.path, changed, warnings });
       options.onFile?.(applied.at(-1)!);
     }
   } finally {
@@ -109,16 +112,24 @@ async function noteTagFiles(pool: Pool, folder: string, version: number): Promis
 const reconcile = (pool: Pool): Promise<unknown> =>
   inTransaction(pool, (client) => client.query("select strata.reconcile()"), BEGIN_SCHEMA);
 
-async function applyFile(pool: Pool, file: File, version: number): Promise<void> {
+async function applyFile(pool: Pool, file: File, version: number): Promise<AppliedFile["warnings"]> {
   const statements = checkedStatements(file);
   const client = await pool.connect();
+  const warnings: AppliedFile["warnings"] = [];
+  let line = 1;
+  const onNotice = ({ severity, message = "" }: NoticeMessage): void => {
+    if (severity === "WARNING") warnings.push({ line, message });
+  };
+  client.on("notice", onNotice);
   try {
     const settings = await readSettings(client);
     await client.query(`${BEGIN_SCHEMA}; set local lock_timeout = ${LOCK_TIMEOUT_MS}`);
-    for (const statement of statements)
+    for (const statement of statements) {
+      line = statement.line;
       await client.query(statement.text).catch((error: unknown) => {
         throw explain(error as DatabaseError, file, statement);
       });
+    }
     await client.query("reset role");
     await client.query(
       `insert into strata.applied_files (file, hash, schema_version) values ($1, $2, $3)
@@ -131,10 +142,13 @@ async function applyFile(pool: Pool, file: File, version: number): Promise<void>
     });
     await restoreSettings(client, settings);
     client.release();
+    return warnings;
   } catch (error) {
     await client.query("rollback").catch(() => undefined);
     client.release(true);
     throw error;
+  } finally {
+    client.off("notice", onNotice);
   }
 }
 

@@ -49,12 +49,26 @@ test("applies files in the order of their names, again without harm, and says wh
   write("b.sql", "comment on table production.t_b is 'b';");
   const again = await migrate("--json");
   expect(JSON.parse(again.stdout).migration.files).toEqual([
-    { file: a, changed: false },
-    { file: b, changed: true },
+    { file: a, changed: false, warnings: [] },
+    { file: b, changed: true, warnings: [] },
   ]);
   expect((await migrate()).stdout).toMatch(
     /Applied schema version \d+ again\.\nApplied .*a\.sql again\.\nApplied .*b\.sql again\.\n$/,
   );
+});
+
+test("warnings are shown with their line, notices are not", async () => {
+  write(
+    "a.sql",
+    "select 1;\n\ndo $$ begin raise notice 'nothing'; raise warning 'prices have no currency'; end $$;\n",
+  );
+  expect((await migrate()).stdout).toContain(
+    `Applied ${join(folder, "a.sql")}.\n  Warning, ${join(folder, "a.sql")}:3: prices have no currency\n`,
+  );
+  const { stdout } = await migrate("--json");
+  expect(JSON.parse(stdout).migration.files).toMatchObject([
+    { warnings: [{ line: 3, message: "prices have no currency" }] },
+  ]);
 });
 
 test("a folder that is not there holds no files", { tags: ["long"] }, async () => {
