@@ -62,9 +62,9 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   days_added integer;
 begin
-  if from_date is null or to_date is null or from_date > to_date then
+  if from_date is null or to_date is null or from_date > to_date or not isfinite(from_date) or not isfinite(to_date) then
     raise exception 'dim_date cannot be extended from % to %', coalesce(from_date::text, 'null'), coalesce(to_date::text, 'null')
-      using errcode = 'invalid_parameter_value', hint = 'Give two dates, the earlier one first.';
+      using errcode = 'invalid_parameter_value', hint = 'Give two dates of the calendar, the earlier one first.';
   end if;
   insert into production.dim_date (full_date, year, quarter, month, month_name, week, day_of_week, day_name, is_weekend)
   select day, extract(year from day), extract(quarter from day), extract(month from day), to_char(day, 'FMMonth'),

@@ -78,6 +78,6 @@ $$;
 
 create or replace function strata.schema_version()
 returns integer
-language sql immutable parallel safe as 'select 16';
+language sql immutable parallel safe as 'select 17';
 
 comment on function strata.schema_version() is 'Version of the machinery and the model; the server rejects a database with an older one.';

@@ -49,14 +49,14 @@ comment on function strata.provenance_columns() is 'Columns of production that s
 create or replace function strata.raw_table(dataset text)
 returns regclass
 language sql stable set search_path = pg_catalog, pg_temp
-return to_regclass(format('staging.%I', 'raw_' || dataset));
+return to_regclass('staging.' || quote_ident('raw_' || dataset));
 
 comment on function strata.raw_table(text) is 'Table in which the records of a dataset arrive.';
 
 create or replace function strata.production_table(dataset text)
 returns regclass
 language sql stable set search_path = pg_catalog, pg_temp
-return to_regclass(format('production.%I', dataset));
+return to_regclass('production.' || quote_ident(dataset));
 
 comment on function strata.production_table(text) is 'Table that a dataset is.';
 
@@ -169,6 +169,8 @@ begin atomic
   where a.attrelid = strata.raw_table(fields.dataset) and a.attnum > 0 and not a.attisdropped
     and (a.attname <> all (strata.arrival_columns())
          or (a.attname = 'id' and strata.raw_id_column(fields.dataset) <> 'id'))
+    -- A column that production has no more is nobody's: its values would be lost without a word. A mapping view may read it.
+    and (strata.mapping_view(fields.dataset) is not null or (not c.is_generated and not c.is_identity_only))
   order by 1;
 end;
 
@@ -399,7 +401,7 @@ comment on function strata.grant_default_rights(regclass) is 'Lets readers read 
 -- The raw table: made if there is none, else completed with the columns that have come since.
 create or replace function strata.make_raw_table(dataset text)
 returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 declare
   production regclass := strata.production_table(dataset);
   raw text := format('staging.%I', 'raw_' || dataset);
@@ -441,6 +443,18 @@ begin
     if col_description(raw::regclass, (select a.attnum from pg_attribute a where a.attrelid = raw::regclass and a.attname = col.name)) is null then
       execute format('comment on column %s.%I is %L', raw, col.name, col.description);
     end if;
+  end loop;
+  -- A raw column follows its column to a type that holds more. Values that fit no longer are judged by the transform.
+  for col in
+    select c.name, strata.raw_type(c.type_id, c.typmod) as type
+    from strata.table_columns(production) c join pg_attribute a on a.attrelid = raw::regclass and a.attname = c.name
+    where strata.mapping_view(dataset) is null and c.name <> all (strata.arrival_columns())
+      and format_type(a.atttypid, a.atttypmod) <> strata.raw_type(c.type_id, c.typmod)
+      and (strata.raw_type(c.type_id, c.typmod) = 'text'
+           or exists (select from pg_cast t where t.castsource = a.atttypid and t.castcontext = 'i'
+                        and t.casttarget = to_regtype(strata.raw_type(c.type_id, c.typmod))))
+  loop
+    execute format('alter table %s alter column %I type %s', raw, col.name, col.type);
   end loop;
   -- Another word would be taken for that of a row to write.
   if not exists (select from pg_constraint k where k.conrelid = raw::regclass and k.conname = 'known_operation') then
@@ -521,7 +535,10 @@ declare
 begin
   if production is null then
     raise exception 'There is no table production.% to make a dataset of.', coalesce(quote_ident(dataset), 'null')
-      using errcode = 'undefined_table', hint = format('Create it first: create table if not exists production.%I (…).', dataset);
+      using errcode = 'undefined_table',
+            hint = format('Create it first: create table if not exists production.%s (…). There are: %s.', coalesce(quote_ident(nullif(dataset, '')), '…'),
+                          (select string_agg(quote_ident(c.relname), ', ' order by c.relname) from pg_class c
+                           where c.relnamespace = 'production'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition));
   end if;
   if (select c.relkind from pg_class c where c.oid = production) not in ('r', 'p') then
     raise exception 'production.% is not a table; a dataset is one.', quote_ident(dataset) using errcode = 'wrong_object_type';
@@ -535,6 +552,13 @@ begin
       using errcode = 'invalid_table_definition';
   end if;
 
+  if exists (select from strata.table_columns(production) c where c.name = 'source_seq' and c.type <> 'bigint' or c.name = 'strata_source' and c.type <> 'text') then
+    raise exception 'production.% has a column source_seq or strata_source of another type; Strata keeps there which record a row came from, as bigint and text.', quote_ident(dataset)
+      using errcode = 'invalid_table_definition', hint = 'Call the column something else.';
+  end if;
+  if owned_by_source is null then
+    raise exception 'owned_by_source must be true or false, not null.' using errcode = 'null_value_not_allowed';
+  end if;
   if octet_length(dataset) > 45 then
     raise exception 'The name % is too long for a dataset: % bytes; allowed: 45.', quote_ident(dataset), octet_length(dataset)
       using errcode = 'name_too_long';
@@ -557,7 +581,9 @@ begin
   if extras_column is not null and not exists (
     select from pg_attribute a where a.attrelid = raw and a.attname = extras_column and a.atttypid = 'jsonb'::regtype
   ) then
-    raise exception 'staging.raw_% has no column % of type jsonb to take extra fields.', dataset, extras_column using errcode = 'undefined_column';
+    raise exception 'staging.raw_% has no column % of type jsonb to take extra fields; columns of this type: %.', dataset, quote_literal(extras_column),
+        coalesce((select string_agg(quote_ident(a.attname), ', ' order by a.attnum) from pg_attribute a where a.attrelid = raw and a.atttypid = 'jsonb'::regtype and not a.attisdropped), 'none')
+      using errcode = 'undefined_column';
   end if;
   perform strata.check_mapping(dataset);
   perform strata.guard_updated_at(production);

@@ -1105,18 +1105,24 @@ language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   before strata.metrics;
   m strata.metrics;
-  clean text := rtrim(query, E'; \n\t');
+  clean text := rtrim(query, E'; \r\n\t');
   path text := current_setting('search_path');
-  query_view text := strata.metric_query(metric);
+  query_view text;
   relation text;
   odd text;
-  live text := format('%I.%I', schema_name, metric || '_live');
-  is_new boolean := to_regclass(format('%I.%I', schema_name, metric)) is null;
+  live text;
+  is_new boolean;
   grants text[];
 begin
   if metric is null or metric !~ '^[a-z_][a-z0-9_]{0,49}$' or metric like '%\_live' then
     raise exception 'A metric is named by lower case letters, digits and _, at most 50 of them, and not _live at the end; given: %.', coalesce(quote_literal(metric), 'null')
       using errcode = 'invalid_name';
+  end if;
+  query_view := strata.metric_query(metric);
+  live := format('%I.%I', schema_name, metric || '_live');
+  is_new := to_regclass(format('%I.%I', schema_name, metric)) is null;
+  if coalesce(clean, '') = '' then
+    raise exception 'The query of % is empty.', metric using errcode = 'invalid_parameter_value', hint = 'Write: select … as date, sum(…) as revenue from production.… group by 1.';
   end if;
   select * into before from strata.metrics x where x.metric = put_metric.metric;
   if before.metric is null and to_regclass(format('%I.%I', schema_name, metric)) is not null
@@ -1132,9 +1138,13 @@ begin
     execute format('drop view if exists %s', query_view);
     -- Names without a schema are found where people keep their tables.
     perform set_config('search_path', 'production, analytics, public', true);
-    execute format('create view %s as %s', query_view, clean);
+    -- In parentheses, so that it is one query and nothing else.
+    execute format(E'create view %s as (\n%s\n)', query_view, clean);
     perform set_config('search_path', path, true);
     execute format('comment on view %s is %L', query_view, format('The query of the metric %s.', metric));
+    if not exists (select from pg_attribute a where a.attrelid = query_view::regclass and a.attnum > 0) then
+      raise exception 'The query of % has no columns.', metric using errcode = 'invalid_column_definition', hint = 'Write: select expression as name.';
+    end if;
     select a.attname into odd from pg_attribute a where a.attrelid = query_view::regclass and a.attname = '?column?';
     if odd is not null then
       raise exception 'Every column of the query of % needs a name.', metric using errcode = 'invalid_column_definition', hint = 'Write: expression as name.';
@@ -1251,7 +1261,12 @@ declare
   columns text;
   differences bigint;
 begin
-  select * into strict m from strata.metrics x where x.metric = count_differences.metric;
+  select * into m from strata.metrics x where x.metric = count_differences.metric;
+  if m.metric is null then
+    raise exception 'There is no metric %; there are: %.', coalesce(quote_literal(count_differences.metric), 'null'),
+      coalesce((select string_agg(x.metric, ', ' order by x.metric) from strata.metrics x), 'none')
+      using errcode = 'undefined_object';
+  end if;
   select string_agg(case when strata.has_equality(a.atttypid) then quote_ident(a.attname) else quote_ident(a.attname) || '::text' end, ', ') into columns
   from pg_attribute a where a.attrelid = strata.metric_table(m)::regclass and a.attnum > 0 and not a.attisdropped;
   execute format($sql$

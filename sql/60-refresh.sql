@@ -100,7 +100,7 @@ declare
   memory text := current_setting('work_mem');
 begin
   perform strata.enter_batch(refresh.run_id);
-  if num_nulls(from_date, to_date) = 1 or from_date > to_date or to_date - from_date > 36600 then
+  if num_nulls(from_date, to_date) = 1 or from_date > to_date or not isfinite(from_date) or not isfinite(to_date) or to_date - from_date > 36600 then
     raise exception 'A range of days has a first and a last one, and a hundred years at most; given: % to %.', coalesce(from_date::text, 'nothing'), coalesce(to_date::text, 'nothing')
       using errcode = 'invalid_parameter_value';
   end if;

@@ -49,6 +49,9 @@ begin
     raise exception 'There is no table production.% with a primary key, whose changes could be announced.', coalesce(quote_ident(dataset), 'null')
       using errcode = 'undefined_table';
   end if;
+  if enabled is null then
+    raise exception 'enabled must be true or false, not null.' using errcode = 'null_value_not_allowed';
+  end if;
   for op in
     select * from (values ('insert', 'inserted', 'new table as rows'), ('update', 'updated', 'old table as old_rows new table as rows'),
                           ('delete', 'deleted', 'old table as rows'), ('truncate', 'truncated', null)) o (event, done, tables)

@@ -1131,6 +1131,45 @@ describe("changes of a table", { tags: ["long"] }, () => {
     expect((await outcome("things")).rows).toHaveLength(2);
   });
 
+  test("a column that is dropped, or has another name, is no field any more", async () => {
+    await declare("create table production.things (n int primary key, a text, b text)", "things");
+    await sql("alter table production.things drop column a");
+    await sql("alter table production.things rename column b to c; select strata.add_dataset('things')");
+    const fields = "select field, type from strata.fields('things')";
+    expect((await sql(fields)).map(({ field }) => field)).toEqual(["n", "c"]);
+    await sql(
+      "create view staging.things as select n, coalesce(c, b) as c, ingest_seq, ingest_xid from staging.raw_things",
+    );
+    expect((await sql(fields)).map(({ field }) => field)).toEqual(["n", "a", "b", "c"]);
+  });
+
+  test("a column that holds more takes more", async () => {
+    await declare(
+      "create table production.things (n int primary key, a int, b date, c int, d numeric, e varchar(3))",
+      "things",
+    );
+    await arrive("things", { n: 1, a: 1, b: "2026-01-01", c: 1, d: 1.5, e: "x" });
+    await sql(
+      `alter table production.things alter n type bigint, alter a type numeric(12, 2), alter b type timestamptz,
+         alter c type text, alter d type int, alter e type varchar(5)`,
+    );
+    await sql("select strata.add_dataset('things')");
+    expect(await sql("select field, type from strata.fields('things')")).toEqual([
+      { field: "n", type: "bigint" },
+      { field: "a", type: "numeric" },
+      { field: "b", type: "timestamp with time zone" },
+      { field: "c", type: "text" },
+      // What is in staging may not fit.
+      { field: "d", type: "numeric" },
+      { field: "e", type: "text" },
+    ]);
+    await arrive("things", { n: 3e9, a: 2.5, b: "2026-01-01T12:00:00Z", c: "two", d: 2, e: "four" });
+    expect((await outcome("things")).rows).toEqual([
+      { n: 1, a: 1, b: "2026-01-01T00:00:00+00:00", c: "1", d: 2, e: "x" },
+      { n: 3e9, a: 2.5, b: "2026-01-01T12:00:00+00:00", c: "two", d: 2, e: "four" },
+    ]);
+  });
+
   test("add_dataset again changes nothing", async () => {
     await declare(
       "create table production.things (n int primary key, parent int references production.things, updated_at timestamptz, doc jsonb)",
@@ -1303,5 +1342,65 @@ describe("rights", () => {
         "select has_column_privilege('strata_reader', 'production.things', 'secret', 'select') as a, has_column_privilege('strata_reader', 'production.things', 'b', 'select') as b",
       ),
     ).toEqual([{ a: false, b: false }]);
+  });
+});
+
+describe("wrong declarations", () => {
+  test.each([
+    ["strata.add_dataset(null)", "There is no table production.null to make a dataset of."],
+    ["strata.add_dataset('')", 'There is no table production."" to make a dataset of.'],
+    [
+      "strata.add_dataset('things', owned_by_source => null)",
+      "owned_by_source must be true or false, not null.",
+    ],
+    [
+      "strata.add_dataset('things', 'nope')",
+      "no column 'nope' of type jsonb to take extra fields; columns of this type: doc.",
+    ],
+    ["strata.add_dataset('numbered')", "has a column source_seq or strata_source of another type"],
+    ["strata.remove_dataset(null)", "There is no dataset null; there are: "],
+    ["strata.announce_changes(null)", "There is no table production.null with a primary key"],
+    ["strata.announce_changes('things', null)", "enabled must be true or false, not null."],
+    ["strata.add_metric(null, 'select 1 as a')", "at the end; given: null."],
+    ["strata.add_metric('wrong', null)", "The query of wrong is empty."],
+    ["strata.add_metric('wrong', ' ;')", "The query of wrong is empty."],
+    ["strata.add_metric('wrong', 'select from production.things')", "The query of wrong has no columns."],
+    [
+      "strata.add_metric('wrong', 'select 1 as a; drop table production.things')",
+      'syntax error at or near ";"',
+    ],
+    [
+      "strata.add_metric('wrong', 'select 1 as a); drop table production.things; --')",
+      'syntax error at or near ")"',
+    ],
+    ["strata.count_differences('nope')", "There is no metric 'nope'; there are: "],
+    [
+      "strata.refresh(from_date => '-infinity', to_date => 'infinity')",
+      "a hundred years at most; given: -infinity to infinity.",
+    ],
+    [
+      "production.extend_dim_date('2026-01-01', 'infinity')",
+      "dim_date cannot be extended from 2026-01-01 to infinity",
+    ],
+  ])("%s says what is wrong", async (call, message) => {
+    await declare("create table production.things (n int primary key, doc jsonb)", "things");
+    await sql("create table if not exists production.numbered (n int primary key, source_seq text)");
+    await expect(sql(`select ${call}`)).rejects.toThrow(message);
+    await sql("drop table production.numbered");
+  });
+
+  test("a missing table comes with those that there are", async () => {
+    await expect(sql("select strata.add_dataset('user')")).rejects.toMatchObject({
+      hint: expect.stringMatching(/production\.\"user\" \(…\)\. There are: .*users\.$/) as string,
+    });
+  });
+
+  test("a metric's query may end in a semicolon and a comment", async () => {
+    await sql(
+      "select strata.add_metric('right', E'select 1 as a;\\r\\n'); select strata.add_metric('right', 'select 2 as a -- two')",
+    );
+    await sql("select strata.refresh()");
+    expect(await sql('select a from analytics."right"')).toEqual([{ a: 2 }]);
+    await sql("select strata.remove_metric('right'); drop table analytics.\"right\"");
   });
 });
