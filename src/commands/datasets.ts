@@ -5,7 +5,8 @@ import { withDatabase } from "./with-database.ts";
 interface Entry {
   dataset: string;
   kind: string;
-  key: string[];
+  /** Null if somebody has dropped the table. */
+  key: string[] | null;
   parents: string[];
   /** Estimated number of rows. */
   rows: number | null;
@@ -46,7 +47,7 @@ const shown = ({
 }: Entry) => ({
   dataset,
   kind,
-  key: key.join(", "),
+  key: key?.join(", "),
   from: parents.join(", "),
   rows,
   behind: rowsBehind,

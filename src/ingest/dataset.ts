@@ -38,14 +38,18 @@ function createDataset(name: string, fields: Field[], extras?: string | null): D
 }
 
 export async function readDataset(client: pg.Pool | pg.PoolClient, name: string): Promise<Dataset> {
-  const { rows } = await client.query<{ fields: Field[]; extras: string | null }>(
+  const { rows } = await client.query<{ fields: Field[] | null; extras: string | null }>(
     `select d.extras_column as extras,
             (select json_agg(json_build_object('name', f.field, 'type', f.type, 'isRequired', f.is_required, 'isKey', f.is_key) order by f.place)
              from strata.fields(d.dataset) f) as fields
      from strata.datasets d where d.dataset = $1`,
     [name],
   );
-  if (rows[0]) return createDataset(name, rows[0].fields, rows[0].extras);
+  if (rows[0]?.fields) return createDataset(name, rows[0].fields, rows[0].extras);
+  if (rows[0])
+    throw unknownDataset(
+      `The dataset "${name}" has lost its table in production or staging; npx strata-graphql doctor says what to do`,
+    );
   const { rows: known } = await client.query<{ names: string | null }>(
     "select string_agg(dataset, ', ' order by place, dataset) as names from strata.datasets",
   );
