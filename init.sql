@@ -1,20 +1,20 @@
--- Bootstrap of a development database with psql, from any directory:
+-- Creates a development database with psql, from any directory:
 --     psql -U postgres -f init.sql
--- A second run keeps the database and applies the files to it again.
+-- A second run applies the files to the existing database again.
 
 \set ON_ERROR_STOP on
 
 select 'create database dev_db' where not exists (select from pg_database where datname = 'dev_db') \gexec
 
--- Every timestamp column holds UTC; unqualified names find the cleaned tables.
+-- Columns of type timestamp hold UTC. Unqualified names resolve to production before analytics.
 alter database dev_db set timezone = 'UTC';
 alter database dev_db set search_path = "$user", public, production, analytics;
 
 \c dev_db
 
--- The machinery, then the model, or nothing.
+-- One transaction applies the machinery and then the model, or nothing.
 begin;
--- Two that start together must not apply them at the same time.
+-- The lock keeps servers that start at the same time from applying the files together.
 select pg_advisory_xact_lock(hashtextextended('strata:schema', 0));
 \ir sql/00-foundation.sql
 \ir sql/05-upgrade.sql

@@ -1,22 +1,22 @@
 -- ======================================================================================================
 -- Strata's model: the specification's tables, and what is computed from them
 --
---   staging      What arrived, as it arrived, for a short time. Not readable by any API role.
---   production   One row per user, transaction, event: every row satisfies every constraint.
---   analytics    Pre-computed answers.
+--   staging      Records as they arrived, stored for a short time. No API role may read them.
+--   production   One row per user, transaction, event; every row satisfies every constraint.
+--   analytics    Pre-computed results.
 --
--- One block a dataset: the raw table, the table of production, the mapping view between them, the rights, and
--- strata.add_dataset, which has everything else done. Copy one for a dataset of your own (into datasets/, so that
--- this file stays the specification's).
+-- Each dataset is one block: the raw table, the production table, the mapping view between them, the grants, and
+-- strata.add_dataset, which creates everything else. For a dataset of your own, copy a block into a file in
+-- datasets/; this file holds the tables of the specification only.
 --
---   * A constraint is a rule; its name is the reason of a rejection, its comment the words.
---   * The mapping view staging.<dataset> cleans; its column `reasons` adds rules that are no constraints, as
---     "code" or "code: words". Without a view, columns of equal names are taken as they are.
---   * The grants are the rights in the API; without any, readers read and operators write.
+--   * A constraint is a rule. Its name is the reason of a rejection, and its comment explains the reason.
+--   * The mapping view staging.<dataset> cleans values. Its column `reasons` adds rules that are not constraints,
+--     as "code" or "code: explanation". Without a view, columns of equal names are copied.
+--   * The grants are the rights in the API. Without any, readers read and operators write.
 --
 -- Every timestamp without time zone holds UTC. The file may be applied any number of times, after sql/*.sql.
 -- A new column goes into an `alter table … add column if not exists` below its production and its raw table, since
--- an existing database never sees the inside of `create table if not exists`; and to the end of the mapping view.
+-- `create table if not exists` does nothing for an existing table, and to the end of the mapping view.
 -- ======================================================================================================
 
 set local client_min_messages = warning;
@@ -42,8 +42,8 @@ create table if not exists production.dim_date (
 
 create index if not exists idx_dim_date_year on production.dim_date (year, quarter, month);
 
-comment on table production.dim_date is 'The calendar, for grouping by anything a date has; one row per day.';
-comment on column production.dim_date.date_id is 'Identity of the day.';
+comment on table production.dim_date is 'Calendar for grouping by parts of a date; one row per day.';
+comment on column production.dim_date.date_id is 'Identifier of the day.';
 comment on column production.dim_date.full_date is 'The day.';
 comment on column production.dim_date.year is 'Calendar year.';
 comment on column production.dim_date.quarter is 'Quarter of the year, 1 to 4.';
@@ -53,9 +53,9 @@ comment on column production.dim_date.week is 'ISO 8601 week, 1 to 53.';
 comment on column production.dim_date.day_of_week is 'ISO 8601 day of the week, 1 (Monday) to 7 (Sunday).';
 comment on column production.dim_date.day_name is 'English name of the day.';
 comment on column production.dim_date.is_weekend is 'Whether the day is a Saturday or a Sunday.';
-comment on column production.dim_date.is_holiday is 'Whether the day is a holiday; set by hand.';
+comment on column production.dim_date.is_holiday is 'Whether the day is a holiday; set manually, false by default.';
 
--- Days that exist are left alone (holidays are kept), and no date_id is drawn for them.
+-- Existing days are skipped with NOT EXISTS: ON CONFLICT would draw a date_id for each of them.
 create or replace function production.extend_dim_date(from_date date, to_date date)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -77,12 +77,12 @@ begin
 end
 $$;
 
-comment on function production.extend_dim_date(date, date) is 'Adds the missing days of a range to dim_date and returns how many there were.';
+comment on function production.extend_dim_date(date, date) is 'Adds the missing days of a range to dim_date and returns their number.';
 
 select production.extend_dim_date('2015-01-01', '2035-12-31')
 where not exists (select from production.dim_date);
 
--- Answers about metrics may contain the calendar; a change of it is rare, and no refresh.
+-- Cached responses about metrics may contain the calendar, and a change of it is not a refresh.
 create or replace trigger note_calendar_change
 after insert or update or delete or truncate on production.dim_date
 for each statement execute function strata.note_change();
@@ -107,14 +107,14 @@ create table if not exists staging.raw_users (
 );
 
 comment on table staging.raw_users is 'Users as they arrived from source systems; one row per received record.';
-comment on column staging.raw_users.id is 'Identity of the received record.';
-comment on column staging.raw_users.user_id is 'User the record is about.';
+comment on column staging.raw_users.id is 'Identifier of the received record.';
+comment on column staging.raw_users.user_id is 'Key of the user that the record describes.';
 comment on column staging.raw_users.username is 'Name as received.';
 comment on column staging.raw_users.email is 'E-mail address as received.';
-comment on column staging.raw_users.created_at is 'When the source system created the user.';
+comment on column staging.raw_users.created_at is 'When the source system created the user (UTC).';
 comment on column staging.raw_users.country is 'Country as received.';
-comment on column staging.raw_users.ingested_at is 'When the record arrived.';
-comment on column staging.raw_users.source_system is 'Where the record came from.';
+comment on column staging.raw_users.ingested_at is 'When the record arrived (UTC).';
+comment on column staging.raw_users.source_system is 'Source system that sent the record.';
 
 create table if not exists production.users (
   user_id serial primary key,
@@ -132,28 +132,28 @@ create table if not exists production.users (
 
 alter table production.users add column if not exists strata_source text;
 
--- A prefix is found by an index only if that compares bytes, whatever the collation.
+-- An index serves a prefix search (like 'x%') only if it compares bytes, whatever the collation.
 create index if not exists idx_users_username_prefix on production.users (username varchar_pattern_ops);
 create index if not exists idx_users_email_prefix on production.users (email varchar_pattern_ops);
 create index if not exists idx_users_country on production.users (country);
 create index if not exists idx_users_created_at on production.users (created_at);
 
 comment on table production.users is 'A person with an account; one row per user.';
-comment on column production.users.user_id is 'Identity of the user.';
+comment on column production.users.user_id is 'Identifier of the user.';
 comment on column production.users.username is 'Unique name of the user.';
 comment on column production.users.email is 'Unique e-mail address of the user.';
-comment on column production.users.email_verified is 'Whether the user has proven to own the address.';
+comment on column production.users.email_verified is 'Whether the user has confirmed the e-mail address.';
 comment on column production.users.created_at is 'When the user was created (UTC).';
-comment on column production.users.updated_at is 'When the row was changed last (UTC).';
-comment on column production.users.country is 'Country of the user.';
-comment on column production.users.source_seq is 'Record in staging that the row came from; empty if it was created directly.';
-comment on column production.users.strata_source is 'Source system of that record.';
+comment on column production.users.updated_at is 'When the row was last changed (UTC).';
+comment on column production.users.country is 'Country of the user; null if unknown.';
+comment on column production.users.source_seq is 'ingest_seq of the record that the row came from; null if the row was created directly.';
+comment on column production.users.strata_source is 'Source system of the record that the row came from; null if the row was created directly.';
 
 comment on constraint valid_email on production.users is 'The e-mail address is not valid.';
 comment on constraint users_email_key on production.users is 'Another user has the e-mail address.';
 comment on constraint users_username_key on production.users is 'Another user has the username.';
 
--- In public because the specification creates it without a schema.
+-- It is in public because the specification creates it without a schema.
 create or replace function public.update_updated_at_column()
 returns trigger
 language plpgsql as $$
@@ -163,22 +163,22 @@ begin
 end;
 $$;
 
-comment on function public.update_updated_at_column() is 'Sets updated_at whenever a row is changed.';
+comment on function public.update_updated_at_column() is 'Trigger function: sets updated_at to the current time.';
 revoke execute on function public.update_updated_at_column() from public;
 
 create or replace trigger update_users_updated_at
 before update on production.users
 for each row execute function public.update_updated_at_column();
 
-comment on trigger update_users_updated_at on production.users is 'Keeps updated_at.';
+comment on trigger update_users_updated_at on production.users is 'Sets updated_at on each update.';
 
--- A time nobody can mean is a slip of the source, and would extend the calendar to it.
+-- An implausible time is an error of the source, and the calendar would be extended to it.
 create or replace function staging.is_possible_time(value timestamp)
 returns boolean
 language sql stable
 return value >= timestamp '1900-01-01' and value < (current_timestamp at time zone 'UTC') + interval '1 day';
 
-comment on function staging.is_possible_time(timestamp) is 'Whether a time lies between 1900 and tomorrow.';
+comment on function staging.is_possible_time(timestamp) is 'Whether a time (UTC) lies between 1900 and 24 hours from now.';
 
 create or replace view staging.users as
 select
@@ -194,10 +194,10 @@ select
   source_system
 from staging.raw_users;
 
-comment on view staging.users is 'How a raw user becomes a row of production.users, and the rules that are no constraints.';
+comment on view staging.users is 'Maps raw users to rows of production.users; reasons has violations of rules that are not constraints.';
 
 grant select (user_id, username, email_verified, created_at, updated_at, country, source_seq, strata_source) on production.users to strata_reader;
--- E-mail addresses are for operators.
+-- Only operators may read e-mail addresses.
 grant select on production.users to strata_operator;
 grant insert (user_id, username, email, email_verified, created_at, country), update (username, email, email_verified, created_at, country), delete
   on production.users to strata_operator;
@@ -223,14 +223,14 @@ create table if not exists staging.raw_transactions (
 );
 
 comment on table staging.raw_transactions is 'Transactions as they arrived from source systems; one row per received record.';
-comment on column staging.raw_transactions.id is 'Identity of the received record.';
-comment on column staging.raw_transactions.transaction_id is 'Transaction the record is about.';
+comment on column staging.raw_transactions.id is 'Identifier of the received record.';
+comment on column staging.raw_transactions.transaction_id is 'Key of the transaction that the record describes.';
 comment on column staging.raw_transactions.user_id is 'User who made the transaction.';
 comment on column staging.raw_transactions.amount is 'Amount as received.';
 comment on column staging.raw_transactions.status is 'Status as received.';
-comment on column staging.raw_transactions.transaction_date is 'When the transaction took place.';
-comment on column staging.raw_transactions.ingested_at is 'When the record arrived.';
-comment on column staging.raw_transactions.source_system is 'Where the record came from.';
+comment on column staging.raw_transactions.transaction_date is 'When the transaction took place (UTC).';
+comment on column staging.raw_transactions.ingested_at is 'When the record arrived (UTC).';
+comment on column staging.raw_transactions.source_system is 'Source system that sent the record.';
 
 create table if not exists production.transactions (
   transaction_id serial primary key,
@@ -252,24 +252,24 @@ alter table production.transactions add column if not exists strata_source text;
 create index if not exists idx_transactions_user_id on production.transactions (user_id);
 create index if not exists idx_user_date on production.transactions (user_id, transaction_date);
 create index if not exists idx_transactions_date on production.transactions (transaction_date);
--- Groups of a day are computed by it.
+-- Metrics by day select the rows of stale days by it.
 create index if not exists idx_transactions_day on production.transactions (transaction_day);
 create index if not exists idx_transactions_amount on production.transactions (amount);
 create index if not exists idx_transactions_status_date on production.transactions (status, transaction_date);
 
 comment on table production.transactions is 'A payment by a user; one row per transaction.';
-comment on column production.transactions.transaction_id is 'Identity of the transaction.';
+comment on column production.transactions.transaction_id is 'Identifier of the transaction.';
 comment on column production.transactions.user_id is 'User who made the transaction.';
-comment on column production.transactions.amount is 'Amount of money, always positive.';
+comment on column production.transactions.amount is 'Amount of money, always positive; the currency is not stored.';
 comment on column production.transactions.status is 'State of the payment: pending, completed, failed or refunded.';
 comment on column production.transactions.transaction_date is 'When the transaction took place (UTC).';
 comment on column production.transactions.transaction_day is 'Day of transaction_date, which joins dim_date.full_date.';
 comment on column production.transactions.created_at is 'When the row was created (UTC).';
-comment on column production.transactions.updated_at is 'When the row was changed last (UTC).';
-comment on column production.transactions.source_seq is 'Record in staging that the row came from; empty if it was created directly.';
-comment on column production.transactions.strata_source is 'Source system of that record.';
+comment on column production.transactions.updated_at is 'When the row was last changed (UTC).';
+comment on column production.transactions.source_seq is 'ingest_seq of the record that the row came from; null if the row was created directly.';
+comment on column production.transactions.strata_source is 'Source system of the record that the row came from; null if the row was created directly.';
 
-comment on constraint fk_user on production.transactions is 'The user does not exist (yet).';
+comment on constraint fk_user on production.transactions is 'The user does not exist, or has not arrived yet.';
 comment on constraint positive_amount on production.transactions is 'The amount must be positive.';
 comment on constraint valid_status on production.transactions is 'The status must be pending, completed, failed or refunded.';
 
@@ -277,7 +277,7 @@ create or replace trigger update_transactions_updated_at
 before update on production.transactions
 for each row execute function public.update_updated_at_column();
 
-comment on trigger update_transactions_updated_at on production.transactions is 'Keeps updated_at.';
+comment on trigger update_transactions_updated_at on production.transactions is 'Sets updated_at on each update.';
 
 create or replace view staging.transactions as
 select
@@ -286,7 +286,7 @@ select
   amount,
   nullif(lower(btrim(status)), '') as status,
   transaction_date,
-  -- The default of the table is for transactions that are made there.
+  -- The table's default is for transactions created in production, not for records without a date.
   case when transaction_date is null then array['transaction_date_missing']
        when not staging.is_possible_time(transaction_date)
        then array[format('impossible_date: transaction_date must lie between 1900 and tomorrow. Given: %s.', transaction_date)] end as reasons,
@@ -295,7 +295,7 @@ select
   source_system
 from staging.raw_transactions;
 
-comment on view staging.transactions is 'How a raw transaction becomes a row of production.transactions, and the rules that are no constraints.';
+comment on view staging.transactions is 'Maps raw transactions to rows of production.transactions; reasons has violations of rules that are not constraints.';
 
 grant select on production.transactions to strata_reader;
 grant insert (transaction_id, user_id, amount, status, transaction_date), update (user_id, amount, status, transaction_date), delete
@@ -326,16 +326,16 @@ create table if not exists staging.raw_events (
 create index if not exists idx_events_data on staging.raw_events using gin (event_data);
 
 comment on table staging.raw_events is 'Events as they arrived from source systems; one row per received record.';
-comment on column staging.raw_events.id is 'Identity of the received record.';
-comment on column staging.raw_events.event_id is 'Event the record is about.';
-comment on column staging.raw_events.user_id is 'User who caused the event, if anybody did.';
+comment on column staging.raw_events.id is 'Identifier of the received record.';
+comment on column staging.raw_events.event_id is 'Key of the event that the record describes.';
+comment on column staging.raw_events.user_id is 'User who caused the event; null if no user did.';
 comment on column staging.raw_events.event_type is 'Kind of event as received.';
-comment on column staging.raw_events.event_data is 'Everything else that came with the event.';
-comment on column staging.raw_events.event_time is 'When the event took place.';
+comment on column staging.raw_events.event_data is 'Further details of the event: a JSON object as received.';
+comment on column staging.raw_events.event_time is 'When the event took place (UTC).';
 comment on column staging.raw_events.latitude is 'Latitude in degrees (WGS 84).';
 comment on column staging.raw_events.longitude is 'Longitude in degrees (WGS 84).';
-comment on column staging.raw_events.ingested_at is 'When the record arrived.';
-comment on column staging.raw_events.source_system is 'Where the record came from.';
+comment on column staging.raw_events.ingested_at is 'When the record arrived (UTC).';
+comment on column staging.raw_events.source_system is 'Source system that sent the record.';
 
 create table if not exists production.events (
   event_id bigserial primary key,
@@ -356,21 +356,21 @@ create index if not exists idx_events_time on production.events (event_time);
 create index if not exists idx_events_type_time on production.events (event_type, event_time);
 create index if not exists idx_events_event_data on production.events using gin (event_data);
 create index if not exists idx_events_position on production.events using gist (position);
--- Degrees are no distance: metres, and the nearest first, need an index on the sphere.
+-- Searches by metres, and for the nearest first, need an index on geography: degrees are not distances.
 create index if not exists idx_events_position_geography on production.events using gist ((position::public.geography));
 
-comment on table production.events is 'Something that happened, at a time and often at a place; one row per event.';
-comment on column production.events.event_id is 'Identity of the event.';
-comment on column production.events.user_id is 'User who caused the event, if anybody did.';
+comment on table production.events is 'An action or occurrence with a time and, if known, a position; one row per event.';
+comment on column production.events.event_id is 'Identifier of the event.';
+comment on column production.events.user_id is 'User who caused the event; null if no user did.';
 comment on column production.events.event_type is 'Kind of event, for example page_view.';
-comment on column production.events.event_data is 'Details; their structure depends on the kind of event.';
+comment on column production.events.event_data is 'Details as JSON; the structure depends on the kind of event.';
 comment on column production.events.event_time is 'When the event took place (UTC).';
 comment on column production.events.event_day is 'Day of event_time, which joins dim_date.full_date.';
-comment on column production.events.position is 'Where the event took place (WGS 84).';
-comment on column production.events.source_seq is 'Record in staging that the row came from; empty if it was created directly.';
-comment on column production.events.strata_source is 'Source system of that record.';
+comment on column production.events.position is 'Where the event took place: a point in degrees (WGS 84); null if unknown.';
+comment on column production.events.source_seq is 'ingest_seq of the record that the row came from; null if the row was created directly.';
+comment on column production.events.strata_source is 'Source system of the record that the row came from; null if the row was created directly.';
 
-comment on constraint fk_user on production.events is 'The user does not exist (yet).';
+comment on constraint fk_user on production.events is 'The user does not exist, or has not arrived yet.';
 
 create or replace view staging.events as
 select
@@ -394,21 +394,21 @@ select
   source_system
 from staging.raw_events;
 
-comment on view staging.events is 'How a raw event becomes a row of production.events, and the rules that are no constraints.';
+comment on view staging.events is 'Maps raw events to rows of production.events; reasons has violations of rules that are not constraints.';
 
 grant select on production.events to strata_reader;
 grant insert (event_id, user_id, event_type, event_data, event_time, position), update (user_id, event_type, event_data, event_time, position), delete
   on production.events to strata_operator;
 grant usage on sequence production.events_event_id_seq to strata_operator;
 
--- Fields without a column of their own join event_data.
+-- Fields without a column of their own are added to event_data.
 select strata.add_dataset('events', extras_column => 'event_data');
 
 -- ------------------------------------------------------------------------------------------------------
 -- Daily metrics of users
 -- ------------------------------------------------------------------------------------------------------
 
--- The groups with a date, and the users of the group without one, each kept incrementally: sql/70-daily-users.sql.
+-- Groups with a date and the group without one are computed incrementally: see sql/70-daily-users.sql.
 select strata.add_daily_users();
 
 create or replace view analytics.daily_user_metrics_live as
@@ -417,14 +417,14 @@ union all
 select null::date, n.country::varchar(100), n.users, null::numeric, null::numeric from strata.idle_users_now() n;
 
 comment on view analytics.daily_user_metrics_live is 'Users and revenue by day and country, as of now, from transactions of any status; one row per day and country.';
-comment on column analytics.daily_user_metrics_live.date is 'Day; empty for users without transactions.';
-comment on column analytics.daily_user_metrics_live.country is 'Country of the users.';
-comment on column analytics.daily_user_metrics_live.active_users is 'Users with at least one transaction on that day, whatever its status.';
-comment on column analytics.daily_user_metrics_live.total_revenue is 'Sum of the amounts of all transactions, also of pending, failed and refunded ones.';
-comment on column analytics.daily_user_metrics_live.avg_transaction is 'Mean amount of all transactions, whatever their status.';
+comment on column analytics.daily_user_metrics_live.date is 'Day (UTC); null for users without transactions.';
+comment on column analytics.daily_user_metrics_live.country is 'Country of the users; null if unknown.';
+comment on column analytics.daily_user_metrics_live.active_users is 'Number of users with at least one transaction of any status on that day; without a date, users without transactions.';
+comment on column analytics.daily_user_metrics_live.total_revenue is 'Sum of the amounts of all transactions, including pending, failed and refunded ones.';
+comment on column analytics.daily_user_metrics_live.avg_transaction is 'Mean amount of all transactions, including pending, failed and refunded ones.';
 
--- REFRESH … CONCURRENTLY looks for duplicates by sorting all rows as binary images, which takes longer than
--- everything else unless they are in that order already: bytes of text, and days before 2000 (negative) last.
+-- REFRESH … CONCURRENTLY looks for duplicates by sorting all rows by their binary form, the slowest part of a refresh
+-- unless they have that order already: text by bytes, and days before 2000 (negative numbers) last.
 create materialized view if not exists analytics.daily_user_metrics as
 select date, country, active_users, total_revenue, avg_transaction
 from analytics.daily_user_metrics_live
@@ -432,17 +432,17 @@ where (select strata.note_refresh())
 order by date < date '2000-01-01', date, country collate "C";
 
 create unique index if not exists idx_daily_user_metrics_key on analytics.daily_user_metrics (date, country) nulls not distinct;
--- The order in which the API pages through them, the group without a date last.
+-- The API pages in this order, with the group without a date last.
 create index if not exists idx_daily_user_metrics_pages on analytics.daily_user_metrics
   ((date is null), date, (country is null), country);
 create index if not exists idx_daily_user_metrics_country on analytics.daily_user_metrics (country, date);
 
 comment on materialized view analytics.daily_user_metrics is E'@notNull active_users\nUsers and revenue by day and country, as of the last refresh, from transactions of any status; one row per day and country.';
-comment on column analytics.daily_user_metrics.date is 'Day; empty for users without transactions.';
-comment on column analytics.daily_user_metrics.country is 'Country of the users.';
-comment on column analytics.daily_user_metrics.active_users is 'Users with at least one transaction on that day, whatever its status.';
-comment on column analytics.daily_user_metrics.total_revenue is 'Sum of the amounts of all transactions, also of pending, failed and refunded ones.';
-comment on column analytics.daily_user_metrics.avg_transaction is 'Mean amount of all transactions, whatever their status.';
+comment on column analytics.daily_user_metrics.date is 'Day (UTC); null for users without transactions.';
+comment on column analytics.daily_user_metrics.country is 'Country of the users; null if unknown.';
+comment on column analytics.daily_user_metrics.active_users is 'Number of users with at least one transaction of any status on that day; without a date, users without transactions.';
+comment on column analytics.daily_user_metrics.total_revenue is 'Sum of the amounts of all transactions, including pending, failed and refunded ones.';
+comment on column analytics.daily_user_metrics.avg_transaction is 'Mean amount of all transactions, including pending, failed and refunded ones.';
 
 create or replace view analytics.quarterly_revenue as
 select
@@ -458,11 +458,11 @@ group by d.year, d.quarter;
 comment on view analytics.quarterly_revenue is E'@primaryKey year,quarter\n@notNull total_revenue,weekend_revenue,active_days\nRevenue by quarter, as of the last refresh, from transactions of any status; one row per quarter.';
 comment on column analytics.quarterly_revenue.year is 'Calendar year.';
 comment on column analytics.quarterly_revenue.quarter is 'Quarter of the year, 1 to 4.';
-comment on column analytics.quarterly_revenue.total_revenue is 'Sum of the amounts of all transactions, also of pending, failed and refunded ones.';
-comment on column analytics.quarterly_revenue.weekend_revenue is 'Part of total_revenue made on Saturdays and Sundays, whatever the status.';
-comment on column analytics.quarterly_revenue.active_days is 'Days with at least one transaction, whatever its status.';
+comment on column analytics.quarterly_revenue.total_revenue is 'Sum of the amounts of all transactions, including pending, failed and refunded ones.';
+comment on column analytics.quarterly_revenue.weekend_revenue is 'Part of total_revenue from Saturdays and Sundays; 0 if there is none.';
+comment on column analytics.quarterly_revenue.active_days is 'Number of days with at least one transaction of any status.';
 
--- The specification's view sums all payments; this tells them apart.
+-- The specification's view sums payments of any status; this metric has a column for each status.
 select strata.add_metric('daily_revenue', partition => 'date', query => $$
   select t.transaction_day as date,
          count(*) as transactions,
@@ -474,13 +474,13 @@ select strata.add_metric('daily_revenue', partition => 'date', query => $$
   group by t.transaction_day
 $$);
 
-comment on table analytics.daily_revenue is 'Amounts by day and status of the transaction, as of the last refresh; one row per day.';
-comment on column analytics.daily_revenue.date is 'Day of the transactions.';
+comment on table analytics.daily_revenue is 'Amounts of transactions by day and status, as of the last refresh; one row per day.';
+comment on column analytics.daily_revenue.date is 'Day of the transactions (UTC).';
 comment on column analytics.daily_revenue.transactions is 'Number of transactions of any status.';
-comment on column analytics.daily_revenue.completed is 'Sum of completed amounts: revenue in the usual sense.';
-comment on column analytics.daily_revenue.pending is 'Sum of amounts that are still pending.';
+comment on column analytics.daily_revenue.completed is 'Sum of completed amounts, which is revenue in the usual sense.';
+comment on column analytics.daily_revenue.pending is 'Sum of amounts whose payment is pending.';
 comment on column analytics.daily_revenue.failed is 'Sum of amounts whose payment failed.';
-comment on column analytics.daily_revenue.refunded is 'Sum of amounts that were paid back.';
+comment on column analytics.daily_revenue.refunded is 'Sum of amounts that were refunded.';
 
 grant select on production.dim_date, analytics.daily_user_metrics, analytics.daily_user_metrics_live, analytics.quarterly_revenue to strata_reader;
 grant update (is_holiday) on production.dim_date to strata_operator;

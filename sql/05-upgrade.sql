@@ -1,6 +1,6 @@
 -- ======================================================================================================
--- Upgrade from version 11, the last one whose machinery lay in staging, production and analytics, and from later ones.
--- Rows keep their place; what is computed (rollup, change log) is computed again by the next refresh.
+-- Upgrade from schema version 11, the last one whose machinery was in staging, production and analytics, and from
+-- later ones. Rows stay in place; the next refresh recomputes computed data (rollup, change log).
 -- ======================================================================================================
 
 do $upgrade$
@@ -11,10 +11,9 @@ begin
     return;
   end if;
   if analytics.schema_version() <> 11 then
-    raise exception 'This database has version % of the schema; only version 11 can be upgraded.', analytics.schema_version();
+    raise exception 'This database has schema version %; it can be upgraded from version 11 or later only.', analytics.schema_version();
   end if;
 
-  -- Runs.
   drop view analytics.quarantine, analytics.freshness;
   drop policy readers_see_all on analytics.pipeline_runs;
   drop policy ingestors_see_their_own on analytics.pipeline_runs;
@@ -36,13 +35,13 @@ begin
     execute format('alter index %s rename to %I', object.name, replace(split_part(object.name::text, '.', 2), 'pipeline_runs', 'runs'));
   end loop;
 
-  -- Watermarks become the registry of datasets.
+  -- The table of watermarks becomes the registry of datasets.
   alter table staging.watermarks set schema strata;
   alter table strata.watermarks rename to datasets;
   alter table strata.datasets rename constraint watermarks_pkey to datasets_pkey;
   alter table strata.datasets drop constraint known_dataset;
 
-  -- Quarantine: reasons are names of constraints now, and the format is stored instead of guessed.
+  -- Quarantine: reasons become names of constraints, and the source format is stored.
   alter table staging.quarantine drop constraint known_dataset;
   alter table staging.quarantine add column source_format text, add column waiting_for jsonb;
   update staging.quarantine q
@@ -69,7 +68,7 @@ begin
         from unnest(q.reasons) with ordinality r (reason, place) order by r.place
       ) end;
 
-  -- The state of the refresh. The materialized view calls note_refresh(): it moves with everything that depends on it.
+  -- The state of the refresh. The materialized view calls note_refresh(), so that function is moved, not dropped.
   revoke select (data_version, refreshed_at, run_id) on analytics.refresh_state from strata_reader;
   alter table analytics.refresh_state set schema strata;
   alter table strata.refresh_state drop column day_count;
@@ -79,7 +78,7 @@ begin
            null::numeric as total_revenue, null::numeric as avg_transaction
     where false;
 
-  -- Triggers and functions of the old places; the files after this one make the new ones.
+  -- Drop triggers and functions in their old schemas; the files after this one create them in the new schema.
   for object in
     select tgname, tgrelid::regclass as relation from pg_catalog.pg_trigger
     where tgname in ('log_inserted', 'log_updated', 'log_deleted', 'log_truncated', 'updated_at_kept', 'note_calendar_change')
@@ -87,7 +86,7 @@ begin
   loop
     execute format('drop trigger %I on %s', object.tgname, object.relation);
   end loop;
-  -- Some are part of others, which go with them.
+  -- "if exists", because dropping one function with cascade may drop others of the list.
   for object in
     select p.oid::regprocedure::text as name from pg_catalog.pg_proc p
     where p.pronamespace::regnamespace::text in ('staging', 'production', 'analytics')
@@ -107,8 +106,8 @@ begin
 end
 $upgrade$;
 
--- From version 14 or earlier of this machinery. Up to 13, rows did not keep their source, and runs did not count those
--- replaced. A function whose results change cannot be replaced, and one with more arguments is another one.
+-- From schema versions 12 to 14. Up to 13, rows had no source system, and runs did not count replaced rows. Functions
+-- whose result type or arguments change are dropped, because "create or replace" cannot change these.
 do $upgrade$
 declare
   relation text;
@@ -130,12 +129,12 @@ begin
     select format('production.%I', d.dataset) from strata.datasets d where to_regclass(format('production.%I', d.dataset)) is not null
   loop
     execute format('alter table %s add column if not exists strata_source text', relation);
-    execute format('comment on column %s.strata_source is %L', relation, 'Source system of that record.');
+    execute format('comment on column %s.strata_source is %L', relation, 'Source system of the record that the row came from; null if the row was created directly.');
   end loop;
 end
 $upgrade$;
 
--- From version 15 or earlier of this machinery, whose rows did not know their run and line, nor deletions.
+-- From schema versions up to 15, in which raw rows had no run, line and operation.
 do $upgrade$
 begin
   if not exists (
@@ -150,7 +149,7 @@ begin
 end
 $upgrade$;
 
--- Columns of raw tables that came later.
+-- Add columns that raw tables lack. The index finds deletions quickly, since most raw rows are none.
 do $upgrade$
 declare
   raw record;
@@ -164,9 +163,9 @@ begin
   loop
     execute format('alter table %s add column if not exists ingest_run bigint, add column if not exists ingest_line integer, '
                    'add column if not exists ingest_operation text', raw.name);
-    execute format('comment on column %s.ingest_run is %L', raw.name, 'Run that brought the record.');
-    execute format('comment on column %s.ingest_line is %L', raw.name, 'Line of the file that the record begins at.');
-    execute format('comment on column %s.ingest_operation is %L', raw.name, 'What to do with the row that the record names: empty to write it, or delete.');
+    execute format('comment on column %s.ingest_run is %L', raw.name, 'Run that landed the record; null if it was written in SQL.');
+    execute format('comment on column %s.ingest_line is %L', raw.name, 'Line of the file at which the record begins; null without a file.');
+    execute format('comment on column %s.ingest_operation is %L', raw.name, 'What to do with the row that the record names: null writes it, delete deletes it.');
     execute format('create index if not exists %I on %s (ingest_xid, ingest_seq) where ingest_operation is not null', 'idx_raw_' || raw.dataset || '_operation', raw.name);
   end loop;
 end

@@ -1,12 +1,12 @@
 -- ======================================================================================================
 -- Datasets: the registry, and what the catalogue says about each
 --
--- A dataset is a table of production with a primary key. Its constraints are the rules, their names the
--- reasons, their comments the words; its foreign keys are the order, its grants the rights, its comments the
--- documentation. Nothing of that is stored a second time: the functions below read it when it is needed.
+-- A dataset is a table of production with a primary key. Strata reads everything else about it from the catalogue,
+-- when it is needed: constraints are the rules, their names the reasons of rejection, and their comments the
+-- explanations; foreign keys decide the order, grants the rights, and comments are the documentation.
 -- ======================================================================================================
 
--- One row per dataset: everything at or before (xid, seq) in the order of arrival has been taken.
+-- The watermark of a dataset is (xid, seq): all records up to that place in the order of arrival are transformed.
 create table if not exists strata.datasets (
   dataset text constraint datasets_pkey primary key,
   xid xid8 not null default '0',
@@ -20,47 +20,46 @@ alter table strata.datasets add column if not exists extras_column text;
 alter table strata.datasets add column if not exists default_rights boolean not null default false;
 alter table strata.datasets add column if not exists owned_by_source boolean not null default false;
 
-comment on table strata.datasets is 'Tables of production that are fed from staging, and how far each has been read; one row per dataset.';
+comment on table strata.datasets is 'Datasets: tables of production that are fed from staging, each with its watermark; one row per dataset.';
 comment on column strata.datasets.dataset is 'Name of the table in production; rows arrive in staging.raw_<name>.';
-comment on column strata.datasets.xid is 'Transaction of the last record taken.';
-comment on column strata.datasets.seq is 'Number of the last record taken within that transaction.';
-comment on column strata.datasets.run_id is 'Run that moved it last.';
-comment on column strata.datasets.updated_at is 'When the dataset was last brought up to date.';
-comment on column strata.datasets.place is 'Order of the transform: parents come first.';
-comment on column strata.datasets.extras_column is 'Column (jsonb) that takes the fields of a record without a column of their own.';
-comment on column strata.datasets.default_rights is 'Whether Strata gave the rights, and gives them for new columns too.';
-comment on column strata.datasets.owned_by_source is 'Whether a row belongs to the source system that brought it first: those of others do not replace it.';
+comment on column strata.datasets.xid is 'Transaction id of the last record that was transformed.';
+comment on column strata.datasets.seq is 'Sequence number of the last record that was transformed.';
+comment on column strata.datasets.run_id is 'Run that last moved the watermark; null if that was done in SQL.';
+comment on column strata.datasets.updated_at is 'When a transform last brought the dataset up to date; null before the first one.';
+comment on column strata.datasets.place is 'Position in the transform, lowest first: parents come before the datasets that refer to them.';
+comment on column strata.datasets.extras_column is 'Column of the raw table (jsonb) for fields that have no column of their own; null if such fields are rejected.';
+comment on column strata.datasets.default_rights is 'Whether Strata sets the grants on the table, also for new columns; false if the owner had set grants before.';
+comment on column strata.datasets.owned_by_source is 'Whether a row belongs to the source system that brought it first; records of other sources are then rejected.';
 
--- Columns of a raw table beside the fields of the dataset.
 create or replace function strata.arrival_columns()
 returns text[]
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 return '{id,raw_id,ingested_at,source_system,ingest_seq,ingest_xid,ingest_run,ingest_line,ingest_operation}'::text[];
 
-comment on function strata.arrival_columns() is 'Columns of raw tables that say how a record arrived.';
+comment on function strata.arrival_columns() is 'Columns of raw tables that are not fields of the dataset but describe the arrival of a record.';
 
 create or replace function strata.provenance_columns()
 returns text[]
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 return '{source_seq,strata_source}'::text[];
 
-comment on function strata.provenance_columns() is 'Columns of production that say which record a row came from.';
+comment on function strata.provenance_columns() is 'Columns of production tables that name the record that a row came from.';
 
 create or replace function strata.raw_table(dataset text)
 returns regclass
 language sql stable set search_path = pg_catalog, pg_temp
 return to_regclass('staging.' || quote_ident('raw_' || dataset));
 
-comment on function strata.raw_table(text) is 'Table in which the records of a dataset arrive.';
+comment on function strata.raw_table(text) is 'Table that stores the arriving records of a dataset; null if there is none.';
 
 create or replace function strata.production_table(dataset text)
 returns regclass
 language sql stable set search_path = pg_catalog, pg_temp
 return to_regclass('production.' || quote_ident(dataset));
 
-comment on function strata.production_table(text) is 'Table that a dataset is.';
+comment on function strata.production_table(text) is 'Production table of a dataset; null if there is none.';
 
--- Only a view: another dataset's raw table may have the name.
+-- Only a view counts: the raw table of another dataset may have this name.
 create or replace function strata.mapping_view(dataset text)
 returns regclass
 language sql stable set search_path = pg_catalog, pg_temp
@@ -68,9 +67,9 @@ begin atomic
   select c.oid::regclass from pg_class c where c.oid = to_regclass(format('staging.%I', dataset)) and c.relkind = 'v';
 end;
 
-comment on function strata.mapping_view(text) is 'View that says how raw records become rows of a dataset, if there is one.';
+comment on function strata.mapping_view(text) is 'View that maps raw records to rows of a dataset; null if records need no mapping.';
 
--- The uuid that identifies a record: `id`, unless the dataset has a column of that name.
+-- The uuid of a record is in `id`, unless the dataset has a column of that name.
 create or replace function strata.raw_id_column(dataset text)
 returns text
 language sql stable set search_path = pg_catalog, pg_temp
@@ -80,7 +79,7 @@ begin atomic
   where i.indrelid = strata.raw_table(dataset) and i.indisprimary;
 end;
 
-comment on function strata.raw_id_column(text) is 'Name of the column that identifies a record in the raw table of a dataset.';
+comment on function strata.raw_id_column(text) is 'Name of the uuid column that identifies a record in the raw table of a dataset.';
 
 create or replace function strata.key_columns(relation regclass)
 returns text[]
@@ -93,9 +92,9 @@ begin atomic
   where i.indrelid = relation and i.indisprimary;
 end;
 
-comment on function strata.key_columns(regclass) is 'Columns of the primary key of a table, in its order.';
+comment on function strata.key_columns(regclass) is 'Columns of the primary key of a table in their order; null if it has none.';
 
--- Domains may be made of domains: each adds constraints, the innermost says how values are stored.
+-- Domains may be based on domains: each adds constraints, and the innermost base type stores the values.
 create or replace function strata.base_type(type_id oid, typmod integer, out base oid, out base_typmod integer, out not_null boolean)
 language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
@@ -108,9 +107,9 @@ begin atomic
   select c.base, c.typmod, c.not_null from chain c order by c.depth desc limit 1;
 end;
 
-comment on function strata.base_type(oid, integer) is 'How values of a type are stored: for a domain, the type below it, and whether one of its domains is NOT NULL.';
+comment on function strata.base_type(oid, integer) is 'Base type and typmod of a domain, or the type itself, and whether one of the domains is NOT NULL.';
 
--- A default is constant if the same row always gets the same one: no time, no number drawn, nothing at random.
+-- Times, drawn numbers and random values are not constant.
 create or replace function strata.is_constant(expression pg_node_tree)
 returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
@@ -121,10 +120,9 @@ return expression is not null
     join pg_proc p on p.oid = f[1]::oid where p.provolatile <> 'i'
   );
 
-comment on function strata.is_constant(pg_node_tree) is 'Whether an expression has the same value for every row and at any time.';
+comment on function strata.is_constant(pg_node_tree) is 'Whether an expression has the same value for every row at any time.';
 
--- The columns of a production table, as the transform needs them; typmod and base_type of a domain are those of the
--- type below it.
+-- typmod and base_type of a column with a domain are those of the type below the domain.
 create or replace function strata.table_columns(relation regclass)
 returns table (
   attnum smallint, name text, type text, type_id oid, typmod integer, base_type oid, not_null boolean, is_key boolean,
@@ -152,9 +150,9 @@ begin atomic
   order by a.attnum;
 end;
 
-comment on function strata.table_columns(regclass) is 'Columns of a table with their types, defaults and origin.';
+comment on function strata.table_columns(regclass) is 'Columns of a production table as the transform needs them: types, defaults and origin.';
 
--- Fields that an ingest takes: the raw table's columns except those of the arrival, the key first.
+-- Fields are the columns of the raw table except those that describe the arrival.
 create or replace function strata.fields(dataset text)
 returns table (place integer, field text, type text, is_key boolean, is_required boolean, description text)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -169,15 +167,15 @@ begin atomic
   where a.attrelid = strata.raw_table(fields.dataset) and a.attnum > 0 and not a.attisdropped
     and (a.attname <> all (strata.arrival_columns())
          or (a.attname = 'id' and strata.raw_id_column(fields.dataset) <> 'id'))
-    -- A column that production has no more is nobody's: its values would be lost without a word. A mapping view may read it.
+    -- Omit columns that production no longer has, whose values would silently be lost; a mapping view may still read them.
     and (strata.mapping_view(fields.dataset) is not null or (not c.is_generated and not c.is_identity_only))
   order by 1;
 end;
 
-comment on function strata.fields(text) is 'Fields that an ingest of a dataset takes, the key first; a record without a required one is rejected.';
+comment on function strata.fields(text) is 'Fields of a dataset for an ingest, the key first; a record without a required one is rejected.';
 
--- A reference to a partitioned table has a copy for each partition, which holds only together with the others.
--- From PostgreSQL 18 on, a constraint may be declared without being enforced.
+-- A foreign key to a partitioned table has a copy for each partition, which is not to be checked on its own.
+-- From PostgreSQL 18 on, a constraint may be declared NOT ENFORCED.
 create or replace function strata.enforced_constraints(relation regclass)
 returns setof oid
 language sql stable set search_path = pg_catalog, pg_temp as $$
@@ -186,9 +184,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     and not exists (select from pg_constraint p where p.oid = k.conparentid and p.conrelid = k.conrelid)
 $$;
 
-comment on function strata.enforced_constraints(regclass) is 'Constraints of a table that every row of it has to satisfy.';
+comment on function strata.enforced_constraints(regclass) is 'Constraints of a table that every row must satisfy.';
 
--- Datasets that a dataset refers to, itself excepted.
 create or replace function strata.parents(dataset text)
 returns text[]
 language sql stable set search_path = pg_catalog, pg_temp
@@ -198,9 +195,9 @@ begin atomic
   where k.contype = 'f' and k.conrelid = strata.production_table(parents.dataset) and p.dataset <> parents.dataset;
 end;
 
-comment on function strata.parents(text) is 'Datasets that a dataset refers to by foreign keys.';
+comment on function strata.parents(text) is 'Datasets that a dataset refers to by foreign keys, except itself.';
 
--- What keeps a load from deleting a row, whatever the foreign key says: a load changes nothing but what it names.
+-- ON DELETE CASCADE and SET NULL do not matter: a load changes no rows but those it names.
 create or replace function strata.referrers(dataset text)
 returns table (reason text, waiting_key text, child regclass, own text[], theirs text[], is_about_key boolean)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -219,9 +216,9 @@ begin atomic
   order by c.relname, k.conname;
 end;
 
-comment on function strata.referrers(text) is 'Foreign keys, of any table, that keep a load from deleting a row of a dataset while a row refers to it.';
+comment on function strata.referrers(text) is 'Foreign keys, of any table, that prevent a load from deleting a row of a dataset while another row refers to it.';
 
--- Parents first. Datasets that refer to each other in a circle come last, by name: their rows wait for each other.
+-- Datasets that refer to each other in a cycle come last, by name: their rows wait for each other in quarantine.
 create or replace function strata.order_datasets()
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -243,9 +240,9 @@ begin
 end
 $$;
 
-comment on function strata.order_datasets() is 'Puts the datasets in the order of the transform.';
+comment on function strata.order_datasets() is 'Updates the place of each dataset in the transform, parents first.';
 
--- A raw column holds what arrives: without the limits of varchar and numeric, which the transform judges.
+-- A raw column has no limits of varchar and numeric: the transform checks them and rejects with a reason.
 create or replace function strata.raw_type(column_type oid, column_typmod integer)
 returns text
 language sql stable set search_path = pg_catalog, pg_temp
@@ -256,7 +253,7 @@ begin atomic
   from strata.base_type(column_type, column_typmod) b;
 end;
 
-comment on function strata.raw_type(oid, integer) is 'Type of the raw column for a column of production.';
+comment on function strata.raw_type(oid, integer) is 'Type of the raw column that corresponds to a type of production.';
 
 create or replace function strata.keep_updated_at()
 returns trigger
@@ -267,10 +264,10 @@ begin
 end
 $$;
 
-comment on function strata.keep_updated_at() is 'Leaves updated_at alone.';
+comment on function strata.keep_updated_at() is 'Trigger function: keeps the old value of updated_at.';
 
--- The transform notes that a record came again unchanged by its provenance alone: that is no change of the row.
--- Named to fire last: triggers fire in the order of their names.
+-- If a record arrives again unchanged, the transform updates the provenance columns only; updated_at must not move.
+-- Triggers fire in the order of their names, and zz_ lets this one fire last.
 create or replace function strata.guard_updated_at(relation regclass)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -290,19 +287,19 @@ begin
     order by c.attnum
   ) e;
   if obj_description((select t.oid from pg_trigger t where t.tgrelid = relation and t.tgname = 'zz_updated_at_kept'), 'pg_trigger')
-     is distinct from 'Leaves updated_at alone if only the provenance changed: ' || md5(condition) then
+     is distinct from 'Keeps updated_at if only the provenance changed: ' || md5(condition) then
     execute format('create or replace trigger zz_updated_at_kept before update on %s for each row when (%s) execute function strata.keep_updated_at()',
                    relation, condition);
     execute format('comment on trigger zz_updated_at_kept on %s is %L', relation,
-                   'Leaves updated_at alone if only the provenance changed: ' || md5(condition));
+                   'Keeps updated_at if only the provenance changed: ' || md5(condition));
   end if;
 end
 $$;
 
-comment on function strata.guard_updated_at(regclass) is 'Keeps updated_at of a table from changing with the provenance alone.';
+comment on function strata.guard_updated_at(regclass) is 'Creates the trigger that keeps updated_at of a table if only the provenance changed.';
 
--- Whether = tells any two values of a type apart. That of an extension may not (citext ignores case, geometry its
--- reference system), and is not found without the extension's schema.
+-- The = of an extension's type may not distinguish all values (citext ignores case, geometry the reference system),
+-- and it is not found without the extension's schema.
 create or replace function strata.has_equality(type_id oid)
 returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -320,9 +317,9 @@ begin
 end
 $$;
 
-comment on function strata.has_equality(oid) is 'Whether the equality of a type tells all its values apart.';
+comment on function strata.has_equality(oid) is 'Whether = is reliable for a type: it distinguishes all values and is found in pg_catalog.';
 
--- The search path of these functions has no extensions: citext = citext would be found as text = text.
+-- These functions search pg_catalog only, where citext = citext would be resolved to text = text.
 create or replace function strata.equality(opclass oid)
 returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -338,7 +335,7 @@ begin
 end
 $$;
 
-comment on function strata.equality(oid) is 'Operator by which an operator class of b-trees finds two values equal.';
+comment on function strata.equality(oid) is 'Equality operator of a b-tree operator class, qualified if it is not in pg_catalog.';
 
 create or replace function strata.columns_equal(relation regclass, columns text[], one text, other text, other_columns text[] default null)
 returns text
@@ -359,9 +356,9 @@ end
 $$;
 
 comment on function strata.columns_equal(regclass, text[], text, text, text[]) is
-  'Condition that columns of a table, under one alias, equal those of another.';
+  'SQL condition that columns of a table under one alias equal columns under another alias.';
 
--- Rights are a person's decision. Where nobody made one, readers read, operators write, ingestors push.
+-- Grants by the owner are never overwritten. Without any, readers read, operators write and ingestors load.
 create or replace function strata.has_grants(relation regclass)
 returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
@@ -371,7 +368,7 @@ return exists (
     select from pg_class c join pg_attribute t on t.attrelid = c.oid, aclexplode(t.attacl) a where c.oid = relation and a.grantee <> c.relowner
   );
 
-comment on function strata.has_grants(regclass) is 'Whether anybody but its owner has a right on a table or one of its columns.';
+comment on function strata.has_grants(regclass) is 'Whether anyone but the owner has a right on a table or one of its columns.';
 
 create or replace function strata.grant_default_rights(relation regclass)
 returns void
@@ -396,9 +393,8 @@ begin
 end
 $$;
 
-comment on function strata.grant_default_rights(regclass) is 'Lets readers read a table and operators write it.';
+comment on function strata.grant_default_rights(regclass) is 'Grants SELECT on a table to readers, and INSERT, UPDATE and DELETE to operators.';
 
--- The raw table: made if there is none, else completed with the columns that have come since.
 create or replace function strata.make_raw_table(dataset text)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
@@ -417,20 +413,20 @@ begin
        where not c.is_generated and not c.is_identity_only and c.name <> all (strata.provenance_columns() || '{ingested_at,source_system,ingest_seq,ingest_xid}')),
       raw_id, 'raw_' || dataset || '_pkey', raw_id);
     execute format('comment on table %s is %L', raw, initcap(left(dataset, 1)) || substr(dataset, 2) || ' as they arrived from source systems; one row per received record.');
-    execute format('comment on column %s.%I is %L', raw, raw_id, 'Identity of the received record.');
+    execute format('comment on column %s.%I is %L', raw, raw_id, 'Identifier of the received record.');
   end if;
   for col in
     select c.name, strata.raw_type(c.type_id, c.typmod) as type, coalesce(col_description(production, c.attnum), c.name) as description
     from strata.table_columns(production) c
     where not c.is_generated and not c.is_identity_only and c.name <> all (strata.provenance_columns())
-      -- A mapping view says itself which fields it needs.
+      -- With a mapping view, the raw table's owner decides which fields there are.
       and (strata.mapping_view(dataset) is null or c.name in ('ingested_at', 'source_system'))
     union all
-    values ('ingested_at', 'timestamp', 'When the record arrived.'), ('source_system', 'varchar(50)', 'Where the record came from.'),
+    values ('ingested_at', 'timestamp', 'When the record arrived (UTC).'), ('source_system', 'varchar(50)', 'Source system that sent the record.'),
            ('ingest_seq', 'bigint', 'Order of arrival; the latest valid record of a key wins.'),
-           ('ingest_xid', 'xid8', 'Transaction that brought the record; decides when the transform may take it.'),
-           ('ingest_run', 'bigint', 'Run that brought the record.'), ('ingest_line', 'integer', 'Line of the file that the record begins at.'),
-           ('ingest_operation', 'text', 'What to do with the row that the record names: empty to write it, or delete.')
+           ('ingest_xid', 'xid8', 'Transaction that landed the record; once it has ended, the transform may process the record.'),
+           ('ingest_run', 'bigint', 'Run that landed the record; null if it was written in SQL.'), ('ingest_line', 'integer', 'Line of the file at which the record begins; null without a file.'),
+           ('ingest_operation', 'text', 'What to do with the row that the record names: null writes it, delete deletes it.')
   loop
     if not exists (select from pg_attribute a where a.attrelid = raw::regclass and a.attname = col.name and not a.attisdropped) then
       execute format('alter table %s add column %I %s', raw, col.name, col.type || case col.name
@@ -444,7 +440,7 @@ begin
       execute format('comment on column %s.%I is %L', raw, col.name, col.description);
     end if;
   end loop;
-  -- A raw column follows its column to a type that holds more. Values that fit no longer are judged by the transform.
+  -- Widen a raw column with its column in production. If a type becomes narrower, the transform checks the values.
   for col in
     select c.name, strata.raw_type(c.type_id, c.typmod) as type
     from strata.table_columns(production) c join pg_attribute a on a.attrelid = raw::regclass and a.attname = c.name
@@ -456,11 +452,11 @@ begin
   loop
     execute format('alter table %s alter column %I type %s', raw, col.name, col.type);
   end loop;
-  -- Another word would be taken for that of a row to write.
+  -- Any other word would be treated as null: a row to write.
   if not exists (select from pg_constraint k where k.conrelid = raw::regclass and k.conname = 'known_operation') then
     execute format('alter table %s add constraint known_operation check (ingest_operation = ''delete'')', raw);
   end if;
-  -- Every field has a word, if only its name: comments that are written later win.
+  -- The column's name is the last resort; a comment that the owner writes later replaces it.
   for col in
     select a.attname as name, coalesce(col_description(production, c.attnum), a.attname::text) as description
     from pg_attribute a left join strata.table_columns(production) c on c.name = a.attname
@@ -473,9 +469,9 @@ begin
 end
 $$;
 
-comment on function strata.make_raw_table(text) is 'Makes the raw table of a dataset, or adds what it lacks.';
+comment on function strata.make_raw_table(text) is 'Creates the raw table of a dataset, or adds missing columns, comments and indexes.';
 
--- Checks a mapping view when it is declared, and not at the next transform.
+-- Finds faults of a mapping view when it is declared, instead of at the next transform.
 create or replace function strata.check_mapping(dataset text)
 returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -489,14 +485,14 @@ begin
   end if;
   given := array(select a.attname::text from pg_attribute a where a.attrelid = view_name and a.attnum > 0 and not a.attisdropped);
   if not given @> '{ingest_xid,ingest_seq}' then
-    raise exception 'The mapping view staging.% needs the columns ingest_xid and ingest_seq of staging.raw_%.', dataset, dataset
+    raise exception 'The mapping view staging.% lacks the columns ingest_xid and ingest_seq of staging.raw_%.', dataset, dataset
       using errcode = 'invalid_object_definition', hint = 'Add them to its select list.';
   end if;
   if exists (
     select from pg_attribute a where a.attrelid = view_name and a.attname = 'reasons' and a.atttypid <> 'text[]'::regtype
       and not exists (select from strata.table_columns(strata.production_table(dataset)) c where c.name = 'reasons')
   ) then
-    raise exception 'The column reasons of the mapping view staging.% has to be of type text[].', dataset
+    raise exception 'The column reasons of the mapping view staging.% must be of type text[].', dataset
       using errcode = 'invalid_object_definition', hint = 'For example: array_remove(array[case when … then ''code: words'' end], null) as reasons.';
   end if;
   lacking := array(
@@ -504,7 +500,7 @@ begin
     where c.not_null and c.default_sql is null and not c.is_generated and c.name <> all (strata.provenance_columns() || given)
   );
   if lacking <> '{}' then
-    raise exception 'The mapping view staging.% has no column for %, which production.% needs.', dataset, array_to_string(lacking, ', '), dataset
+    raise exception 'The mapping view staging.% has no column for %; production.% requires it.', dataset, array_to_string(lacking, ', '), dataset
       using errcode = 'invalid_object_definition', hint = 'Every column that is NOT NULL and has no default needs a value.';
   end if;
   lacking := array(
@@ -514,13 +510,13 @@ begin
                       where c.name = g and not c.is_generated and not c.is_identity_only)
   );
   if lacking <> '{}' then
-    raise exception 'The mapping view staging.% has columns that production.% has not: %.', dataset, dataset, array_to_string(lacking, ', ')
+    raise exception 'The mapping view staging.% has columns that production.% does not have: %.', dataset, dataset, array_to_string(lacking, ', ')
       using errcode = 'invalid_object_definition', hint = 'Name each column of the view as the column of production that it fills.';
   end if;
 end
 $$;
 
-comment on function strata.check_mapping(text) is 'Raises an error if the mapping view of a dataset cannot serve the transform.';
+comment on function strata.check_mapping(text) is 'Raises an error if the transform cannot use the mapping view of a dataset.';
 
 drop function if exists strata.add_dataset(text, text);
 create or replace function strata.add_dataset(dataset text, extras_column text default null, owned_by_source boolean default false)
@@ -534,21 +530,21 @@ declare
   col record;
 begin
   if production is null then
-    raise exception 'There is no table production.% to make a dataset of.', coalesce(quote_ident(dataset), 'null')
+    raise exception 'There is no table production.%; a dataset needs one.', coalesce(quote_ident(dataset), 'null')
       using errcode = 'undefined_table',
-            hint = format('Create it first: create table if not exists production.%s (…). There are: %s.', coalesce(quote_ident(nullif(dataset, '')), '…'),
+            hint = format('Create it first: create table if not exists production.%s (…). Existing tables: %s.', coalesce(quote_ident(nullif(dataset, '')), '…'),
                           (select string_agg(quote_ident(c.relname), ', ' order by c.relname) from pg_class c
                            where c.relnamespace = 'production'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition));
   end if;
   if (select c.relkind from pg_class c where c.oid = production) not in ('r', 'p') then
-    raise exception 'production.% is not a table; a dataset is one.', quote_ident(dataset) using errcode = 'wrong_object_type';
+    raise exception 'production.% is not a table; only a table can be a dataset.', quote_ident(dataset) using errcode = 'wrong_object_type';
   end if;
   if strata.key_columns(production) is null then
-    raise exception 'production.% has no primary key; it tells which row a record is about.', quote_ident(dataset)
+    raise exception 'production.% has no primary key; a dataset needs one to know which row a record is about.', quote_ident(dataset)
       using errcode = 'invalid_table_definition', hint = 'Add one: alter table … add primary key (…).';
   end if;
   if exists (select from strata.table_columns(production) c where c.name in ('ingest_seq', 'ingest_xid', 'ingest_run', 'ingest_line', 'ingest_operation', 'raw_id')) then
-    raise exception 'production.% has a column ingest_seq, ingest_xid, ingest_run, ingest_line, ingest_operation or raw_id; these names are the raw table''s.', quote_ident(dataset)
+    raise exception 'production.% has a column ingest_seq, ingest_xid, ingest_run, ingest_line, ingest_operation or raw_id; these names are reserved for the raw table.', quote_ident(dataset)
       using errcode = 'invalid_table_definition';
   end if;
 
@@ -560,7 +556,7 @@ begin
     raise exception 'owned_by_source must be true or false, not null.' using errcode = 'null_value_not_allowed';
   end if;
   if octet_length(dataset) > 45 then
-    raise exception 'The name % is too long for a dataset: % bytes; allowed: 45.', quote_ident(dataset), octet_length(dataset)
+    raise exception 'The name % is too long for a dataset; given: % bytes; allowed: 45.', quote_ident(dataset), octet_length(dataset)
       using errcode = 'name_too_long';
   end if;
 
@@ -569,8 +565,8 @@ begin
   execute format('alter table %s add column if not exists source_seq bigint, add column if not exists strata_source text', production);
   for col in
     select a.attname as name, w.words
-    from (values ('source_seq', 'Record in staging that the row came from; empty if it was created directly.'),
-                 ('strata_source', 'Source system of that record.')) w (name, words)
+    from (values ('source_seq', 'ingest_seq of the record that the row came from; null if the row was created directly.'),
+                 ('strata_source', 'Source system of the record that the row came from; null if the row was created directly.')) w (name, words)
     join pg_attribute a on a.attrelid = production and a.attname = w.name
     where col_description(production, a.attnum) is null
   loop
@@ -581,7 +577,7 @@ begin
   if extras_column is not null and not exists (
     select from pg_attribute a where a.attrelid = raw and a.attname = extras_column and a.atttypid = 'jsonb'::regtype
   ) then
-    raise exception 'staging.raw_% has no column % of type jsonb to take extra fields; columns of this type: %.', dataset, quote_literal(extras_column),
+    raise exception 'staging.raw_% has no column % of type jsonb for extra fields; columns of this type: %.', dataset, quote_literal(extras_column),
         coalesce((select string_agg(quote_ident(a.attname), ', ' order by a.attnum) from pg_attribute a where a.attrelid = raw and a.atttypid = 'jsonb'::regtype and not a.attisdropped), 'none')
       using errcode = 'undefined_column';
   end if;
@@ -605,7 +601,7 @@ end
 $$;
 
 comment on function strata.add_dataset(text, text, boolean) is
-  'Makes a table of production a dataset, fed from staging.raw_<name>; may be repeated after every change of the table.';
+  'Makes a table of production a dataset, fed from staging.raw_<name>. Call it again after each change of the table.';
 
 create or replace function strata.remove_dataset(dataset text)
 returns void
@@ -623,7 +619,7 @@ begin
 end
 $$;
 
-comment on function strata.remove_dataset(text) is 'Forgets a dataset; its tables and rows stay.';
+comment on function strata.remove_dataset(text) is 'Removes a dataset from the registry; its tables and rows stay.';
 
 create or replace function strata.check_dataset(dataset text)
 returns void
@@ -637,13 +633,12 @@ begin
 end
 $$;
 
-comment on function strata.check_dataset(text) is 'Raises an error that names the datasets if there is none of this name.';
+comment on function strata.check_dataset(text) is 'Raises an error that lists the datasets if the given one does not exist.';
 
--- The ingest asks about values it cannot judge itself, so that PostgreSQL alone says what a value may be. The
--- block per value is what pg_input_error_info() does without one from PostgreSQL 16 on. A value comes back as it
--- was given: written out by PostgreSQL, sixteen bytes of a number may become a hundred thousand. Times are the
--- exception, because COPY would read them another way: it drops the offset of a time without a zone, and guesses
--- the order of day and month.
+-- Values that the ingest cannot judge itself are cast here, so that PostgreSQL alone decides what is valid. The block
+-- per value replaces pg_input_error_info(), which exists from PostgreSQL 16 on. The given value is returned, not
+-- PostgreSQL's output: sixteen bytes of a number may become a hundred thousand. Times are the exception, because COPY
+-- would read them differently: it drops the offset of a time without time zone and guesses the order of day and month.
 create or replace function strata.typed_values(types text[], given text[])
 returns table (value text, reason text, problem text)
 language plpgsql stable
@@ -665,7 +660,7 @@ begin
         when type_name = 'bigint' then perform value::bigint;
         when type_name = 'numeric' then
           number := value::numeric;
-          -- As many as a column's declared precision may have. NaN is greater than infinity.
+          -- The largest precision that a column may declare. NaN compares greater than infinity, so it passes.
           if scale(number) > 1000 or (abs(number) >= 1e1000 and abs(number) < 'infinity') then
             raise numeric_value_out_of_range using message = 'more than 1000 digits before or after the decimal point';
           end if;
@@ -674,19 +669,19 @@ begin
         when type_name = 'jsonb' then perform value::jsonb;
         when type_name in ('text', 'character varying') then null;
         when type_name ~ '^character' and type_name !~ '\]$' then
-          -- As for any varchar, spaces beyond the limit do not count.
+          -- Trailing spaces beyond the limit are ignored, as in any varchar.
           longest := coalesce(substring(type_name from '\((\d+)\)')::integer, 1);
           if char_length(rtrim(value, ' ')) > longest then
             raise string_data_right_truncation
               using message = format('value too long: %s characters; allowed: %s', char_length(value), longest);
           end if;
         else
-          -- PostGIS reads GeoJSON as geometry alone.
+          -- PostGIS reads GeoJSON as geometry only.
           if type_name ~ '^(\w+\.)?geography\M' and value ~ '^\s*\{' then
             execute format('select $1::%s::%s::text', replace(split_part(type_name, '(', 1), 'geography', 'geometry'), type_name) into value using value;
           end if;
           execute format('select ($1::%s)::text', type_name) into written using value;
-          -- Numbers inside ranges, arrays and composite values; a geometry grows to four times its text.
+          -- Limits numbers inside ranges, arrays and composite values; a geometry's output is four times its text.
           if length(written) > 1000 + 20 * length(given[i]) then
             raise string_data_right_truncation
               using message = format('value too long: its %s characters become %s when written out', length(given[i]), length(written));
@@ -712,4 +707,4 @@ begin
 end
 $$;
 
-comment on function strata.typed_values(text[], text[]) is 'Says for each value whether PostgreSQL takes it as the given type, and what to copy for it; the reason and the problem if not.';
+comment on function strata.typed_values(text[], text[]) is 'For each value: what to copy if it is valid for its type, or else the reason and PostgreSQL''s message.';

@@ -1,5 +1,5 @@
 -- ======================================================================================================
--- Runs: who asked for which step, and how far it is
+-- Runs: each run of a step of the pipeline, its caller and its progress
 -- ======================================================================================================
 
 create table if not exists strata.runs (
@@ -44,8 +44,8 @@ begin
 end
 $$;
 
--- No two runs of one step at a time. Works where session locks do not: behind a transaction pooler, and on
--- the embedded engine, where all connections are one session.
+-- Allow one running and one queued run per step. Indexes enforce it where session locks do not: behind a transaction
+-- pooler, and on the embedded engine, where all connections share one session.
 create unique index if not exists idx_runs_one_running on strata.runs (step)
   where status = 'running' and step not in ('ingest', 'retry');
 create unique index if not exists idx_runs_one_queued on strata.runs (step)
@@ -58,32 +58,31 @@ create index if not exists idx_runs_actor on strata.runs (actor, run_id);
 create index if not exists idx_runs_sha256 on strata.runs ((arguments ->> 'sha256')) where arguments ? 'sha256';
 create index if not exists idx_runs_held on strata.runs (dataset) where held_from is not null;
 
-comment on table strata.runs is 'What the pipeline did and is doing; one row per run of a step.';
-comment on column strata.runs.run_id is 'Identity of the run.';
-comment on column strata.runs.step is 'What it does: ingest, transform, refresh, cleanup, retry (of quarantined rows), or pipeline (transform, then refresh).';
+comment on table strata.runs is 'Runs of the pipeline, past, present and queued; one row per run of a step.';
+comment on column strata.runs.run_id is 'Identifier of the run.';
+comment on column strata.runs.step is 'Step of the run: ingest, transform, refresh, cleanup, retry (of quarantined rows), or pipeline (transform, then refresh).';
 comment on column strata.runs.status is 'State: queued, running, succeeded or failed.';
-comment on column strata.runs.trigger is 'What asked for it: cli, api, schedule, sample or sql.';
-comment on column strata.runs.actor is 'Who asked for it.';
-comment on column strata.runs.dataset is 'Dataset of an ingest or a retry.';
-comment on column strata.runs.arguments is 'Arguments of the step.';
-comment on column strata.runs.parent_run_id is 'Pipeline run that this run is part of.';
-comment on column strata.runs.queued_at is 'When the run was asked for.';
-comment on column strata.runs.started_at is 'When the work started.';
-comment on column strata.runs.finished_at is 'When the work ended.';
-comment on column strata.runs.heartbeat_at is 'Last sign of life; a running run without one for 30 seconds is dead.';
-comment on column strata.runs.duration_ms is 'Time from start to end, in milliseconds.';
-comment on column strata.runs.rows_read is 'Rows read.';
-comment on column strata.runs.rows_written is 'Rows inserted or updated.';
-comment on column strata.runs.rows_rejected is 'Rows put into quarantine.';
-comment on column strata.runs.rows_deleted is 'Rows deleted.';
-comment on column strata.runs.rows_replaced is 'Rows that took the place of others with the same key and other values.';
-comment on column strata.runs.rows_replaced_from_other_source is 'Of the rows replaced, those that came from another source system.';
-comment on column strata.runs.held_from is 'Transaction from which on the transform leaves rows of the dataset alone: the load is not decided, or its rows are to be deleted.';
-comment on column strata.runs.first_seq is 'Number in the order of arrival that every row of a full snapshot comes after.';
-comment on column strata.runs.progress is 'Share of the work that is done, 0 to 1.';
-comment on column strata.runs.error is 'Why the run failed.';
+comment on column strata.runs.trigger is 'Origin of the request: cli, api, schedule, sample or sql.';
+comment on column strata.runs.actor is 'Subject of the caller''s token, or else the user or the database role that requested the run.';
+comment on column strata.runs.dataset is 'Dataset of an ingest; null for other steps.';
+comment on column strata.runs.arguments is 'Arguments of the step as an object.';
+comment on column strata.runs.parent_run_id is 'Pipeline run that this run is part of; null if it is none.';
+comment on column strata.runs.queued_at is 'When the run was requested.';
+comment on column strata.runs.started_at is 'When the run started; null while it is queued.';
+comment on column strata.runs.finished_at is 'When the run ended; null until then.';
+comment on column strata.runs.heartbeat_at is 'Time of the last heartbeat; a running run without one for 30 seconds is closed as failed. Null while the run is queued.';
+comment on column strata.runs.duration_ms is 'Time from start to end in milliseconds; null until the end.';
+comment on column strata.runs.rows_read is 'Number of rows read.';
+comment on column strata.runs.rows_written is 'Number of rows inserted or changed.';
+comment on column strata.runs.rows_rejected is 'Number of rows put into quarantine.';
+comment on column strata.runs.rows_deleted is 'Number of rows deleted.';
+comment on column strata.runs.rows_replaced is 'Number of rows that replaced a row with the same key and other values.';
+comment on column strata.runs.rows_replaced_from_other_source is 'Number of replaced rows that had come from another source system.';
+comment on column strata.runs.held_from is 'Transaction id from which the transform skips rows of the dataset, because the load is undecided or its rows are to be deleted; null if none are held back.';
+comment on column strata.runs.first_seq is 'ingest_seq below that of all rows of a full snapshot; null for other runs.';
+comment on column strata.runs.progress is 'Completed share of the work, 0 to 1.';
+comment on column strata.runs.error is 'Why the run failed; null unless it did.';
 
--- Counts of a run by dataset and metric.
 create table if not exists strata.run_datasets (
   run_id bigint not null,
   dataset text not null,
@@ -98,17 +97,17 @@ create table if not exists strata.run_datasets (
 alter table strata.run_datasets add column if not exists rows_replaced bigint not null default 0;
 alter table strata.run_datasets add column if not exists rows_replaced_from_other_source bigint not null default 0;
 
-comment on table strata.run_datasets is 'What a run read, wrote, rejected and deleted in each dataset or metric; one row per run and dataset.';
-comment on column strata.run_datasets.run_id is 'The run.';
-comment on column strata.run_datasets.dataset is 'Dataset or metric.';
-comment on column strata.run_datasets.rows_read is 'Rows read.';
-comment on column strata.run_datasets.rows_written is 'Rows inserted or updated.';
-comment on column strata.run_datasets.rows_rejected is 'Rows put into quarantine.';
-comment on column strata.run_datasets.rows_deleted is 'Rows deleted.';
-comment on column strata.run_datasets.rows_replaced is 'Rows that took the place of others with the same key and other values.';
-comment on column strata.run_datasets.rows_replaced_from_other_source is 'Of the rows replaced, those that came from another source system.';
+comment on table strata.run_datasets is 'Counts of a run by dataset or metric; one row per run and dataset.';
+comment on column strata.run_datasets.run_id is 'Run that the counts belong to.';
+comment on column strata.run_datasets.dataset is 'Name of the dataset or metric.';
+comment on column strata.run_datasets.rows_read is 'Number of rows read.';
+comment on column strata.run_datasets.rows_written is 'Number of rows inserted or changed.';
+comment on column strata.run_datasets.rows_rejected is 'Number of rows put into quarantine.';
+comment on column strata.run_datasets.rows_deleted is 'Number of rows deleted.';
+comment on column strata.run_datasets.rows_replaced is 'Number of rows that replaced a row with the same key and other values.';
+comment on column strata.run_datasets.rows_replaced_from_other_source is 'Number of replaced rows that had come from another source system.';
 
--- Heartbeats alone are no news.
+-- A heartbeat changes none of the columns of the trigger's condition, so it is not announced.
 create or replace function strata.notify_run()
 returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -118,7 +117,7 @@ begin
 end
 $$;
 
-comment on function strata.notify_run() is 'Tells listeners on strata:run that a run changed.';
+comment on function strata.notify_run() is 'Trigger function: notifies listeners on strata:run that a run changed.';
 
 create or replace trigger notify_run_queued
 after insert on strata.runs
@@ -132,14 +131,14 @@ when (row(old.status, old.progress, old.rows_read, old.rows_written, old.rows_de
 execute function strata.notify_run();
 
 comment on trigger notify_run_queued on strata.runs is 'Announces a new run.';
-comment on trigger notify_run_changed on strata.runs is 'Announces progress and the end of a run.';
+comment on trigger notify_run_changed on strata.runs is 'Announces changes of a run''s status, progress and counts.';
 
--- A run is asked for under the caller's role (start_run: the right to execute it is the authority), then
--- claimed, executed in batches and finished by the server's login.
+-- start_run requests a run under the caller's role, whose right to execute that function is all it needs. The server's
+-- login then claims the run, executes it in batches and finishes it.
 --
--- Three parties write a run's row: its batches, its heartbeat, and whoever closes it because it seems dead.
--- A batch holds FOR KEY SHARE: the heartbeat passes, the closing one (FOR UPDATE) does not, so that a closed
--- run can never write and a run in the middle of a batch is never closed.
+-- Three parties write a run's row: its batches, its heartbeat, and whoever closes it because it seems dead. A batch
+-- holds FOR KEY SHARE, which lets the heartbeat pass but not the closing (FOR UPDATE). So a closed run never writes,
+-- and a run in the middle of a batch is never closed.
 
 create or replace function strata.close_dead_runs()
 returns integer
@@ -154,17 +153,17 @@ begin
   )
   update strata.runs r
   set status = 'failed', finished_at = r.heartbeat_at,
-      error = 'The process that executed this run gave no sign of life for 30 seconds.'
+      error = 'The process that executed this run sent no heartbeat for 30 seconds.'
   from dead where r.run_id = dead.run_id;
   get diagnostics closed = row_count;
   return closed;
 end
 $$;
 
-comment on function strata.close_dead_runs() is 'Closes running runs whose process died and returns how many there were.';
+comment on function strata.close_dead_runs() is 'Marks running runs as failed that have had no heartbeat for 30 seconds; returns their number.';
 
--- Returns the run of this step that waits, with what both want, else a new one. One that is running began before:
--- it need not see what the caller has just written, nor do all that the caller asks for.
+-- A queued run of the step takes over the arguments of both callers. A running one began earlier: it need not see what
+-- the caller has just written, nor do all that the caller requests.
 create or replace function strata.start_run(
   step text,
   trigger text default 'sql',
@@ -205,7 +204,7 @@ begin
 end
 $$;
 
-comment on function strata.start_run(text, text, text, jsonb, bigint) is 'Asks for a run of a step; joins the one that waits.';
+comment on function strata.start_run(text, text, text, jsonb, bigint) is 'Requests a run of a step, and returns the queued run of that step if there is one, else a new run.';
 
 create or replace function strata.check_may_load(role_name text, dataset text, operation text)
 returns void
@@ -223,16 +222,16 @@ begin
 end
 $$;
 
-comment on function strata.check_may_load(text, text, text) is 'Refuses loads of a dataset, or loads that delete, to a role that may not.';
+comment on function strata.check_may_load(text, text, text) is 'Raises an error if a role may not load a dataset or, with an operation, not delete its rows.';
 
--- Ingests may overlap: each one only adds rows.
+-- Ingests may run at the same time, because each only adds rows.
 create or replace function strata.start_ingest_run(dataset text, run_trigger text, actor text, arguments jsonb default '{}')
 returns bigint
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
   started bigint;
 begin
-  -- This function runs as its owner: the caller is the role that the request switched to, or the login.
+  -- The current user is the function's owner. The caller is the role that the request switched to, or else the login.
   perform strata.check_may_load(coalesce(nullif(current_setting('role', true), 'none'), session_user),
                                 start_ingest_run.dataset, start_ingest_run.arguments ->> 'operation');
   perform strata.close_dead_runs();
@@ -240,7 +239,7 @@ begin
   values ('ingest', 'running', start_ingest_run.run_trigger,
           coalesce(nullif(current_setting('strata.sub', true), ''), start_ingest_run.actor, session_user),
           start_ingest_run.dataset, start_ingest_run.arguments, clock_timestamp(), clock_timestamp(),
-          -- All rows of the run have later transactions.
+          -- All rows of the run get later transaction ids than this one.
           case when start_ingest_run.arguments ? 'maxRejected' then pg_current_xact_id() end,
           case when start_ingest_run.arguments ->> 'operation' = 'replace' then
             nextval(pg_get_serial_sequence(strata.raw_table(start_ingest_run.dataset)::text, 'ingest_seq')) end)
@@ -249,18 +248,18 @@ begin
 end
 $$;
 
-comment on function strata.start_ingest_run(text, text, text, jsonb) is 'Starts a run that brings rows of a dataset into staging, and returns its number.';
+comment on function strata.start_ingest_run(text, text, text, jsonb) is 'Starts an ingest run of a dataset and returns its identifier.';
 
--- The name of the file and the limit say nothing about what lands.
+-- The arguments sourceName and maxRejected are ignored: they do not affect which rows land.
 create or replace function strata.find_same_load(dataset text, arguments jsonb, role_name text default null)
 returns bigint
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   same strata.runs;
 begin
-  -- Who may not load it does not learn what was loaded.
+  -- A role that may not load the dataset must not learn what was loaded.
   perform strata.check_may_load(coalesce(role_name, session_user), find_same_load.dataset, find_same_load.arguments ->> 'operation');
-  -- Of two that ask at the same time, the second one finds the first.
+  -- Of two callers at the same time, the second waits here and then finds the first.
   perform pg_advisory_xact_lock(hashtextextended('strata:load:' || (find_same_load.arguments ->> 'sha256'), 0));
   perform strata.close_dead_runs();
   select * into same from strata.runs r
@@ -269,9 +268,9 @@ begin
     and r.arguments - '{sourceName,maxRejected}'::text[] = find_same_load.arguments - '{sourceName,maxRejected}'::text[]
   order by r.status desc, r.run_id desc limit 1;
   if same.status = 'running' then
-    raise exception 'Run % is ingesting the same input.', same.run_id using errcode = 'object_in_use';
+    raise exception 'Run % is ingesting the same input; wait for it to end.', same.run_id using errcode = 'object_in_use';
   end if;
-  -- A full snapshot of an earlier state is news again when its source has sent something else since.
+  -- If its source has loaded something since, loading the same full snapshot again is a change, not a repetition.
   if same.arguments ->> 'operation' = 'replace' and exists (
     select from strata.runs r
     where r.step = 'ingest' and r.dataset = same.dataset and r.run_id > same.run_id and r.rows_written > 0
@@ -283,7 +282,7 @@ begin
 end
 $$;
 
-comment on function strata.find_same_load(text, jsonb, text) is 'The run that has ingested the same input (by its digest) into a dataset with the same options, if there is one.';
+comment on function strata.find_same_load(text, jsonb, text) is 'Successful ingest run of the same input (equal sha256 and options) for a dataset; null if there is none. Raises an error if one is running.';
 
 create or replace function strata.claim_run(run_id bigint)
 returns setof strata.runs
@@ -300,7 +299,7 @@ exception when unique_violation then
 end
 $$;
 
-comment on function strata.claim_run(bigint) is 'Turns a waiting run into a running one; no row if it is not waiting or another run of its step is running.';
+comment on function strata.claim_run(bigint) is 'Marks a queued run as running and returns it; returns no row if the run is not queued or another run of its step is running.';
 
 create or replace function strata.heartbeat_run(run_id bigint)
 returns boolean
@@ -314,9 +313,9 @@ begin atomic
   select exists (select from alive);
 end;
 
-comment on function strata.heartbeat_run(bigint) is 'Gives a sign of life; false if the run is not running any more.';
+comment on function strata.heartbeat_run(bigint) is 'Records a heartbeat of a run; returns false if the run is no longer running.';
 
--- Counts of a part add up in its pipeline run. A run that was closed meanwhile stays as it is.
+-- The counts of a part are added to its pipeline run. A run that has been closed stays unchanged.
 create or replace function strata.finish_run(run_id bigint, error text default null)
 returns strata.runs
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -331,7 +330,7 @@ begin
   where r.run_id = finish_run.run_id and r.status in ('running', 'queued')
   returning * into run;
   if found and run.status = 'succeeded' and run.first_seq is not null and run.rows_written > 0 and run.rows_rejected = 0 then
-    -- Behind all rows of the run in the order of arrival, and in the transaction that makes the run a success.
+    -- The snapshot ends after all rows of the run in the order of arrival, in the transaction that completes the run.
     insert into strata.snapshots (dataset, source_system, first_seq, ingest_seq, run_id)
     values (run.dataset, run.arguments ->> 'sourceSystem', run.first_seq,
             nextval(pg_get_serial_sequence(strata.raw_table(run.dataset)::text, 'ingest_seq')), run.run_id);
@@ -351,9 +350,10 @@ begin
 end
 $$;
 
-comment on function strata.finish_run(bigint, text) is 'Ends a run: succeeded, or failed if an error is given.';
+comment on function strata.finish_run(bigint, text) is 'Ends a run as succeeded, or as failed if an error is given, and returns it.';
 
--- A failed load whose rows were held back leaves none of them. Its process does so, or the next transform if that died.
+-- A failed load with a limit of rejected rows must leave none of its rows. Its own process deletes them, or the next
+-- transform if that process died.
 create or replace function strata.drop_failed_load(batch_size integer default 20000)
 returns bigint
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -370,7 +370,7 @@ begin
     update strata.runs r set held_from = null where r.run_id = run.run_id;
     return 0;
   end if;
-  -- None of them has been taken, whatever transaction numbers a restored database has.
+  -- No row beyond the watermark was transformed; comparing places works whatever ids a restored database has.
   execute format($sql$
     delete from %1$s where %2$I in (
       select r.%2$I from %1$s r, strata.datasets d
@@ -386,7 +386,7 @@ begin
 end
 $$;
 
-comment on function strata.drop_failed_load(integer) is 'Deletes raw rows of a failed load that were held back, and returns how many; zero if there are none.';
+comment on function strata.drop_failed_load(integer) is 'Deletes a batch of raw rows of one failed load that were held back; returns their number, 0 if there are none.';
 
 create or replace function strata.enter_batch(run_id bigint)
 returns void
@@ -402,7 +402,7 @@ begin
 end
 $$;
 
-comment on function strata.enter_batch(bigint) is 'Refuses the batch of a run that was closed, and keeps the run from being closed until the batch has ended.';
+comment on function strata.enter_batch(bigint) is 'Raises an error (ST001) if a run is no longer running; otherwise prevents it from being closed until the transaction ends.';
 
 create or replace function strata.count_batch(
   run_id bigint,
@@ -442,4 +442,4 @@ begin atomic
   where r.run_id = count_batch.run_id;
 end;
 
-comment on function strata.count_batch(bigint, bigint, bigint, bigint, bigint, real, text, bigint, bigint) is 'Adds the counts of a batch to its run, and to its share in a dataset.';
+comment on function strata.count_batch(bigint, bigint, bigint, bigint, bigint, real, text, bigint, bigint) is 'Adds the counts of a batch to its run, and to the run''s counts for a dataset.';

@@ -1,9 +1,9 @@
 -- ======================================================================================================
--- Outbox: what receivers outside are told, written in the transaction that it is about
+-- Outbox: messages to external receivers, written in the transaction of the change that they report
 --
--- A message and the job that delivers it commit with what they tell of, or not at all. Nobody but the worker
--- waits for a receiver. A job delivers all messages of its receiver in their order, so that what one receiver
--- hears of a run or an incident is in order, too; one that fails is retried by the queue.
+-- A message and the job that delivers it commit together with the change, or not at all, and only the worker waits for
+-- a receiver. A job delivers all messages of its receiver in order, so each receiver sees the changes of a run or an
+-- incident in order, too. The queue retries a job that fails.
 -- ======================================================================================================
 
 create table if not exists strata.receivers (
@@ -12,9 +12,9 @@ create table if not exists strata.receivers (
   constraint known_receiver check (receiver in ('alerts', 'lineage'))
 );
 
-comment on table strata.receivers is 'Whom the workers deliver messages to; one row per kind of receiver.';
-comment on column strata.receivers.receiver is 'alerts: incidents, to a webhook; lineage: events of runs, in the format of OpenLineage.';
-comment on column strata.receivers.is_on is 'Whether the worker that started last was configured to deliver them: else no messages are written.';
+comment on table strata.receivers is 'Receivers that the workers deliver messages to; one row per kind of receiver.';
+comment on column strata.receivers.receiver is 'alerts: incidents, to a webhook; lineage: run events in the OpenLineage format.';
+comment on column strata.receivers.is_on is 'Whether the worker that started last has this receiver configured; if false, no messages are written for it.';
 
 insert into strata.receivers (receiver) values ('alerts'), ('lineage') on conflict do nothing;
 
@@ -34,18 +34,18 @@ create table if not exists strata.outbox (
 create index if not exists idx_outbox_receiver on strata.outbox (receiver, message_id);
 create index if not exists idx_outbox_run on strata.outbox (run_id);
 
-comment on table strata.outbox is 'Messages that are not delivered yet; one row each.';
-comment on column strata.outbox.message_id is 'Identity of the message, in the order in which a receiver gets them.';
-comment on column strata.outbox.receiver is 'Kind of receiver.';
-comment on column strata.outbox.event is 'What happened: incident.opened, incident.resolved, test, or START, COMPLETE, FAIL of a run.';
-comment on column strata.outbox.run_id is 'Run that an event of lineage tells of.';
-comment on column strata.outbox.body is 'What is sent; empty for an event of lineage until a worker has put it together.';
-comment on column strata.outbox.created_at is 'When it happened.';
-comment on column strata.outbox.public_id is 'Identity for the receiver, the same in every attempt.';
-comment on column strata.outbox.rejected is 'Why the receiver will not take this message; it is not sent again.';
+comment on table strata.outbox is 'Messages that are not delivered yet; one row per message.';
+comment on column strata.outbox.message_id is 'Identifier of the message; a receiver gets its messages in this order.';
+comment on column strata.outbox.receiver is 'Receiver of the message: alerts or lineage.';
+comment on column strata.outbox.event is 'Type of the event: incident.opened, incident.resolved, test, or START, COMPLETE, FAIL of a run.';
+comment on column strata.outbox.run_id is 'Run that a lineage event is about; null for other messages.';
+comment on column strata.outbox.body is 'Content of the message; null for a lineage event until a worker has composed it.';
+comment on column strata.outbox.created_at is 'When the event happened.';
+comment on column strata.outbox.public_id is 'Identifier of the message for its receiver, the same in every attempt.';
+comment on column strata.outbox.rejected is 'Why the receiver rejected the message, which is not sent again; null if it did not.';
 
--- A job a message, without a key: two transactions that tell of something never wait for each other. Jobs of a receiver
--- run one after the other (queue_name).
+-- Each message gets a job of its own, without a key: with one, transactions that write messages would wait for each
+-- other. The jobs of a receiver run one after the other (queue_name).
 create or replace function strata.queue_delivery(receiver text)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -56,7 +56,7 @@ begin
 end
 $$;
 
-comment on function strata.queue_delivery(text) is 'Adds the job that delivers what waits for a receiver.';
+comment on function strata.queue_delivery(text) is 'Adds the job that delivers the messages of a receiver.';
 
 create or replace function strata.tell(receiver text, event text, run_id bigint default null, body jsonb default null)
 returns void
@@ -70,9 +70,9 @@ begin
 end
 $$;
 
-comment on function strata.tell(text, text, bigint, jsonb) is 'Writes a message into the outbox, if its receiver is on.';
+comment on function strata.tell(text, text, bigint, jsonb) is 'Writes a message to the outbox if its receiver is on.';
 
--- What waits may have lost its jobs: they were given up, or the schema of the queue was created again.
+-- Messages may have lost their jobs, because these were given up or the schema of the queue was recreated.
 create or replace function strata.set_receiver(receiver text, is_on boolean)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -85,10 +85,10 @@ begin
 end
 $$;
 
-comment on function strata.set_receiver(text, boolean) is 'Says whether messages for a receiver are written; a worker does at its start.';
+comment on function strata.set_receiver(text, boolean) is 'Switches a receiver on or off; a worker does so when it starts.';
 
--- A delivery takes two minutes at most. One that is locked for longer belongs to a worker that died, and the queue would
--- wait four hours for it.
+-- A delivery takes at most 2 minutes. A job locked for longer belongs to a worker that died, and the queue would free
+-- it only after 4 hours.
 create or replace function strata.free_deliveries()
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -107,4 +107,4 @@ begin
 end
 $$;
 
-comment on function strata.free_deliveries() is 'Gives deliveries of dead workers back to the queue.';
+comment on function strata.free_deliveries() is 'Frees delivery jobs of workers that died, so that another worker runs them.';

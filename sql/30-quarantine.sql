@@ -1,8 +1,8 @@
 -- ======================================================================================================
--- Quarantine: rows that could not be taken over, and the way back
+-- Quarantine: rejected records, and how they are retried
 --
--- A retry puts the record back into staging, with its place in the order of arrival and a new transaction, so
--- that the next transform takes it like any other. Its entry stays, hidden, until the transform has decided.
+-- A retry puts the record back into staging with a new transaction id but its old ingest_seq, so that the next
+-- transform processes it like any other. The entry stays, hidden, until the transform has accepted or rejected it.
 -- ======================================================================================================
 
 create table if not exists staging.quarantine (
@@ -43,34 +43,34 @@ create index if not exists idx_quarantine_retried on staging.quarantine (raw_id)
 create index if not exists idx_quarantine_retried_by on staging.quarantine (retried_by) where retried_by is not null;
 create unique index if not exists idx_quarantine_raw_id on staging.quarantine (raw_id);
 
-comment on table staging.quarantine is 'Records that could not be taken over, with every reason; one row per record.';
-comment on column staging.quarantine.quarantine_id is 'Identity of the entry.';
+comment on table staging.quarantine is 'Rejected records with all reasons; one row per record.';
+comment on column staging.quarantine.quarantine_id is 'Identifier of the entry.';
 comment on column staging.quarantine.dataset is 'Dataset of the record.';
-comment on column staging.quarantine.stage is 'Where it failed: ingest (could not be typed) or transform (broke a rule).';
-comment on column staging.quarantine.reasons is 'Every reason, as stable codes.';
-comment on column staging.quarantine.detail is 'The reasons in words, with the values found.';
-comment on column staging.quarantine.waiting is 'Waits for another record, for example its user, and is retried by every run.';
-comment on column staging.quarantine.payload is 'The record, field by field; empty if it could not be read at all.';
-comment on column staging.quarantine.raw_text is 'The text as received, if the record could not be typed.';
-comment on column staging.quarantine.raw_id is 'Identity of the record in staging.';
-comment on column staging.quarantine.ingest_seq is 'Its place in the order of arrival, kept by a retry.';
-comment on column staging.quarantine.source_system is 'Where the record came from.';
-comment on column staging.quarantine.source_name is 'File or stream the record came from.';
-comment on column staging.quarantine.source_line is 'Line in that file.';
-comment on column staging.quarantine.run_id is 'Run that rejected the record last.';
-comment on column staging.quarantine.attempts is 'How often the record was tried.';
-comment on column staging.quarantine.quarantined_at is 'When the record was rejected first.';
-comment on column staging.quarantine.last_attempt_at is 'When the record was tried last.';
-comment on column staging.quarantine.retried_at is 'When the record was given back to the transform, which has not decided yet.';
+comment on column staging.quarantine.stage is 'Stage that rejected the record: ingest (it could not be read or typed) or transform (it broke a rule).';
+comment on column staging.quarantine.reasons is 'All reasons as stable codes: names of constraints or fixed codes, such as email_missing.';
+comment on column staging.quarantine.detail is 'The reasons in sentences, with the given values; null if there are none.';
+comment on column staging.quarantine.waiting is 'Whether the record waits for other rows, such as its user; each pipeline run retries it when they exist.';
+comment on column staging.quarantine.payload is 'Fields of the record as an object; null if it could not be read at all.';
+comment on column staging.quarantine.raw_text is 'Text of the record as received; null if the ingest could read and type the record.';
+comment on column staging.quarantine.raw_id is 'Identifier of the record in staging; null if it is not there.';
+comment on column staging.quarantine.ingest_seq is 'Place of the record in the order of arrival, which a retry preserves; null if it has none yet.';
+comment on column staging.quarantine.source_system is 'Source system that sent the record.';
+comment on column staging.quarantine.source_name is 'File or stream that the record came from; null if unknown.';
+comment on column staging.quarantine.source_line is 'Line of the file at which the record begins; null if unknown.';
+comment on column staging.quarantine.run_id is 'Run that last rejected the record.';
+comment on column staging.quarantine.attempts is 'Number of attempts to process the record.';
+comment on column staging.quarantine.quarantined_at is 'When the record was first rejected.';
+comment on column staging.quarantine.last_attempt_at is 'When the record was last tried.';
+comment on column staging.quarantine.retried_at is 'When the record was requeued for the transform, which has not processed it yet; null otherwise.';
 
-comment on column staging.quarantine.source_format is 'How the raw text is written: csv or ndjson; empty if the fields of the payload have their types already.';
-comment on column staging.quarantine.read_options is 'How its values are written, as the ingest was told: decimal separator, time zone and so on. A retry reads the payload in the same way.';
-comment on column staging.quarantine.waiting_for is 'Rows it waits for: by foreign key, the columns and values that the parent row will have, or that no row may refer to any more.';
-comment on column staging.quarantine.row_key is 'Key of the row that the record is about, as far as it is known; the values of several columns are separated by a comma.';
-comment on column staging.quarantine.operation is 'What was to be done with that row: empty to write it, or delete.';
-comment on column staging.quarantine.retried_by is 'Run that retried it last on request: an entry that is still here has come back from it.';
+comment on column staging.quarantine.source_format is 'Format of the received text: csv or ndjson; null if the fields of the payload are typed already.';
+comment on column staging.quarantine.read_options is 'Options with which the ingest read the values, such as decimal separator and time zone; a retry uses them again. Null if there were none.';
+comment on column staging.quarantine.waiting_for is 'Rows that the record waits for: an object that maps a foreign key to the columns and values of the missing parent, or of the row that others still refer to.';
+comment on column staging.quarantine.row_key is 'Key of the row that the record describes, as far as it is known; values of several columns are separated by commas.';
+comment on column staging.quarantine.operation is 'What the record does with its row: null writes it, delete deletes it.';
+comment on column staging.quarantine.retried_by is 'Run that last retried the record on request; null if none did. If the entry is still here, that retry failed.';
 
--- For payloads whose fields have the right types. A deletion that a full snapshot left waiting has no record of its own:
+-- Expects payloads whose fields are typed. A deletion that a full snapshot left waiting has no raw row;
 -- strata.take_waiting_deletions finds it by its entry.
 drop function if exists strata.requeue(text, bigint[]);
 create or replace function strata.requeue(dataset text, ids bigint[], by_run bigint default null)
@@ -104,15 +104,15 @@ begin
 end
 $$;
 
-comment on function strata.requeue(text, bigint[], bigint) is 'Gives quarantined records of a dataset back to the transform.';
+comment on function strata.requeue(text, bigint[], bigint) is 'Requeues quarantined records of a dataset for the transform; returns their number.';
 
--- By id, by filter, or everything: exactly one of the three, so that no slip retries or discards too much.
+-- Exactly one of the three ways to select must be given, so that a mistake cannot retry or discard too much.
 create or replace function strata.select_quarantined(ids bigint[], reason text, everything boolean, dataset text default null)
 returns setof staging.quarantine
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
   if num_nonnulls(ids, coalesce(reason, dataset), nullif(everything, false)) <> 1 then
-    raise exception 'Say which records: by ids, by reason or dataset, or all of them; give exactly one of these.' using errcode = 'invalid_parameter_value';
+    raise exception 'Select the records by ids, by reason or dataset (or both), or by everything; give exactly one of these.' using errcode = 'invalid_parameter_value';
   end if;
   return query
     select * from staging.quarantine q
@@ -125,7 +125,7 @@ begin
 end
 $$;
 
-comment on function strata.select_quarantined(bigint[], text, boolean, text) is 'Quarantined records by id, by reason and dataset, or all of them.';
+comment on function strata.select_quarantined(bigint[], text, boolean, text) is 'Quarantined records by ids, by reason and dataset, or all of them; locks their rows.';
 
 create or replace function analytics.discard_quarantined(
   ids bigint[] default null, reason text default null, everything boolean default false, dataset text default null
@@ -142,10 +142,10 @@ begin
 end
 $$;
 
-comment on function analytics.discard_quarantined(bigint[], text, boolean, text) is 'Deletes quarantined records for good and returns how many.';
+comment on function analytics.discard_quarantined(bigint[], text, boolean, text) is 'Deletes quarantined records permanently and returns their number.';
 
--- Reasons are names of constraints, whose comments are the words. The values found are those of the columns
--- that the constraint is about, as they arrived.
+-- Reasons are names of constraints, and their comments explain them. The given values are those of the constraint's
+-- columns, as they arrived.
 create or replace function strata.reason_words(dataset text)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -154,15 +154,15 @@ begin atomic
   from (
     select k.conname::text as reason,
            coalesce(obj_description(k.oid, 'pg_constraint'), case k.contype
-             when 'f' then format('There is no such row in %s (yet).', (select c.relname from pg_class c where c.oid = k.confrelid))
+             when 'f' then format('The row in %s that it refers to does not exist, or has not arrived yet.', (select c.relname from pg_class c where c.oid = k.confrelid))
              when 'u' then 'Another row has the same value.'
-             when 'x' then 'The row excludes another one.'
-             else format('The rule %s is broken.', k.conname) end) as words,
+             when 'x' then 'The row conflicts with another row.'
+             else format('The row violates the constraint %s.', k.conname) end) as words,
            array(select a.attname from pg_attribute a where a.attrelid = k.conrelid and a.attnum = any (k.conkey)) as columns
     from pg_constraint k where k.oid in (select strata.enforced_constraints(strata.production_table(dataset))) and k.contype in ('c', 'f', 'u', 'x')
     union all
-    -- A domain's constraint is about every column of the domain.
-    select k.conname::text, coalesce(obj_description(k.oid, 'pg_constraint'), format('The rule %s is broken.', k.conname)),
+    -- A domain's constraint applies to every column of the domain.
+    select k.conname::text, coalesce(obj_description(k.oid, 'pg_constraint'), format('The row violates the constraint %s.', k.conname)),
            array(select c.name from strata.table_columns(strata.production_table(dataset)) c where c.type_id = k.contypid)
     from pg_constraint k
     where k.contype = 'c' and k.contypid in (select c.type_id from strata.table_columns(strata.production_table(dataset)) c where c.type_id <> c.base_type)
@@ -173,14 +173,14 @@ begin atomic
     where i.indrelid = strata.production_table(dataset) and i.indisunique and not i.indisprimary
       and not exists (select from pg_constraint k where k.conindid = i.indexrelid and k.conrelid = i.indrelid)
     union all
-    -- Of deletions.
-    select distinct on (r.reason) r.reason, format('Rows of %s refer to it.', substr(r.reason, length('referenced_by_') + 1)), r.theirs::name[] from strata.referrers(dataset) r
+    -- Reasons that reject a deletion.
+    select distinct on (r.reason) r.reason, format('Rows of %s refer to the row.', substr(r.reason, length('referenced_by_') + 1)), r.theirs::name[] from strata.referrers(dataset) r
   ) w;
 end;
 
-comment on function strata.reason_words(text) is 'Words and columns of each reason that a constraint of a dataset gives.';
+comment on function strata.reason_words(text) is 'Object of each reason that a constraint of a dataset can give, with its explanation (words) and columns.';
 
--- Called for each record that is rejected. Expressions without a query of their own take a quarter of the time.
+-- Runs for every rejected record. Simple expressions instead of a query per reason make it four times as fast.
 create or replace function strata.describe(reasons text[], payload jsonb, words jsonb, notes text[] default '{}')
 returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
@@ -217,9 +217,8 @@ begin
 end
 $$;
 
-comment on function strata.describe(text[], jsonb, jsonb, text[]) is 'Says in words why a record was rejected, with the values found.';
+comment on function strata.describe(text[], jsonb, jsonb, text[]) is 'Explains in sentences why a record was rejected, with the given values; null without reasons.';
 
--- Records whose parents exist by now go back to the transform.
 create or replace function strata.requeue_waiting(run_id bigint, dataset text, batch_size integer)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -228,7 +227,7 @@ declare
   ready bigint[];
 begin
   perform strata.enter_batch(run_id);
-  -- In the types of the dataset, which took the values.
+  -- The values are cast to the child's types, in which they were accepted.
   select string_agg(format('(not q.waiting_for ? %L or exists (select from %s p cross join lateral (select %s) v where %s))',
            k.conname, k.confrelid::regclass,
            (select string_agg(format('(q.waiting_for #>> array[%L, %L])::%s as %I', k.conname, p.attname, format_type(b.base, b.base_typmod), p.attname), ', ')
@@ -241,7 +240,7 @@ begin
   into arrived
   from pg_constraint k
   where k.contype = 'f' and k.oid in (select strata.enforced_constraints(strata.production_table(requeue_waiting.dataset)));
-  -- Deletions wait until nobody refers to their rows any more.
+  -- A deletion waits until no row refers to its row any more.
   select concat_ws(' and ', arrived, string_agg(format('(not q.waiting_for ? %L or not exists (select from %s c cross join lateral (select %s) v where %s))',
            r.waiting_key, r.child,
            (select string_agg(format('(q.waiting_for #>> array[%L, %L])::%s as %I', r.waiting_key, a.attname, format_type(b.base, b.base_typmod), a.attname), ', ')
@@ -258,7 +257,7 @@ begin
     select array_agg(r.quarantine_id) from (
       select q.quarantine_id from staging.quarantine q
       where q.waiting and q.retried_at is null and q.dataset = $1
-        -- One that is rejected although its parents exist is not tried again and again within a run.
+        -- After 5 attempts, a record that is rejected although its parents exist is not retried again in the same run.
         and (q.attempts < 5 or q.run_id is distinct from $3) and %s
       order by q.quarantine_id limit $2
       for update skip locked
@@ -269,4 +268,4 @@ begin
 end
 $$;
 
-comment on function strata.requeue_waiting(bigint, text, integer) is 'Gives records of a dataset back to the transform whose parents exist by now, and returns how many.';
+comment on function strata.requeue_waiting(bigint, text, integer) is 'Requeues records of a dataset whose parents exist now, or whose rows are no longer referred to; returns their number.';

@@ -2,12 +2,12 @@
 -- Transform: staging to production, for any dataset
 --
 -- Each call of strata.transform_batch takes the next rows below the window's end, judges them, writes the valid
--- ones into production and the others into quarantine, and moves the watermark, all in one transaction: after a
--- crash at any point a row has been taken or not.
+-- ones to production, puts the others into quarantine and moves the watermark. All of that is one transaction, so
+-- a crash at any point leaves each row either fully processed or untouched.
 --
--- The statements are made from the catalogue (strata.merge_statements). What no statement can foresee, such as
--- a trigger that raises or an exclusion constraint, must not cost good rows: the rows are divided until the bad
--- one is alone.
+-- The statements are made from the catalogue (strata.merge_statements). Some faults show only on writing: a
+-- trigger that raises, an exclusion constraint. They must not cost good rows, so the rows are divided until the
+-- bad one is alone.
 -- ======================================================================================================
 
 -- ------------------------------------------------------------------------------------------------------
@@ -15,9 +15,9 @@
 -- ------------------------------------------------------------------------------------------------------
 
 -- ingest_xid and ingest_seq are a row's place in the order of arrival. A transaction may commit long after it
--- drew its numbers, so only rows below the oldest running transaction are final. A highest number or ingestion
--- time would pass over rows whose transaction commits late. Transactions of other databases do not count: they
--- cannot write here, and may last for hours. Nor does autovacuum.
+-- drew its numbers, so only rows below the oldest running transaction are final. A watermark on the highest number
+-- or ingestion time would skip rows that commit late. Transactions of other databases are ignored: they cannot
+-- write here and may last for hours. Autovacuum is ignored too.
 create or replace function strata.window_end()
 returns xid8
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -26,7 +26,7 @@ declare
   upper_xid xid8;
   vanished boolean;
 begin
-  -- A transaction that ended between the two looks cannot be told from a foreign one: look again.
+  -- A transaction that ended between the two reads looks like one of another database: read again.
   for attempt in 1 .. 20 loop
     perform pg_stat_clear_snapshot();
     snapshot := pg_current_snapshot();
@@ -43,9 +43,9 @@ begin
 end
 $$;
 
-comment on function strata.window_end() is 'Transaction below which no row can still appear: a transform that starts now has to stop there.';
+comment on function strata.window_end() is 'Transaction id below which no new row can appear. A transform that starts now stops there.';
 
--- Records beyond the watermark, below a transaction if one is given.
+-- Counts the records beyond the watermark; with upper_xid, only those below it.
 create or replace function strata.rows_behind(dataset text, upper_xid xid8 default null, out row_count bigint, out since timestamp)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -63,9 +63,9 @@ begin
 end
 $$;
 
-comment on function strata.rows_behind(text, xid8) is 'How many raw rows of a dataset have not been taken, and since when the oldest of them waits.';
+comment on function strata.rows_behind(text, xid8) is 'Number of raw rows of a dataset that have not been transformed, and the ingestion time (UTC) of the oldest; null if there are none.';
 
--- Where a run goes: the datasets that have their tables, parents first.
+-- Fixes the bounds of a run: datasets without a raw or a production table are left out, parents come first.
 create or replace function strata.transform_window(out upper_xid xid8, out datasets jsonb)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
@@ -77,7 +77,7 @@ begin
 end
 $$;
 
-comment on function strata.transform_window() is 'Where a transform that starts now has to stop, and how many rows of each dataset lie before that, parents first.';
+comment on function strata.transform_window() is 'Where a transform that starts now stops, and the number of rows of each dataset before that; parents first.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- A restored database
@@ -88,7 +88,7 @@ returns xid8
 language sql volatile set search_path = pg_catalog, pg_temp
 return greatest(pg_snapshot_xmax(pg_current_snapshot()), (pg_current_xact_id()::text::bigint + 1)::text::xid8);
 
-comment on function strata.first_unused_xid() is 'A transaction number that no row visible before has, unless it comes from another cluster.';
+comment on function strata.first_unused_xid() is 'A transaction id above that of every row now visible, unless the row comes from another cluster.';
 
 create or replace function strata.highest_xid()
 returns xid8
@@ -108,11 +108,11 @@ begin
 end
 $$;
 
-comment on function strata.highest_xid() is 'The highest transaction number in staging.';
+comment on function strata.highest_xid() is 'The highest transaction id in staging and the watermarks; null if there is none.';
 
--- A dump that was restored into a younger cluster brings transaction numbers that this cluster has yet to
--- reach: the window would stay shut for what came with it, and the watermark would hide what came since. Rows
--- that were certainly taken stay so; the others are read again, which changes nothing if they had been.
+-- A dump restored into a younger cluster brings transaction ids that this cluster has yet to reach. The window would
+-- exclude the restored rows, and the watermark would hide newer ones. Rows below the watermark stay taken; the others
+-- are read again, which changes nothing if production already has them.
 create or replace function strata.renumber_restored()
 returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -121,12 +121,12 @@ declare
   first_unused xid8;
   mark strata.datasets;
 begin
-  -- In this order, one statement after the other: what commits in between is not from another cluster.
+  -- highest is read before first_unused, so a row that commits in between cannot look like one of another cluster.
   first_unused := strata.first_unused_xid();
   if highest is null or highest < first_unused then
     return false;
   end if;
-  -- Rows that arrive meanwhile would be taken for old ones.
+  -- The locks keep out new rows, which would get the number of restored ones.
   for mark in select * from strata.datasets d where strata.raw_table(d.dataset) is not null order by d.dataset loop
     execute format('lock table %s in share row exclusive mode', strata.raw_table(mark.dataset));
   end loop;
@@ -139,20 +139,20 @@ begin
     using first_unused, mark.xid, mark.seq;
     update strata.datasets d set xid = '3', seq = 9223372036854775807 where d.dataset = mark.dataset;
   end loop;
-  -- After the rows, as their numbers are higher.
+  -- Snapshots get their number after the rows, as they come after them in the order of arrival.
   update strata.snapshots s set ingest_xid = pg_current_xact_id() where s.taken_at is null;
   update strata.runs r set held_from = '3' where r.held_from is not null;
   return true;
 end
 $$;
 
-comment on function strata.renumber_restored() is 'Repairs the order of arrival after a dump was restored into a younger cluster; says whether that was necessary.';
+comment on function strata.renumber_restored() is 'Repairs the order of arrival after a restore into a younger cluster; returns whether that was necessary.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- Values
 -- ------------------------------------------------------------------------------------------------------
 
--- Used only where a cast can fail in a way that no condition foresees: domains, enums, text to anything.
+-- Used only where no condition can predict whether a cast fails: domains, enums, text to another type.
 create or replace function strata.cast_fault(value text, type text, column_name text)
 returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -169,10 +169,10 @@ exception when others then
 end
 $$;
 
-comment on function strata.cast_fault(text, text, text) is 'Why a value cannot be cast to a type: a broken constraint of a domain, or too_long, out_of_range, invalid; null if it can.';
+comment on function strata.cast_fault(text, text, text) is 'Why a value cannot be cast to a type: the domain''s constraint, or <column>_too_long, <column>_out_of_range, <column>_invalid; null if it can.';
 
--- Serial columns do not notice ids that come from elsewhere, and the next created row would collide. Drawing
--- the numbers cannot step back behind somebody who draws at the same time; setting can, so only for big gaps.
+-- A sequence does not notice ids that are written explicitly, and the next drawn id would collide. nextval() can never
+-- move a sequence back while others draw from it; setval() can, so it is used only for gaps above 10000.
 create or replace function strata.advance_sequence(sequence regclass, id bigint)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -192,9 +192,9 @@ begin
 end
 $$;
 
-comment on function strata.advance_sequence(regclass, bigint) is 'Moves a sequence to an id that was written without it.';
+comment on function strata.advance_sequence(regclass, bigint) is 'Moves a sequence up to an id that was written explicitly.';
 
--- The calendar has every day that the data has. Dates that nobody can mean do not get one.
+-- Extends the calendar to every day of the data; the caller leaves out implausible dates.
 create or replace function strata.cover_dates(first_date date, last_date date)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -216,7 +216,7 @@ begin
 end
 $$;
 
-comment on function strata.cover_dates(date, date) is 'Extends dim_date to the years of the given dates.';
+comment on function strata.cover_dates(date, date) is 'Extends dim_date to the full years of the given dates.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- The statements of a dataset
@@ -226,23 +226,23 @@ do $$
 begin
   if to_regtype('strata.merge_statements') is null then
     create type strata.merge_statements as (
-      judge text,               -- makes the temporary table strata_batch: the rows, cast and with their reasons
-      lock_parents text[],      -- keep the parents of valid rows from being deleted
-      judge_self text[],        -- adds the reasons of rows whose parent would be of the same dataset
-      reject text,              -- puts rows with reasons into quarantine
-      contested text,           -- rows that contest a unique value, or null
-      taken text,               -- reasons of one row whose unique values other rows have, or null
-      merge text,               -- writes valid rows of a range
-      superseded text,          -- counts rows of a range that later ones of it replaced
-      probes text[],            -- write the new rows of a range, and the others, in order; each is noted first
-      sequences text,           -- moves the sequences on, or null
+      judge text,               -- creates the temporary table strata_batch: the rows, cast, with their reasons
+      lock_parents text[],      -- lock the parents of valid rows, so that they cannot be deleted
+      judge_self text[],        -- add reasons that depend on other rows: missing parents in the same dataset, other owners
+      reject text,              -- copies rows that have reasons into quarantine
+      contested text,           -- finds rows that contest a unique value; null without unique indexes
+      taken text,               -- reasons of one row whose unique values other rows hold; null likewise
+      merge text,               -- writes the valid rows of a range
+      superseded text,          -- counts rows of a range that later rows of the range replaced
+      probes text[],            -- write the new rows of a range, then the others, in order; each notes its row first
+      sequences text,           -- moves the sequences up, or null
       dates text                -- extends the calendar, or null
     );
   end if;
 end
 $$;
 
-comment on type strata.merge_statements is 'Statements that take rows of one dataset from staging into production.';
+comment on type strata.merge_statements is 'Statements that move rows of one dataset from staging into production.';
 
 drop function if exists strata.merge_statements(text);
 create or replace function strata.merge_statements(dataset text, is_replay boolean default false)
@@ -260,14 +260,14 @@ declare
   is_owned boolean := (select d.owned_by_source from strata.datasets d where d.dataset = merge_statements.dataset);
   keys text[];
   key_names text[] := strata.key_columns(production);
-  drawn text[] := '{}';       -- key columns that PostgreSQL fills when they are absent
+  drawn text[] := '{}';       -- key columns that PostgreSQL fills when the record has no value
   sequences text[] := '{}';
   dates text[] := '{}';
   col record;
   fk record;
   uniq record;
-  casts text[] := '{}';       -- value of each column, cast
-  flags text[] := '{}';       -- what tells that a cast fails
+  casts text[] := '{}';       -- expression of each column, cast to its type
+  flags text[] := '{}';       -- expressions that are not null where a cast fails
   generated text[] := '{}';
   reasons text[] := '{}';
   written text[] := '{}';     -- columns that a record fills
@@ -275,16 +275,16 @@ declare
   updated text[] := '{}';
   compared_new text[] := '{}';
   compared_old text[] := '{}';
-  spelled text[] := '{}';     -- columns whose JSON would not bring them back
+  spelled text[] := '{}';     -- columns that are lost or changed when written as JSON, so kept as text
   fk_names text[] := '{}';
   waiting text[] := '{}';
   parts text[];
   taken text[] := '{}';
   contested text[] := '{}';
-  versions text[] := '{}';    -- values by which two records of a key differ
+  versions text[] := '{}';    -- expressions that differ between two versions of a row
   same text;
-  one_row text;               -- what records of one row of production have in common
-  compared text;              -- the rows of a range beside those of production
+  one_row text;               -- expressions that are equal for records of the same production row
+  compared text;              -- CTE: rows of a range beside their production rows
   assigned text;
   in_range text;
   differs text;
@@ -295,7 +295,7 @@ begin
   source_window := format($sql$
     (select * from %s w where (w.ingest_xid, w.ingest_seq) > ($1, $2) and (w.ingest_xid, w.ingest_seq) <= ($3, $4)
      order by w.ingest_xid, w.ingest_seq limit $5) w$sql$, source);
-  -- A mapping view need not say where its records came from.
+  -- A mapping view may lack source_system; the raw table has it.
   if not exists (select from pg_attribute a where a.attrelid = source and a.attname = 'source_system' and not a.attisdropped) then
     source_system := 'r.source_system::text';
     source_window := source_window || format($sql$
@@ -315,7 +315,7 @@ begin
     from strata.table_columns(production) c
     left join pg_attribute s on s.attrelid = source and s.attname = c.name and s.attnum > 0 and not s.attisdropped
       and not c.is_identity_only
-      -- The identity of a raw row is no field of the dataset.
+      -- The id of a raw row is not a field of the dataset.
       and not (source = raw and c.name = raw_id)
     where c.name <> all (strata.provenance_columns())
     order by c.attnum
@@ -325,11 +325,11 @@ begin
       value text;
       fits text;
       broken text;
-      -- As numeric keeps them: eleven bits of scale, with a sign, below the precision.
+      -- numeric's typmod holds the precision above a signed scale of eleven bits.
       scale integer := ((((col.typmod - 4) & 2047) # 1024) - 1024);
       precision_of integer := ((col.typmod - 4) >> 16) & 65535;
     begin
-      -- A domain is judged as the type below it, which cannot fail, and then by its constraints.
+      -- Cast to the domain's base type, which does not check, then evaluate the domain's constraints one by one.
       reasons := reasons || array(
         with recursive domains (oid) as (
           select col.type_id
@@ -347,7 +347,7 @@ begin
         continue;
       end if;
       if not col.is_given then
-        -- It may have a default, or a value in production: PostgreSQL judges it.
+        -- The column may have a default, or a value in production, so PostgreSQL checks NOT NULL.
         value := format('null::%s', col.base_name);
       elsif (col.source_type, col.source_typmod) = (col.base_type, col.typmod) then
         value := given;
@@ -395,7 +395,7 @@ begin
         inserted := inserted || case when col.default_sql is not null and not col.is_constant
           then format('coalesce(c.%s, %s)', col.q, col.default_sql) else 'c.' || col.q end;
         if not col.is_key then
-          -- A computed default (a time, a drawn number) belongs to the moment of creation.
+          -- An update keeps the value of a computed default (a time, a drawn number): it dates from the row's creation.
           updated := updated || format('%s = %s', col.q, case when col.default_sql is not null and not col.is_constant
             then format('coalesce(c.%1$s, t.%1$s)', col.q) else 'c.' || col.q end);
           same := case when strata.has_equality(col.type_id) then '%s'
@@ -410,19 +410,19 @@ begin
     end;
   end loop;
 
-  -- CHECK constraints, in the words of the catalogue, on the row as production would hold it.
+  -- CHECK constraints, as the catalogue spells them, on the row as production would hold it.
   for col in
     select k.conname, pg_get_expr(k.conbin, k.conrelid) as expression
     from pg_constraint k
     where k.oid in (select strata.enforced_constraints(production)) and k.contype = 'c'
-      -- Those about the row as a whole, or its table, are PostgreSQL's to judge.
+      -- PostgreSQL checks those on the whole row or on system columns.
       and k.conbin::text !~ ':varattno (0|-)'
     order by k.conname
   loop
     reasons := reasons || format('case when (%s) is false then %L end', col.expression, col.conname);
   end loop;
 
-  -- Foreign keys: parents are locked, then looked for. Those in the same dataset may come with the same batch.
+  -- Foreign keys: parents are locked, then looked up. A parent in the same dataset may come in the same batch.
   for fk in
     select k.conname, k.confrelid::regclass as parent, k.confrelid = production as is_self,
            array(select a.attname::text from unnest(k.conkey) with ordinality c (n, i)
@@ -456,7 +456,7 @@ begin
          from unnest(fk.theirs) with ordinality t (name, i) join unnest(fk.own) with ordinality o (name, i) using (i)));
     end;
   end loop;
-  -- A deletion waits until nobody refers to its row any more.
+  -- A rejected deletion waits until no row refers to its row any more.
   for fk in select r.reason, r.waiting_key, r.theirs from strata.referrers(dataset) r where r.is_about_key loop
     fk_names := fk_names || fk.reason;
     waiting := waiting || format('case when %L = any (b.strata_reasons) then jsonb_build_object(%L, jsonb_build_object(%s)) end', fk.reason, fk.waiting_key,
@@ -466,7 +466,7 @@ begin
     statements.judge_self := statements.judge_self || strata.owned_statements(dataset);
   end if;
 
-  -- The fence (offset 0) has each cast computed once, whatever asks for it.
+  -- offset 0 stops PostgreSQL from inlining the subquery, so each cast is computed once.
   statements.judge := format($sql$
     create temporary table strata_batch on commit drop as
     select j.*, array_remove(array[%1$s]::text[] %2$s, null) as strata_reasons
@@ -483,7 +483,7 @@ begin
     array_to_string(casts || flags || case when has_reasons then '{w.reasons as strata_notes}'::text[]
                                            when is_owned then '{null::text[] as strata_notes}'::text[] else '{}'::text[] end, ', '), source_window, source_system);
 
-  -- Rejected rows are looked up one by one (offset 0), not by reading all of staging.
+  -- offset 0 makes PostgreSQL look up the rejected rows by index instead of scanning staging.
   spelled := array(
     select format('%L, r.%I::text', a.attname, a.attname) from pg_attribute a
     where a.attrelid = raw and a.attnum > 0 and not a.attisdropped and (a.atttypid in ('public.geometry'::regtype, 'public.geography'::regtype)
@@ -512,8 +512,8 @@ begin
       || case when spelled <> '{}' then format(' || jsonb_build_object(%s)', array_to_string(spelled, ', ')) else '' end,
     raw_id, raw, (select string_agg(format('b.%I::text', k), ', ' order by i) from unnest(key_names) with ordinality x (k, i)));
 
-  -- Unique values. One that several rows of the batch bring, or another row holds, is contested: then the order
-  -- of arrival decides, row by row. All others are written at once.
+  -- Unique values. A value is contested if several rows of the batch bring it or another production row holds it.
+  -- Contested rows are written one by one in the order of arrival; all others are written at once.
   for uniq in
     select c.relname as name,
            array(select pg_get_indexdef(i.indexrelid, n, true) from generate_series(1, i.indnkeyatts) n) as expressions,
@@ -525,7 +525,7 @@ begin
     declare
       values_of text := (select string_agg(format('(%s) as strata_u%s', e, i), ', ') from unnest(uniq.expressions) with ordinality x (e, i));
       names text := (select string_agg(format('strata_u%s', i), ', ') from generate_subscripts(uniq.expressions, 1) i);
-      -- Spelled so that an index serves it.
+      -- An "or" only where nulls are equal: an index serves plain equality.
       equal text := (select string_agg(format(case when uniq.nulls_equal
                        then '(o.strata_u%1$s %2$s m.strata_u%1$s or (o.strata_u%1$s is null and m.strata_u%1$s is null))'
                        else 'o.strata_u%1$s %2$s m.strata_u%1$s' end, i, operator), ' and ')
@@ -559,13 +559,13 @@ begin
     end;
   end loop;
   if taken <> '{}' then
-    -- A row that production has a later version of is not rejected: it is passed over, like any other.
+    -- A row of which production has a later version is not rejected but skipped.
     statements.taken := format($sql$
       select case when exists (select from %s p join pg_temp.strata_batch b on %s where b.ingest_seq = $1 and p.source_seq >= $1) then '{}'
                   else array_remove(array[%s]::text[], null) end
     $sql$, production, strata.columns_equal(production, key_names, 'p', 'b') || case when is_replay then ' and p.source_seq <> b.ingest_seq' else '' end,
       array_to_string(taken, ', '));
-    -- With a row, every row of the same key: one that gives a value up, too.
+    -- All rows with the key of a contested row are contested too: one of them may give the value up.
     statements.contested := format($sql$
       with contested (strata_seq, %1$s) as materialized (%2$s)
       select coalesce(array_agg(b.ingest_seq), '{}') from pg_temp.strata_batch b
@@ -575,13 +575,13 @@ begin
   end if;
 
   one_row := array_to_string(array(select 'b.' || k from unnest(keys) k), ', ')
-    -- A key that is drawn when it is absent: each such record is a row of its own.
+    -- Records without the key get a drawn one, so each is a row of its own.
     || case when drawn <> '{}' then format(', case when num_nulls(%s) > 0 then b.ingest_seq end', array_to_string(array(select 'b.' || d from unnest(drawn) d), ', ')) else '' end;
   in_range := 'b.strata_reasons = ''{}'' and b.ingest_seq between $1 and $2 and b.ingest_seq <> all ($3)';
 
   differs := case when compared_new = '{}' then 'false'
     else format('(%s) is distinct from (%s)', array_to_string(compared_old, ', '), array_to_string(compared_new, ', ')) end;
-  -- The row of production is looked up by its key, whatever the size of the table (offset 0).
+  -- offset 0 makes PostgreSQL look up production by key, whatever the table's size.
   compared := format($sql$
     with latest as (
       select distinct on (%1$s) b.*
@@ -629,7 +629,7 @@ begin
       where %4$s and (t.source_seq is null or t.source_seq %5$s c.ingest_seq)
     $sql$, compared, production, assigned, strata.columns_equal(production, key_names, 't', 'c'), case when is_replay then '<=' else '<' end)
   ];
-  -- The last record of a key was compared with the row in production, each other one is with the next.
+  -- The merge compared the last record of a key with production; this compares each other one with its successor.
   statements.superseded := format($sql$
     select count(*) as changed, count(*) filter (where s.strata_is_foreign) as foreigners
     from (
@@ -656,21 +656,21 @@ begin
 end
 $$;
 
-comment on function strata.merge_statements(text, boolean) is 'Makes the statements of a dataset from its columns, constraints, indexes and mapping view; in a replay, a record replaces what it has made before.';
+comment on function strata.merge_statements(text, boolean) is 'Makes the statements of a dataset from its columns, constraints, indexes and mapping view. In a replay, a record also replaces the row that it wrote before.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- The batches
 -- ------------------------------------------------------------------------------------------------------
 
--- Errors that say something about a row. All others are about the machine, the connection, or the statement
--- itself: they end the batch, which is tried again. Types and extensions say 42601 and XX000 of values they cannot
--- parse, as to_tsquery and PostGIS do.
+-- Classes of errors that are not about a row but about the machine, the connection or the statement end the batch,
+-- which is then retried. 42601 and XX000 are about rows: types and extensions raise them for values they cannot parse,
+-- as to_tsquery and PostGIS do.
 create or replace function strata.is_fault_of_row(state text)
 returns boolean
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 return state !~ '^(08|0A|25|26|28|3B|3D|40|42|53|55|57|58|F0|XX|ST)' or state in ('42601', 'XX000');
 
-comment on function strata.is_fault_of_row(text) is 'Whether an error with this SQLSTATE is the fault of a row.';
+comment on function strata.is_fault_of_row(text) is 'Whether an error with this SQLSTATE is caused by a row.';
 
 create or replace function strata.error_reason(state text, constraint_name text, column_name text default null)
 returns text
@@ -680,12 +680,12 @@ return coalesce(nullif(constraint_name, ''), case
   when state in ('P0001', 'P0004') then 'rejected_by_trigger'
   else 'rejected_by_database' end);
 
-comment on function strata.error_reason(text, text, text) is 'Reason of a row that the database rejected: the constraint, or who else.';
+comment on function strata.error_reason(text, text, text) is 'Reason for a row that the database rejected: the constraint, <column>_missing, rejected_by_trigger or rejected_by_database.';
 
--- Finds likely culprits without a statement for each row. A probe writes the rows one after the other, notes the number
--- of each in a sequence, which survives a rollback, and is undone: the sequence then names the row at which it failed.
--- That row is a suspect and not yet judged, since a check at the end of the statement, or another row, may be the cause.
--- Only with nested loops are rows updated in their order.
+-- Finds likely culprits without one statement per row. A probe writes the rows one after the other, noting each
+-- number in a sequence, whose value survives the rollback: on failure it names the row that was being written. That
+-- row is only a suspect, since a check at the end of the statement, or another row, may be the cause. The settings
+-- force nested loops, the only plan that updates rows in their order.
 create or replace function strata.suspects(statements strata.merge_statements, from_seq bigint, to_seq bigint, contested bigint[])
 returns bigint[]
 language plpgsql volatile
@@ -726,20 +726,20 @@ end
 $$;
 
 comment on function strata.suspects(strata.merge_statements, bigint, bigint, bigint[]) is
-  'Rows of a range at which a statement that writes them fails; others may, and these need not be at fault.';
+  'Rows of a range at which writing them fails. They need not be at fault, and others may be.';
 
--- Writes the rows of strata_batch between two numbers: at once, or else part by part, or else row by row in the order of
--- arrival. A range that fails is divided by four: by two there are more rounds over all rows, by many more statements
--- about a few rows. In a small range, strata.suspects finds likely culprits first; the other rows are written together,
--- and the suspects after them. Returns how many rows were written and rejected.
+-- Writes the rows of strata_batch in a range at once; on failure part by part, down to single rows in the order of
+-- arrival. A failed range is divided by four: by two takes more rounds over all rows, by many takes more statements
+-- for few rows. In a small range, strata.suspects finds likely culprits first; the other rows are written together,
+-- and the suspects after them.
 create or replace function strata.merge_range(
   run_id bigint, dataset text, statements strata.merge_statements, words jsonb, from_seq bigint, to_seq bigint, contested bigint[],
   is_probed boolean default false, out rows_written bigint, out rows_rejected bigint, out rows_replaced bigint, out rows_replaced_from_other_source bigint
 )
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
-  -- Rows of the largest range that is probed. In a larger one each probe reads too many rows; in smaller ones most
-  -- probes find nothing.
+  -- Largest range in rows that is probed. Higher: each probe reads more rows than it saves. Lower: most probes find
+  -- nothing.
   probed_rows constant bigint := 400;
   state text;
   problem text;
@@ -793,13 +793,13 @@ begin
     ) p;
   end if;
   if firsts is null then
-    -- A trigger of the statement rejects it whatever its rows; here are none to lose.
+    -- No row is left, so a statement trigger must have raised: nothing to reject.
     return;
   elsif firsts[1] = lasts[cardinality(lasts)] then
     reason := strata.error_reason(state, broken, broken_column);
     update pg_temp.strata_batch b set strata_reasons = array[reason]
     where b.strata_reasons = '{}' and b.ingest_seq between from_seq and to_seq and b.ingest_seq <> all (contested);
-    -- PostgreSQL's own words, after those of the constraint if it has any.
+    -- PostgreSQL's message, after the constraint's description if it has one.
     execute statements.reject using run_id, words || jsonb_build_object(reason, jsonb_build_object(
       'words', concat_ws(' ', words #>> array[broken, 'words'], problem), 'columns', coalesce(words #> array[broken, 'columns'], '[]'))), from_seq, to_seq;
     rows_rejected := 1;
@@ -824,9 +824,9 @@ end
 $$;
 
 comment on function strata.merge_range(bigint, text, strata.merge_statements, jsonb, bigint, bigint, bigint[], boolean) is
-  'Writes valid rows of a batch into production; a row that the database rejects goes to quarantine, whatever its neighbours.';
+  'Writes the valid rows of a range into production. A row that the database rejects goes to quarantine without affecting others.';
 
--- One window: judged, written, rejected.
+-- random_page_cost favours index lookups of parents and keys. JIT would compile these statements anew for each batch.
 create or replace function strata.merge_window(
   run_id bigint, dataset text, statements strata.merge_statements, words jsonb,
   from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer, operation text,
@@ -847,7 +847,7 @@ begin
   execute statements.judge using from_xid, from_seq, to_xid, to_seq, 2 * batch_size;
   get diagnostics rows_read = row_count;
   if rows_read = 2 * batch_size then
-    raise exception 'The mapping view staging.% makes more than % rows of one record.', dataset, rows_read using errcode = 'cardinality_violation';
+    raise exception 'The mapping view staging.% returns % or more rows for one record; check its joins.', dataset, rows_read using errcode = 'cardinality_violation';
   end if;
   rows_deleted := 0;
   if operation = 'delete' then
@@ -863,7 +863,7 @@ begin
     return;
   end if;
   perform strata.leave_out_outdated(dataset);
-  -- A parent that is rejected takes its children along, which may be parents themselves.
+  -- Rejecting a parent rejects its children, which may be parents themselves: repeat until nothing changes.
   loop
     marked := 0;
     foreach statement in array coalesce(statements.judge_self, '{}') loop
@@ -879,7 +879,7 @@ begin
   foreach statement in array coalesce(statements.lock_parents, '{}') loop
     execute statement;
   end loop;
-  -- Before a key is drawn that a record of the batch brings.
+  -- Sequences move up before a key is drawn that a record of the batch brings explicitly.
   if statements.sequences is not null then
     execute statements.sequences;
   end if;
@@ -918,7 +918,7 @@ end
 $$;
 
 comment on function strata.merge_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer, text) is
-  'Takes over the rows between two places in the order of arrival, all of one operation.';
+  'Transforms the rows between two places in the order of arrival, all of one operation.';
 
 create or replace function strata.window_middle(dataset text, from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, out row_count bigint, out xid xid8, out seq bigint)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -937,9 +937,9 @@ begin
 end
 $$;
 
-comment on function strata.window_middle(text, xid8, bigint, xid8, bigint) is 'How many raw rows lie between two places, and which one divides them best; none does if they all have the same place.';
+comment on function strata.window_middle(text, xid8, bigint, xid8, bigint) is 'Number of raw rows between two places, and the place that divides them best; null if all rows have the same place.';
 
--- A row that cannot even be judged, as when its mapping view divides by zero, is found by halving, too.
+-- If judging fails, as when a mapping view divides by zero, the window is halved until the bad row is alone.
 create or replace function strata.take_window(
   run_id bigint, dataset text, statements strata.merge_statements, words jsonb,
   from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, batch_size integer, operation text,
@@ -966,8 +966,8 @@ begin
   end;
   select * into middle from strata.window_middle(dataset, from_xid, from_seq, to_xid, to_seq);
   if middle.row_count > 1 and middle.xid is null then
-    -- Somebody has given several records one number.
-    raise exception '%', problem using errcode = state, detail = format('Records of %s have the same place in the order of arrival.', strata.raw_table(dataset));
+    -- Only hand-written numbers can be equal, so no row can be singled out.
+    raise exception '%', problem using errcode = state, detail = format('Several records of %s have the same ingest_xid and ingest_seq; each record needs a place of its own.', strata.raw_table(dataset));
   end if;
   if middle.row_count = 1 then
     execute format('create temporary table strata_batch on commit drop as select ingest_xid, ingest_seq, %s array[$5] as strata_reasons from %s '
@@ -1004,17 +1004,17 @@ end
 $$;
 
 comment on function strata.take_window(bigint, text, strata.merge_statements, jsonb, xid8, bigint, xid8, bigint, integer, text) is
-  'Takes over the rows between two places; one that cannot be judged goes to quarantine, whatever its neighbours.';
+  'Transforms the rows between two places. A row that cannot be judged goes to quarantine without affecting others.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- Deletions, full snapshots, owners
 --
--- A record whose ingest_operation is delete names a row by its key. A full snapshot is a load like any other; when all of
--- it has landed, an entry of strata.snapshots says at which place in the order of arrival it is complete. When the
--- transform comes to that place, rows of the same source that no record of the snapshot has written are deleted.
+-- A record with the ingest_operation "delete" names a row by its key. A full snapshot is a load like any other; when
+-- all of it has landed, an entry in strata.snapshots marks its end in the order of arrival. When the transform reaches
+-- that entry, it deletes the rows of the same source that no record of the snapshot has written.
 --
--- The later one decides: a record that is older than a deletion of its row, or than a snapshot of its source, is passed
--- over, however late it is taken.
+-- The later one decides: a record older than a deletion of its row, or than a snapshot of its source, is skipped,
+-- however late it is transformed.
 -- ------------------------------------------------------------------------------------------------------
 
 create table if not exists strata.snapshots (
@@ -1032,16 +1032,16 @@ create table if not exists strata.snapshots (
 
 create index if not exists idx_snapshots_taken_by on strata.snapshots (taken_by) where problem is not null;
 
-comment on table strata.snapshots is 'Full snapshots: which rows of a source are all that it has; one row per load.';
+comment on table strata.snapshots is 'Full snapshots, each holding all rows of one source; one row per load.';
 comment on column strata.snapshots.dataset is 'Dataset of the rows.';
-comment on column strata.snapshots.ingest_seq is 'Place of the end of the snapshot in the order of arrival, behind its rows.';
-comment on column strata.snapshots.ingest_xid is 'Transaction that completed it.';
-comment on column strata.snapshots.source_system is 'Source whose rows it holds.';
-comment on column strata.snapshots.first_seq is 'Number that all of its rows come after: rows of the source that were written by older records are gone.';
-comment on column strata.snapshots.run_id is 'Run that landed it.';
-comment on column strata.snapshots.taken_at is 'When the transform came to it.';
-comment on column strata.snapshots.taken_by is 'Run that took it.';
-comment on column strata.snapshots.problem is 'Why it deleted nothing.';
+comment on column strata.snapshots.ingest_seq is 'Place of the snapshot''s end in the order of arrival, after all of its rows.';
+comment on column strata.snapshots.ingest_xid is 'Transaction that completed the snapshot.';
+comment on column strata.snapshots.source_system is 'Source system whose rows the snapshot holds.';
+comment on column strata.snapshots.first_seq is 'Sequence number below all rows of the snapshot: rows of the source written by older records are deleted.';
+comment on column strata.snapshots.run_id is 'Ingest run that landed the snapshot.';
+comment on column strata.snapshots.taken_at is 'When the transform processed the snapshot; null until then.';
+comment on column strata.snapshots.taken_by is 'Transform run that processed the snapshot; null until then.';
+comment on column strata.snapshots.problem is 'Why the snapshot deleted nothing; null if it was applied or still waits.';
 
 create table if not exists strata.deletions (
   deletion_id bigint generated always as identity constraint deletions_pkey primary key,
@@ -1054,14 +1054,14 @@ create table if not exists strata.deletions (
 create index if not exists idx_deletions_dataset on strata.deletions (dataset, ingest_seq);
 create index if not exists idx_deletions_deleted_at on strata.deletions (deleted_at);
 
-comment on table strata.deletions is 'Keys that a record deleted, against older records that come later; one row per key and record.';
-comment on column strata.deletions.deletion_id is 'Identity of the entry.';
-comment on column strata.deletions.dataset is 'Dataset of the row.';
+comment on table strata.deletions is 'Tombstones: keys that records deleted, kept against older records that arrive later; one row per key and record.';
+comment on column strata.deletions.deletion_id is 'Identifier of the tombstone.';
+comment on column strata.deletions.dataset is 'Dataset of the deleted row.';
 comment on column strata.deletions.ingest_seq is 'Place of the deletion in the order of arrival.';
-comment on column strata.deletions.key is 'Key of the row, each value as text.';
-comment on column strata.deletions.deleted_at is 'When the transform deleted it.';
+comment on column strata.deletions.key is 'Key of the row as an object: column name to value as text.';
+comment on column strata.deletions.deleted_at is 'When the transform deleted the row.';
 
--- Almost always the window as a whole.
+-- Returns the whole window as one part unless it holds deletions or a snapshot's end, which are rare.
 create or replace function strata.window_parts(dataset text, from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint, upper_xid xid8)
 returns table (after_xid xid8, after_seq bigint, last_xid xid8, last_seq bigint, operation text)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -1102,7 +1102,7 @@ end
 $$;
 
 comment on function strata.window_parts(text, xid8, bigint, xid8, bigint, xid8) is
-  'Divides a window by what is to be done: write rows, delete rows, or end a snapshot; also snapshots that end after it, if no row is left below a transaction.';
+  'Divides a window into parts of one operation: null writes rows, delete deletes them, replace ends a snapshot. With upper_xid, includes snapshots that end after the window but below that transaction.';
 
 create or replace function strata.owned_statements(dataset text)
 returns text[]
@@ -1120,16 +1120,16 @@ declare
 begin
   return array[
     format(owned, production, strata.columns_equal(production, keys, 'p', 'b')),
-    -- The first one of the batch, if production has none.
+    -- Among rows of the batch with the same key, the first owns the row that production lacks.
     format(owned, format('(select distinct on (%1$s) f.* from pg_temp.strata_batch f where f.strata_reasons = ''{}'' order by %1$s, f.ingest_seq)',
                          (select string_agg(format('f.%I', k), ', ' order by i) from unnest(keys) with ordinality x (k, i))),
            strata.columns_equal(production, keys, 'p', 'b'))];
 end
 $$;
 
-comment on function strata.owned_statements(text) is 'Statements that add the reason of rows that belong to another source.';
+comment on function strata.owned_statements(text) is 'Statements that reject rows of the batch that belong to another source.';
 
--- Rows of a batch that a later record has decided about already.
+-- Applies the rule that the later one decides: a deletion or a snapshot may have been transformed before older rows.
 create or replace function strata.leave_out_outdated(dataset text)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -1160,9 +1160,9 @@ begin
 end
 $$;
 
-comment on function strata.leave_out_outdated(text) is 'Takes rows out of the batch that are older than a deletion of their key, or than a snapshot of their source.';
+comment on function strata.leave_out_outdated(text) is 'Removes rows from the batch that are older than a deletion of their key or a snapshot of their source.';
 
--- A row that is deleted with the same batch refers to nothing.
+-- References from rows that the same batch deletes do not count.
 create or replace function strata.mark_referenced(dataset text)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -1173,7 +1173,7 @@ declare
   marked bigint;
   amount bigint;
 begin
-  -- From here on nobody can refer to them.
+  -- The lock keeps others from referring to the rows from here on.
   execute format('select from %s t where exists (select from pg_temp.strata_batch b where b.strata_reasons = ''{}'' and %s) order by %s for update',
                  production, strata.columns_equal(production, keys, 't', 'b'), (select string_agg(format('t.%I', k), ', ' order by i) from unnest(keys) with ordinality x (k, i)));
   loop
@@ -1197,9 +1197,9 @@ begin
 end
 $$;
 
-comment on function strata.mark_referenced(text) is 'Adds the reasons of rows of the batch that cannot be deleted because others refer to them.';
+comment on function strata.mark_referenced(text) is 'Rejects the rows of the batch that cannot be deleted because other rows refer to them.';
 
--- Of a record that deletes, only the key counts.
+-- Only the key of a deleting record counts, so faults of its other fields are ignored.
 create or replace function strata.judge_deletions(dataset text, from_xid xid8, from_seq bigint, to_xid xid8, to_seq bigint)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -1237,7 +1237,7 @@ begin
 end
 $$;
 
-comment on function strata.judge_deletions(text, xid8, bigint, xid8, bigint) is 'Judges the records of a batch as deletions: whether they name a row, and whether it may go.';
+comment on function strata.judge_deletions(text, xid8, bigint, xid8, bigint) is 'Judges the records of a batch as deletions: whether each names a row, and whether that row may be deleted.';
 
 create or replace function strata.delete_batch(dataset text)
 returns bigint
@@ -1264,9 +1264,9 @@ begin
 end
 $$;
 
-comment on function strata.delete_batch(text) is 'Deletes the rows that the batch names, unless a later record has written them, and returns how many.';
+comment on function strata.delete_batch(text) is 'Deletes the rows that the batch names, unless a later record has written them, and records tombstones; returns the number of deleted rows.';
 
--- As strata.requeue_waiting reads it.
+-- The object has the shape that strata.requeue_waiting reads.
 create or replace function strata.referrers_sql(dataset text)
 returns text
 language sql stable set search_path = pg_catalog, pg_temp
@@ -1276,10 +1276,10 @@ begin atomic
   from strata.referrers(dataset) r where r.is_about_key;
 end;
 
-comment on function strata.referrers_sql(text) is 'Expression for what a rejected deletion of the batch waits for.';
+comment on function strata.referrers_sql(text) is 'SQL expression for quarantine.waiting_for of a rejected deletion.';
 
--- What the snapshot does not hold, and its source brought, is gone. A row that others refer to waits in quarantine. One
--- that cannot be deleted for another reason, and a snapshot that is not whole, delete nothing.
+-- Deletes rows of the source that the snapshot does not hold. A row that others refer to waits in quarantine. If
+-- another error prevents a deletion, or the snapshot is incomplete, nothing is deleted and problem says why.
 create or replace function strata.take_snapshot(run_id bigint, dataset text, seq bigint, words jsonb, out rows_deleted bigint, out rows_rejected bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -1292,7 +1292,7 @@ begin
   rows_deleted := 0;
   rows_rejected := 0;
   select * into strict snapshot from strata.snapshots s where s.dataset = take_snapshot.dataset and s.ingest_seq = seq for update;
-  -- A row that belongs to another source says nothing about those of this one.
+  -- Rows that belong to another source do not make this source's snapshot incomplete.
   select count(*) into not_taken from staging.quarantine q
   where q.dataset = take_snapshot.dataset and q.source_system = snapshot.source_system and q.reasons <> '{owned_by_another_source}'
     and q.ingest_seq > snapshot.first_seq and q.ingest_seq < snapshot.ingest_seq;
@@ -1306,7 +1306,7 @@ begin
       $sql$, (select string_agg(format('t.%I', k), ', ') from unnest(keys) k), production)
       using snapshot.first_seq, snapshot.source_system;
       perform strata.mark_referenced(dataset);
-      -- Those of an earlier snapshot are among these, or their rows are there again.
+      -- Waiting deletions of earlier snapshots are found again, or their rows have come back.
       delete from staging.quarantine q
       where q.dataset = take_snapshot.dataset and q.source_system = snapshot.source_system
         and q.operation = 'delete' and q.stage = 'transform' and q.raw_id is null;
@@ -1333,17 +1333,17 @@ begin
   end if;
   update strata.snapshots s set taken_at = clock_timestamp(), taken_by = take_snapshot.run_id, problem = fault
   where s.dataset = take_snapshot.dataset and s.ingest_seq = seq;
-  -- Only the last one of a source is of use.
+  -- Only the last applied snapshot of a source is needed.
   delete from strata.snapshots s
   where fault is null and s.dataset = take_snapshot.dataset and s.source_system = snapshot.source_system and s.taken_at is not null
     and s.problem is null and s.first_seq < snapshot.first_seq;
 end
 $$;
 
-comment on function strata.take_snapshot(bigint, text, bigint, jsonb) is 'Deletes the rows of a source that its full snapshot does not hold, and returns how many; those that others refer to go to quarantine.';
+comment on function strata.take_snapshot(bigint, text, bigint, jsonb) is 'Deletes the rows of a source that its full snapshot does not hold; those that others refer to go to quarantine. Returns both counts.';
 
--- Deletions that full snapshots left waiting and that are tried again. Only what the source still owns, and has not sent
--- since, is gone.
+-- Retries deletions that full snapshots left waiting. A row is deleted only if the source still owns it and has not
+-- sent it since.
 create or replace function strata.take_waiting_deletions(run_id bigint, dataset text, words jsonb, out rows_read bigint, out rows_deleted bigint, out rows_rejected bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
@@ -1363,7 +1363,7 @@ begin
   rows_read := cardinality(given);
   rows_deleted := 0;
   rows_rejected := 0;
-  -- All at once; if a trigger rejects one, one after the other.
+  -- Try all at once; if a trigger rejects one, try them one by one.
   for tried in
     select given where rows_read > 0
     union all
@@ -1411,13 +1411,12 @@ end
 $$;
 
 comment on function strata.take_waiting_deletions(bigint, text, jsonb) is
-  'Tries the deletions again that full snapshots left waiting and that were given back; those whose rows are still referred to wait on.';
+  'Retries the deletions of full snapshots that were requeued; those whose rows are still referred to keep waiting.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- The next rows
 -- ------------------------------------------------------------------------------------------------------
 
--- The rows and the watermark move in one transaction: after a crash at any point a row has been taken or not.
 create or replace function strata.transform_batch(
   run_id bigint, dataset text, upper_xid xid8, batch_size integer default 20000, progress real default null,
   out rows_read bigint, out rows_written bigint, out rows_rejected bigint,
@@ -1436,12 +1435,12 @@ declare
 begin
   perform strata.enter_batch(run_id);
   perform strata.check_dataset(dataset);
-  -- PostgreSQL looks for each parent by a plan that it keeps, and which may be of a time when the parents were few.
+  -- Parents are looked up by cached plans, possibly made when the parent tables were small.
   execute 'discard plans';
-  -- A deferred constraint would fail at the commit, where no row can be told from another.
+  -- A deferred constraint would fail at commit, where no row can be singled out.
   set constraints all immediate;
   select * into strict mark from strata.datasets d where d.dataset = transform_batch.dataset for update;
-  -- A load that is not decided holds back what came with it and after it.
+  -- An undecided load holds back its own rows and all later ones.
   upper_xid := least(upper_xid, (select min(r.held_from) from strata.runs r where r.dataset = transform_batch.dataset and r.held_from is not null));
   execute format($sql$
     select r.ingest_xid, r.ingest_seq, count(*) over () from (
@@ -1452,14 +1451,14 @@ begin
   $sql$, raw)
   into to_xid, to_seq, rows_read using mark.xid, mark.seq, upper_xid, batch_size;
 
-  -- Raw rows, however many of them a mapping view leaves away.
+  -- rows_read counts raw rows, whether or not a mapping view filters them.
   rows_read := coalesce(rows_read, 0);
   rows_written := 0;
   rows_rejected := 0;
   rows_replaced := 0;
   rows_replaced_from_other_source := 0;
   rows_deleted := 0;
-  -- Nobody tries a load with those of others.
+  -- A trial (run_id is null) leaves out the waiting deletions of others.
   if run_id is not null and exists (select from staging.quarantine q where q.retried_at is not null and q.raw_id is null and q.dataset = transform_batch.dataset) then
     words := strata.reason_words(dataset);
     select * into part from strata.take_waiting_deletions(run_id, dataset, words);
@@ -1485,7 +1484,7 @@ begin
     end if;
   end loop;
   if to_xid is not null then
-    -- A record that came back from quarantine is decided: it is in production, or it has a new entry.
+    -- A requeued record is settled now: it is in production, or it has a new quarantine entry.
     if exists (select from staging.quarantine q where q.retried_at is not null) then
       execute format($sql$
         delete from staging.quarantine q using %s r
@@ -1503,14 +1502,14 @@ begin
 end
 $$;
 
-comment on function strata.transform_batch(bigint, text, xid8, integer, real) is 'Takes over the next rows of a dataset; no rows read means that there are none left below the given transaction.';
+comment on function strata.transform_batch(bigint, text, xid8, integer, real) is 'Transforms the next rows of a dataset; rows_read = 0 means that none are left below the given transaction.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- Replays
 -- ------------------------------------------------------------------------------------------------------
 
--- Raw rows that have been taken are taken again, by the mapping and the rules of today. A record replaces what it has
--- made itself, and what older ones have; the watermark stays.
+-- Replays transform raw rows again with the current mapping and rules. A record replaces what it or an older record
+-- wrote, and the watermark stays.
 create or replace function strata.replay_batch(
   run_id bigint, dataset text, since timestamp, until timestamp, inout after_xid xid8, inout after_seq bigint,
   batch_size integer default 20000, out rows_read bigint
@@ -1533,7 +1532,7 @@ begin
   execute 'discard plans';
   set constraints all immediate;
   select * into strict mark from strata.datasets d where d.dataset = replay_batch.dataset for update;
-  -- The next rows of the time, up to the first one of another time.
+  -- The next rows of the time range, up to the first row outside it.
   execute format($sql$
     with first as (
       select r.ingest_xid, r.ingest_seq from %1$s r
@@ -1565,7 +1564,7 @@ begin
     perform strata.count_batch(run_id, done.rows_read, done.rows_written, done.rows_rejected, done.rows_deleted, null, dataset,
                                done.rows_replaced, done.rows_replaced_from_other_source);
   end loop;
-  -- What was in quarantine and is taken now. Entries that are given back to the transform are its to decide.
+  -- Remove entries that this replay has settled; requeued ones are left to the transform.
   execute format($sql$
     delete from staging.quarantine q using %s r
     where q.dataset = $1 and q.stage = 'transform' and q.retried_at is null and q.raw_id = r.%I and q.run_id is distinct from $6
@@ -1578,14 +1577,14 @@ end
 $$;
 
 comment on function strata.replay_batch(bigint, text, timestamp, timestamp, xid8, bigint, integer) is
-  'Takes the next raw rows of a time again, after a place in the order of arrival; no rows read means that there are none left.';
+  'Transforms the next raw rows of a time range again, after a place in the order of arrival; rows_read = 0 means that none are left.';
 
 -- ------------------------------------------------------------------------------------------------------
--- Trying
+-- Trial runs
 -- ------------------------------------------------------------------------------------------------------
 
--- The transform itself, on the rows of one run, in a transaction that is rolled back. Rows of other runs that have not
--- been taken yet, such as parents, are not there.
+-- Runs the transform on the rows of one run, in a transaction that the caller rolls back. Rows of other runs that have
+-- not been transformed yet, such as parents, are not visible to it; "waiting" in the result counts them by dataset.
 create or replace function strata.try_load(run_id bigint, sample_size integer default 3)
 returns jsonb
 language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set datestyle = 'ISO, MDY' as $$
@@ -1618,7 +1617,7 @@ begin
     execute found_rows;
     drop table pg_temp.strata_batch;
   exception when others then
-    -- A row that cannot even be judged: the transform finds it. Without it nothing is known of the others.
+    -- A row cannot be judged; the transform will find it. Samples of replaced and deleted rows are unavailable.
     if not strata.is_fault_of_row(sqlstate) then
       raise;
     end if;
@@ -1676,7 +1675,7 @@ end
 $$;
 
 comment on function strata.try_load(bigint, integer) is
-  'What the transform would do with the rows of an ingest that is running in this transaction, which has to be rolled back.';
+  'What the transform would do with the rows of an ingest run of this transaction, which the caller has to roll back: counts, reasons and up to sample_size rows of each kind.';
 
 create or replace function strata.may_try(role_name text, dataset text)
 returns boolean
@@ -1684,4 +1683,4 @@ language sql stable set search_path = pg_catalog, pg_temp
 return role_name is null or (has_table_privilege(role_name, strata.production_table(dataset), 'SELECT')
   and not (select c.relrowsecurity from pg_class c where c.oid = strata.production_table(dataset)));
 
-comment on function strata.may_try(text, text) is 'Whether a role may see which rows of a dataset a load would replace: if it may read all of them.';
+comment on function strata.may_try(text, text) is 'Whether a role may see which rows of a dataset a load would replace: it must be able to read all of them.';

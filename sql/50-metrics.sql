@@ -1,22 +1,22 @@
 -- ======================================================================================================
 -- Metrics: the registry, and what a change makes stale
 --
--- A metric is a query. Its result is kept in the table analytics.<metric> (as of the last refresh); the view
--- analytics.<metric>_live is always exact. A refresh computes only the partitions that changed, if it can be
--- proven which those are:
+-- A metric is a query. The table analytics.<metric> holds its result as of the last refresh; the view
+-- analytics.<metric>_live is always exact. A refresh computes only the stale partitions, provided that two facts
+-- about the query can be proven:
 --
---   * The partition column is computed from columns of one table (the fact table), and grouped by. A changed
---     row of that table makes its partition stale: the one it was in, and the one it is in.
---   * Every other table is joined, directly or through others, by an equality of columns. A changed row of it
---     makes the partitions stale of those fact rows that the equality leads to, from its old and new values.
+-- * The partition column is computed from columns of one table (the fact table), and the query groups by it. A
+-- changed row of that table makes two partitions stale: the one it was in and the one it is in now.
+-- * Every other table is joined, directly or through others, by an equality of columns. From the old and new
+-- values of a changed row, the equality leads to fact rows; their partitions become stale.
 --
 -- strata.analyse reads this from the query's parse tree, in which names are resolved and joins are explicit.
--- Whatever it cannot prove is computed as a whole, and strata.metrics.why says the reason.
+-- Any other metric is computed as a whole; strata.metrics.why gives the reason.
 --
--- Statement triggers append the values that lead to stale partitions to strata.changes, which has no unique
--- key: a writer that found its entry already there and skipped it would lose it to a refresh that is consuming
--- the other one. A refresh consumes the log first and reads production afterwards: what commits in between
--- stays logged.
+-- Statement triggers append the values that lead to stale partitions to strata.changes. That log has no unique key,
+-- so writers always append: one that skipped an entry because an equal one exists would lose its change if a refresh
+-- is consuming that entry. A refresh consumes the log first and reads production afterwards, so changes that
+-- commit in between stay logged.
 -- ======================================================================================================
 
 create table if not exists strata.metrics (
@@ -39,23 +39,23 @@ create table if not exists strata.metrics (
   constraint known_mode check (mode in ('partition', 'whole'))
 );
 
-comment on table strata.metrics is 'Queries whose results are kept; one row per metric.';
-comment on column strata.metrics.metric is 'Name of the table, and with _live of the view.';
-comment on column strata.metrics.schema_name is 'Schema of both.';
-comment on column strata.metrics.query is 'The query.';
-comment on column strata.metrics.partition_column is 'Column by whose values the result is computed again.';
-comment on column strata.metrics.key_columns is 'Columns by which the query groups: together they are unique.';
-comment on column strata.metrics.mode is 'partition: only stale partitions are computed; whole: everything is, when something changed.';
-comment on column strata.metrics.why is 'Why the metric is computed as a whole.';
-comment on column strata.metrics.always is 'Computed by every refresh, since a change cannot be noticed.';
-comment on column strata.metrics.rebuild is 'The kept result is not that of the query: everything has to be computed.';
-comment on column strata.metrics.place is 'Order of the refresh: metrics that others read come first.';
-comment on column strata.metrics.partition_count is 'Partitions as of the last refresh, to tell when computing everything is cheaper.';
-comment on column strata.metrics.default_rights is 'Whether Strata gave the rights.';
-comment on column strata.metrics.analysis is 'What strata.analyse found: tables, their roles and the columns they use.';
-comment on column strata.metrics.refreshed_at is 'When the metric was last brought up to date.';
-comment on column strata.metrics.run_id is 'Run that did so; empty if it was done in SQL.';
-comment on column strata.metrics.error is 'Why the last refresh of the metric failed; it is computed as a whole next time.';
+comment on table strata.metrics is 'Metrics: queries whose results are stored; one row per metric.';
+comment on column strata.metrics.metric is 'Name of the metric''s table; the live view has the suffix _live.';
+comment on column strata.metrics.schema_name is 'Schema of the table and the live view.';
+comment on column strata.metrics.query is 'SQL of the query, as it was declared.';
+comment on column strata.metrics.partition_column is 'Column of the result by which stale parts are recomputed; null if none was declared.';
+comment on column strata.metrics.key_columns is 'Columns that the query groups by, which together are unique; empty if there is no such key.';
+comment on column strata.metrics.mode is 'partition: a refresh computes only stale partitions; whole: it computes everything when something changed.';
+comment on column strata.metrics.why is 'Why the metric is computed as a whole; null if it is computed by partition.';
+comment on column strata.metrics.always is 'Whether every refresh computes the metric, because its changes cannot be detected.';
+comment on column strata.metrics.rebuild is 'Whether the stored result is not that of the query, so that the next refresh computes everything.';
+comment on column strata.metrics.place is 'Position in the refresh, lowest first: metrics that others read come first.';
+comment on column strata.metrics.partition_count is 'Number of partitions as of the last refresh; shows when computing everything is cheaper.';
+comment on column strata.metrics.default_rights is 'Whether Strata set the grants on the table and the view, rather than the owner.';
+comment on column strata.metrics.analysis is 'Result of strata.analyse: the tables that the query reads, their roles and columns.';
+comment on column strata.metrics.refreshed_at is 'When the metric was last brought up to date; null before its first refresh.';
+comment on column strata.metrics.run_id is 'Run that last refreshed the metric; null if that was done in SQL.';
+comment on column strata.metrics.error is 'Error of the last refresh of the metric, after which the next one computes it as a whole; null if it succeeded.';
 
 create table if not exists strata.changes (
   relation text not null,
@@ -64,11 +64,11 @@ create table if not exists strata.changes (
   logged_at timestamptz not null default current_timestamp
 );
 
-comment on table strata.changes is 'Changes that the metrics do not contain yet; one row per statement.';
-comment on column strata.changes.relation is 'Table that changed.';
-comment on column strata.changes.keys is 'Old and new values of each tracked expression; empty if they are not known, as after TRUNCATE.';
-comment on column strata.changes.row_count is 'Rows that changed.';
-comment on column strata.changes.logged_at is 'When they changed.';
+comment on table strata.changes is 'Log of changes that the metrics do not contain yet; one row per statement.';
+comment on column strata.changes.relation is 'Qualified name of the table that changed.';
+comment on column strata.changes.keys is 'Object with an array of old and new values for each tracked expression; null if they are unknown, as after TRUNCATE.';
+comment on column strata.changes.row_count is 'Number of rows that changed; 1 if unknown.';
+comment on column strata.changes.logged_at is 'When the statement''s transaction began.';
 
 create table if not exists strata.refresh_state (
   singleton boolean constraint refresh_state_pkey primary key default true,
@@ -82,23 +82,23 @@ alter table strata.refresh_state add column if not exists catalogue_version bigi
 alter table strata.refresh_state add column if not exists catalogue_digest text;
 alter table strata.refresh_state add column if not exists view_errors jsonb not null default '{}';
 
-comment on table strata.refresh_state is 'State of the pre-computed data; exactly one row.';
-comment on column strata.refresh_state.singleton is 'Always true.';
-comment on column strata.refresh_state.data_version is 'Grows with every refresh, whoever does it, and with the calendar; same version, same answers.';
-comment on column strata.refresh_state.refreshed_at is 'When the last refresh was done.';
-comment on column strata.refresh_state.run_id is 'Run that did the last refresh; empty if it was done in SQL.';
-comment on column strata.refresh_state.catalogue_version is 'Grows when strata.reconcile finds another catalogue; running servers follow it.';
-comment on column strata.refresh_state.catalogue_digest is 'Digest of the catalogue as of that version.';
-comment on column strata.refresh_state.view_errors is 'Materialized views that the last refresh could not bring up to date, with the error.';
+comment on table strata.refresh_state is 'State of the refresh; exactly one row.';
+comment on column strata.refresh_state.singleton is 'Always true: allows only one row.';
+comment on column strata.refresh_state.data_version is 'Grows with every refresh, direct change of a metric and change of the calendar; equal versions give equal responses.';
+comment on column strata.refresh_state.refreshed_at is 'When the last refresh ended; null before the first one.';
+comment on column strata.refresh_state.run_id is 'Run of the last refresh; null if it was done in SQL.';
+comment on column strata.refresh_state.catalogue_version is 'Grows when strata.reconcile finds a changed catalogue; running servers then reload their schema.';
+comment on column strata.refresh_state.catalogue_digest is 'Digest of the catalogue at catalogue_version.';
+comment on column strata.refresh_state.view_errors is 'Object: materialized view to error, for those that the last refresh could not update.';
 
 insert into strata.refresh_state default values on conflict do nothing;
 
 -- ------------------------------------------------------------------------------------------------------
--- Reading a query
+-- Analysing a query
 -- ------------------------------------------------------------------------------------------------------
 
--- A parse tree as JSON. Each field is an array that ends in null; a node says its type in "_". Tokens translate
--- one by one, because PostgreSQL escapes whatever is special inside of one, except a colon in front of a name.
+-- Each field becomes an array that ends in null, and a node's type is in "_". Translating token by token is safe:
+-- PostgreSQL escapes special characters inside a token, except for a leading colon, which is escaped here first.
 create or replace function strata.node_tree(tree text)
 returns jsonb
 language sql immutable strict set search_path = pg_catalog, pg_temp
@@ -114,10 +114,10 @@ return (
                       '(?:\\.|[^\s(){}\\])+|[(){}]', 'g') with ordinality t (token, place)
 );
 
-comment on function strata.node_tree(text) is 'A parse tree of PostgreSQL as JSON.';
+comment on function strata.node_tree(text) is 'Converts a PostgreSQL parse tree to JSON.';
 
--- Columns that an expression of a query depends on, as positions in its range table. Columns of joins and of
--- GROUP BY stand for others there.
+-- Columns are positions in the query's range table. A column of a join or of GROUP BY stands for others, so it is
+-- followed to those.
 create or replace function strata.base_columns(query jsonb, expression jsonb)
 returns table (rtindex integer, attnum integer)
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -139,10 +139,10 @@ begin atomic
   where coalesce(query #>> array['rtable', '0', (vars.rtindex - 1)::text, 'rtekind', '0'], '') not in ('2', '9');
 end;
 
-comment on function strata.base_columns(jsonb, jsonb) is 'Columns of tables that an expression in a parse tree depends on.';
+comment on function strata.base_columns(jsonb, jsonb) is 'Table columns that an expression in a parse tree depends on.';
 
--- The column that an expression is, if it is nothing else; a type that is only seen as another (varchar as text) does
--- not matter.
+-- Relabelling a type (varchar as text) does not change a value, so an expression that only does that counts as its
+-- column.
 create or replace function strata.plain_column(query jsonb, expression jsonb, out rtindex integer, out attnum integer)
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -167,11 +167,10 @@ begin
 end
 $$;
 
-comment on function strata.plain_column(jsonb, jsonb) is 'The column of a table that an expression in a parse tree is; empty if it is more than a column.';
+comment on function strata.plain_column(jsonb, jsonb) is 'Table column that an expression in a parse tree stands for; null if the expression is more than a column.';
 
--- Whether an expression of a query is never null, by what its parse tree shows: columns that are NOT NULL, counts, the
--- groups' own columns, sums of what is never null, and what is computed of such values by functions that give null for
--- null alone. What is not listed may be null.
+-- Proves it from the parse tree: columns that are NOT NULL, counts, columns of groups, sums of values that are never
+-- null, and functions and operators that return null only for null. Anything not listed here may be null.
 create or replace function strata.never_null(query jsonb, node jsonb)
 returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -191,7 +190,7 @@ begin
       parts := jsonb_path_query_array(node, 'strict $.args[0][*] ? (@.type() == "object").result[0]') || jsonb_build_array(node #> '{defresult,0}');
     when 'AGGREF' then
       if (node #>> '{aggfnoid,0}')::oid in ('count()'::regprocedure, 'count("any")'::regprocedure) then return true; end if;
-      -- A group has a row at least; all rows together may be none.
+      -- With GROUP BY a group has at least one row; without, the aggregate may be over no rows.
       if node #>> '{aggfilter,0}' <> '<>' or query #>> '{groupClause,0}' = '<>' or query #>> '{groupingSets,0}' <> '<>'
          or not exists (select from pg_proc p where p.oid = (node #>> '{aggfnoid,0}')::oid and p.pronamespace = 'pg_catalog'::regnamespace
                           and p.proname in ('sum', 'min', 'max', 'avg', 'bool_and', 'bool_or', 'every')) then return false; end if;
@@ -208,7 +207,7 @@ begin
                        and o.oprnamespace = 'pg_catalog'::regnamespace and t.typcategory in ('N', 'D', 'T') and o.oprname in ('+', '-', '*', '/', '%')) then return false; end if;
       parts := node #> '{args,0}';
     when 'VAR' then
-      -- The other side of an outer join, or a total of grouping sets, has no value.
+      -- The other side of an outer join is null, and so are columns in totals of grouping sets.
       if node #>> '{varlevelsup,0}' <> '0' or query #>> '{groupingSets,0}' <> '<>'
          or jsonb_path_exists(query -> 'jointree', 'strict $.** ? (@._[0] == "JOINEXPR" && @.jointype[0] != "0")') then return false; end if;
       entry := query #> array['rtable', '0', ((node #>> '{varno,0}')::integer - 1)::text];
@@ -243,9 +242,9 @@ begin
 end
 $$;
 
-comment on function strata.never_null_output(jsonb, integer) is 'Whether a column of a query is provably never null.';
+comment on function strata.never_null_output(jsonb, integer) is 'Whether an output column of a query is provably never null.';
 
--- A metric is kept in a table, whose columns have no constraints of their own: its query says what they hold.
+-- A metric's table has no NOT NULL constraints, so the metric's query is analysed instead.
 create or replace function strata.never_null_columns(relation oid, only_column integer default null)
 returns integer[]
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -255,7 +254,7 @@ declare
 begin
   select coalesce((select to_regclass(strata.metric_query(m.metric)) from strata.metrics m where to_regclass(strata.metric_table(m)) = relation), relation)
   into query_view;
-  -- The machinery's own views are deep, and say what they are by tags.
+  -- Views of schema strata are too deep to analyse quickly; tags declare their nullability.
   select strata.node_tree(w.ev_action::text) #> '{0}' into query
   from pg_rewrite w join pg_class c on c.oid = w.ev_class
   where w.ev_class = query_view and w.rulename = '_RETURN' and (only_column is null or query_view <> relation or c.relnamespace <> 'strata'::regnamespace);
@@ -270,8 +269,8 @@ $$;
 
 comment on function strata.never_null_columns(oid, integer) is 'Numbers of the columns of a table, view or metric that are provably never null.';
 
--- Functions that read more than their arguments. Of PostgreSQL's own, those that are only stable because they
--- format or convert by a setting are safe: whatever computes metrics uses the same settings.
+-- PostgreSQL's own functions that are stable only because a setting affects formats or conversions are left out: all
+-- computations of metrics use the same settings.
 create or replace function strata.unsteady_calls(tree text)
 returns text[]
 language sql stable set search_path = pg_catalog, pg_temp
@@ -294,9 +293,8 @@ begin atomic
   );
 end;
 
-comment on function strata.unsteady_calls(text) is 'Functions in a parse tree whose results change without a change of their arguments.';
+comment on function strata.unsteady_calls(text) is 'Functions and other parts of a parse tree whose results change without a change of the data.';
 
--- Tables that a view or a query reads, also through views and materialized views.
 create or replace function strata.base_tables(view_name regclass)
 returns table (relation regclass, relkind "char")
 language sql stable set search_path = pg_catalog, pg_temp
@@ -312,10 +310,9 @@ begin atomic
   select c.oid::regclass, c.relkind from reads join pg_class c on c.oid = reads.relation where c.oid <> view_name and c.relkind not in ('v', 'm', 'S', 'i');
 end;
 
-comment on function strata.base_tables(regclass) is 'Tables that a view reads, also through other views.';
+comment on function strata.base_tables(regclass) is 'Tables that a view reads, directly or through other views and materialized views.';
 
--- Relations that a query reads, also through views, and the trees of all these queries. A materialized view is not
--- looked into: its rows change when it is refreshed.
+-- Does not look into materialized views: their rows change only when they are refreshed.
 create or replace function strata.reads(view_name regclass)
 returns table (relation oid, relkind "char", tree text)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -332,10 +329,10 @@ begin atomic
   select r.relation, r.relkind, w.ev_action::text from reads r left join pg_rewrite w on w.ev_class = r.relation and r.relkind = 'v';
 end;
 
-comment on function strata.reads(regclass) is 'Relations that a query reads, itself included, with the parse trees of views.';
+comment on function strata.reads(regclass) is 'Relations that a query reads, directly or through views, itself included; with the parse trees of views.';
 
--- A digest of everything else that the result depends on: views, functions and generated columns may be replaced
--- without a change of the data.
+-- Replacing a view, a function or a generated column changes the result without a change of the data, so the digest
+-- covers all of them.
 create or replace function strata.definition_digest(view_name regclass)
 returns text
 language sql stable set search_path = pg_catalog, pg_temp
@@ -356,7 +353,7 @@ end;
 
 comment on function strata.definition_digest(regclass) is 'Digest of the views, functions and generated columns that a query uses.';
 
--- The text of an output column of a view, as PostgreSQL prints it: one line a column when it prints without wrapping.
+-- Without wrapping, pg_get_viewdef() prints each output column on a line, separated by top-level commas.
 create or replace function strata.output_expression(view_name regclass, column_name text)
 returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -398,7 +395,7 @@ $$;
 
 comment on function strata.output_expression(regclass, text) is 'SQL of an output column of a view.';
 
--- Foreign tables, partitioned and inherited ones, materialized views and PostgreSQL's own change in other ways.
+-- Foreign, partitioned and inherited tables, materialized views and system catalogues change without our triggers.
 create or replace function strata.can_watch(relation oid)
 returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
@@ -410,17 +407,17 @@ end;
 
 comment on function strata.can_watch(oid) is 'Whether triggers see every change of a relation.';
 
--- The analysis of a query: {mode, why, always, key, fact, alias, partition, sources: [{relation, role, tracked, resolve, columns}]}.
---   tracked   what the change log keeps of a changed row: an expression over the table's own columns
---   resolve   statement from those values ($1, as text) to stale partitions (as text); none for the fact table
---   columns   columns of the table that the query reads: a change of others is none
+-- Returns {mode, why, always, key, fact, alias, partition, sources: [{relation, role, tracked, resolve, columns}]}:
+-- tracked   expression over the table's own columns, whose values the change log stores for a changed row
+-- resolve   statement from those values ($1, as text) to stale partitions (as text); null for the fact table
+-- columns   columns of the table that the query reads; changes of other columns are ignored
 create or replace function strata.analyse(view_name regclass, partition_column text)
 returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   tree text := (select w.ev_action::text from pg_rewrite w where w.ev_class = view_name and w.rulename = '_RETURN');
   query jsonb := strata.node_tree(tree) #> '{0}';
-  -- Constants and comments cannot look like functions here: names of fields are never inside of tokens.
+  -- The patterns match field names only: names never occur inside a token, so constants and comments cannot match.
   unsteady text[] := array(select distinct u from strata.reads(view_name) r cross join unnest(strata.unsteady_calls(r.tree)) u order by u);
   digest text := strata.definition_digest(view_name);
   target jsonb;
@@ -441,7 +438,7 @@ declare
   always boolean := unsteady <> '{}';
   odd record;
 begin
-  -- Everything below is about ordinary tables, which triggers can watch.
+  -- The analysis below holds for ordinary tables only, whose changes triggers see.
   select b.relation::regclass as relation into odd from strata.reads(view_name) b
   where b.relkind <> 'v' and not strata.can_watch(b.relation) order by b.relation limit 1;
   if odd.relation is not null then
@@ -454,7 +451,7 @@ begin
   end if;
 
   has_groups := jsonb_array_length(coalesce(nullif(query #> '{groupClause,0}', '"<>"'), '[]')) > 1;
-  -- The key: columns that are grouped by, if all of them are given out.
+  -- The key is made of the columns that are grouped by, if the query returns all of them.
   select array_agg(t.entry #>> '{resname,0}' order by (t.entry #>> '{resname,0}') = partition_column desc nulls last, t.place)
   into key
   from jsonb_array_elements(query #> '{targetList,0}') with ordinality t (entry, place)
@@ -511,7 +508,7 @@ begin
     limit 1;
   end if;
   if why is null then
-    -- jointype: 0 inner, 1 left, 2 full, 3 right.
+    -- Values of jointype: 0 inner, 1 left, 2 full, 3 right.
     if exists (
       select from jsonb_path_query(query -> 'jointree', 'strict $.** ? (@._[0] == "JOINEXPR")') j
       cross join lateral (values (j -> 'larg', '{2,3}'::text[]), (j -> 'rarg', '{1,2}'::text[])) side (tree, types)
@@ -525,7 +522,7 @@ begin
   end if;
 
   if why is null then
-    -- A column, whatever joins and GROUP BY call it, or an expression over the columns of its table.
+    -- The partition is a column, possibly renamed by joins or GROUP BY, or an expression over columns of its table.
     select format('t.%I', a.attname) into expression
     from strata.plain_column(query, target #> '{expr,0}') p
     join pg_attribute a on a.attrelid = (query #>> array['rtable', '0', (p.rtindex - 1)::text, 'relid', '0'])::oid and a.attnum = p.attnum;
@@ -544,8 +541,8 @@ begin
     end if;
   end if;
   if why is null then
-    -- Equalities in the parts of AND in WHERE and ON. Every result row obeys them, but for those in ON of an outer
-    -- join: they only tell which rows of its other side are found.
+    -- Collect equalities that are joined by AND in WHERE and ON. They hold for every result row, except those in ON of
+    -- an outer join, which only decide which rows of the optional side are found.
     with recursive conditions (node, reachable) as (
       select q, case holder #>> '{jointype,0}' when '1' then holder -> 'rarg' when '3' then holder -> 'larg' end
       from jsonb_path_query(query -> 'jointree', 'strict $.** ? (@._[0] == "JOINEXPR" || @._[0] == "FROMEXPR")') holder
@@ -574,7 +571,7 @@ begin
     reached := array[fact];
     paths := jsonb_build_object(fact::text, jsonb_build_object('resolve', null));
     loop
-      -- The next table that an equality connects with one that is reached; an indexed column there comes first.
+      -- Next, a table that an equality connects with one already reached; prefer an index on the reached side.
       select l.f, l.fa, l.t, l.ta, fr.relid as f_relid, tr.relid as t_relid, fa.attname as f_column, ta.attname as t_column,
              format_type(ta.atttypid, ta.atttypmod) as t_type
       into link
@@ -589,7 +586,7 @@ begin
       limit 1;
       exit when not found;
       reached := reached || link.t;
-      -- $1 are values of the equal column: rows of the reached table that have them, and so on to the fact table.
+      -- $1 has values of the equal column. Step by step they lead to rows of the reached tables, up to the fact table.
       paths := paths || jsonb_build_object(link.t::text, jsonb_build_object('column', link.t_column, 'via', link.f, 'via_column', link.f_column, 'type', link.t_type));
     end loop;
     select format('%s is joined without an equality of columns', (query #>> array['rtable', '0', (r.rtindex - 1)::text, 'relid', '0'])::oid::regclass)
@@ -605,7 +602,7 @@ begin
   end if;
 
   if why is not null then
-    -- As a whole, when any of its tables changes.
+    -- Computed as a whole when any of its tables changes.
     select coalesce(jsonb_agg(jsonb_build_object('relation', b.relation::regclass::text, 'role', 'read', 'columns', null) order by b.relation), '[]') into sources
     from strata.reads(view_name) b where strata.can_watch(b.relation);
     return jsonb_build_object('mode', 'whole', 'why', why, 'always', always, 'key', to_jsonb(coalesce(key, '{}')), 'sources', sources, 'digest', digest);
@@ -621,7 +618,7 @@ begin
       at integer := source.rtindex;
     begin
       if source.rtindex <> fact then
-        -- From the values of this table's column ($1) to rows of the table it is joined to, and so on.
+        -- Nest subqueries from the values of this table's column ($1) through the joined tables to the fact table.
         resolve := format('select unnest($1)::%s', step ->> 'type');
         loop
           at := (step ->> 'via')::integer;
@@ -640,7 +637,7 @@ begin
         'alias', case when source.rtindex = fact then fact_alias else 't' end,
         'tracked', case when source.rtindex = fact then expression else format('t.%I', paths -> source.rtindex::text ->> 'column') end,
         'resolve', resolve,
-        -- Inserting or deleting a row that a foreign key demands changes no result: no child exists without it.
+        -- A foreign key allows no child without its parent, so inserts and deletes of parents change no result.
         'changes_only', source.rtindex <> fact and exists (
           select from pg_constraint k
           join pg_attribute own on own.attrelid = k.conrelid and own.attname = (paths -> source.rtindex::text ->> 'via_column')
@@ -648,7 +645,7 @@ begin
           where k.contype = 'f' and k.convalidated and k.conkey = array[own.attnum] and k.confkey = array[their.attnum]
             and k.confrelid = source.relation
             and k.conrelid = (query #>> array['rtable', '0', ((paths -> source.rtindex::text ->> 'via')::integer - 1)::text, 'relid', '0'])::oid),
-        -- A whole row (count(t.*)) is all of its columns.
+        -- A whole row (count(t.*)) depends on all columns, shown as null.
         'columns', (select case when bool_or(b.attnum = 0) then null else to_jsonb(array_agg(distinct a.attname::text)) end
                     from strata.base_columns(query, read) b left join pg_attribute a on a.attrelid = source.relation and a.attnum = b.attnum
                     where b.rtindex = source.rtindex));
@@ -659,14 +656,14 @@ begin
 end
 $$;
 
-comment on function strata.analyse(regclass, text) is 'What a change of each table that a query reads makes stale, or why that cannot be told.';
+comment on function strata.analyse(regclass, text) is 'Which partitions a change of each table makes stale, or why that cannot be proven; a JSON object.';
 
 -- ------------------------------------------------------------------------------------------------------
--- Noticing changes
+-- Logging changes
 -- ------------------------------------------------------------------------------------------------------
 
--- The trigger brings its statement along: nothing is looked up while rows are written. Security definer, because
--- whoever may write to production may not write to the log.
+-- The statement is a trigger argument, so a write looks nothing up. Security definer, because roles that may write to
+-- production may not write to the log.
 create or replace function strata.capture()
 returns trigger
 language plpgsql security definer
@@ -675,13 +672,13 @@ begin
   execute tg_argv[0];
   return null;
 exception when others then
-  -- An expression that fails for a row, or a column that got another name, must not cost the write.
+  -- The write must succeed even if an expression fails for a row or a column was renamed; log an unknown change.
   insert into strata.changes (relation, row_count) values (tg_argv[1], 1);
   return null;
 end
 $$;
 
-comment on function strata.capture() is 'Appends what a statement changed to strata.changes.';
+comment on function strata.capture() is 'Trigger function: appends the changes of a statement to strata.changes.';
 
 create or replace function strata.set_trigger(relation regclass, name text, events text, statement text)
 returns void
@@ -701,9 +698,8 @@ begin
 end
 $$;
 
-comment on function strata.set_trigger(regclass, text, text, text) is 'Makes, replaces or drops a trigger that feeds strata.changes; one that is right is left alone.';
+comment on function strata.set_trigger(regclass, text, text, text) is 'Creates, replaces or drops a trigger that feeds strata.changes; a null statement drops it, an unchanged one does nothing.';
 
--- Gives a table the triggers that the metrics need, or takes them away.
 create or replace function strata.watch(relation regclass)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -718,7 +714,7 @@ declare
   touched text;
   append text;
 begin
-  -- One pair of an expression and its values for all metrics that track it.
+  -- Metrics that track the same expression share one pair of expression and values.
   select count(*) > 0, coalesce(bool_or(not s.changes_only), false),
          string_agg(distinct s.pair, ', ') filter (where not s.changes_only), string_agg(distinct s.pair, ', '),
          case when bool_or(s.columns is null) then null else array(
@@ -739,7 +735,7 @@ begin
     case when inserts_count then format(append, relation, on_insert, 'count(*)') end);
   perform strata.set_trigger(relation, 'strata_deleted', 'delete on %s referencing old table as rows',
     case when is_read then format(append, relation, on_change, 'count(*)') end);
-  -- An update counts if a used column is not the same in every bit: numbers that are equal may print differently.
+  -- Rows are compared bit by bit (*=): numbers that are equal may print differently.
   select string_agg(format('n.%1$I = o.%1$I', k), ' and ')
          || (select format(' and row(%s)::record operator(pg_catalog.*=) row(%s)::record', string_agg(format('n.%I', c), ', '), string_agg(format('o.%I', c), ', ')) from unnest(used) c having used is not null)
   into is_same from unnest(key) k;
@@ -753,13 +749,13 @@ begin
 end
 $$;
 
-comment on function strata.watch(regclass) is 'Has the changes of a table logged as the metrics need them.';
+comment on function strata.watch(regclass) is 'Gives a table the triggers that log its changes for the metrics, or drops them if no metric reads it.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- Stale partitions
 -- ------------------------------------------------------------------------------------------------------
 
--- Null is everything. Above a third of all partitions, computing everything is cheaper.
+-- When more than a third of the partitions are stale, computing everything is cheaper.
 create or replace function strata.stale_partitions(metric text, consumed boolean default false)
 returns text[]
 language plpgsql stable security definer
@@ -802,7 +798,7 @@ begin
   if cardinality(stale) * 3 <= m.partition_count then
     return stale;
   end if;
-  -- The fact table may have more partitions by now than the result had.
+  -- The fact table may have gained partitions since the last refresh, so look at its statistics too.
   select n.nspname as schema_name, c.relname as name, a.attname as column_name, greatest(c.reltuples, 0) as rows into fact
   from pg_class c join pg_namespace n on n.oid = c.relnamespace join pg_attribute a on a.attrelid = c.oid
   where c.oid = to_regclass(m.analysis ->> 'fact') and m.analysis ->> 'partition' like '%.' || quote_ident(a.attname) and a.attnum > 0;
@@ -815,9 +811,9 @@ begin
 end
 $$;
 
-comment on function strata.stale_partitions(text, boolean) is 'Partitions of a metric, as text, that have changed since its last refresh; null if all have to be computed.';
+comment on function strata.stale_partitions(text, boolean) is 'Partitions of a metric, as text, that changed since its last refresh; null if everything has to be computed.';
 
--- Rows of a metric that its table does not have, or not right. The argument only says which metric: null::analytics.<metric>.
+-- The argument's type names the metric, as in null::analytics.<metric>; its value is ignored.
 create or replace function strata.stale_rows(kept anyelement)
 returns setof anyelement
 language plpgsql stable security definer
@@ -838,21 +834,21 @@ begin
 end
 $$;
 
-comment on function strata.stale_rows(anyelement) is 'Rows of the stale partitions of a metric, computed from its query.';
+comment on function strata.stale_rows(anyelement) is 'Rows of the stale partitions of a metric, computed by its query.';
 
 create or replace function strata.metric_table(m strata.metrics)
 returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 return format('%I.%I', m.schema_name, m.metric);
 
-comment on function strata.metric_table(strata.metrics) is 'Qualified name of the table that keeps a metric.';
+comment on function strata.metric_table(strata.metrics) is 'Qualified name of the table that stores a metric.';
 
 create or replace function strata.metric_query(metric text)
 returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 return format('strata.%I', 'metric_' || metric);
 
-comment on function strata.metric_query(text) is 'Qualified name of the view that is the query of a metric.';
+comment on function strata.metric_query(text) is 'Qualified name of the view that holds the query of a metric.';
 
 create or replace function strata.metric_columns(m strata.metrics)
 returns text
@@ -862,16 +858,16 @@ begin atomic
   where a.attrelid = to_regclass(strata.metric_table(m)) and a.attnum > 0 and not a.attisdropped;
 end;
 
-comment on function strata.metric_columns(strata.metrics) is 'Columns of a metric, as a list.';
+comment on function strata.metric_columns(strata.metrics) is 'Columns of a metric''s table, as a list for SELECT.';
 
 create or replace function strata.metric_rows(m strata.metrics, condition text)
 returns text
 language sql stable set search_path = pg_catalog, pg_temp
 return format('select %s from %s d where %s', strata.metric_columns(m), strata.metric_query(m.metric), condition);
 
-comment on function strata.metric_rows(strata.metrics, text) is 'Statement that computes rows of a metric.';
+comment on function strata.metric_rows(strata.metrics, text) is 'Statement that computes the rows of a metric that meet a condition.';
 
--- $1 are the partitions as text. A partition may be NULL, which no array comparison finds.
+-- $1 holds the partitions as text. Comparing with an array never finds null, so a null partition needs its own test.
 create or replace function strata.partition_condition(m strata.metrics, alias text, stale text[])
 returns text
 language sql stable set search_path = pg_catalog, pg_temp
@@ -880,13 +876,13 @@ return format('(%1$s.%2$I = any ($1::%3$s[])%4$s)', alias, m.partition_column,
                where a.attrelid = to_regclass(strata.metric_table(m)) and a.attname = m.partition_column),
               case when array_position(stale, null) is not null then format(' or %s.%I is null', alias, m.partition_column) else '' end);
 
-comment on function strata.partition_condition(strata.metrics, text, text[]) is 'Condition that holds for rows of the given partitions.';
+comment on function strata.partition_condition(strata.metrics, text, text[]) is 'SQL condition for rows of the given partitions.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- Declaring metrics
 -- ------------------------------------------------------------------------------------------------------
 
--- Metrics and the materialized views of analytics, by how many of them stand between each and its tables.
+-- A place is the longest chain of metrics and materialized views between one of them and its tables.
 create or replace function strata.refresh_order()
 returns table (relation regclass, metric text, place integer)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -909,7 +905,7 @@ begin atomic
   select k.relation::regclass, k.metric, max(r.depth) from kept k join reads r on r.relation = k.relation group by k.relation, k.metric;
 end;
 
-comment on function strata.refresh_order() is 'Metrics and materialized views of analytics; those that others read have a lower place.';
+comment on function strata.refresh_order() is 'Metrics and materialized views of analytics with their place in the refresh; those that others read come first.';
 
 create or replace function strata.order_metrics()
 returns void
@@ -918,13 +914,13 @@ declare
   circle text := (select string_agg(o.relation::text, ', ' order by o.relation::text) from strata.refresh_order() o where o.place >= 100);
 begin
   if circle is not null then
-    raise exception 'A metric may not be computed from itself, nor from what is computed from it: %.', circle using errcode = 'invalid_recursion';
+    raise exception 'A metric may not be computed from itself, directly or through other metrics or views; given: %.', circle using errcode = 'invalid_recursion';
   end if;
   update strata.metrics m set place = o.place from strata.refresh_order() o where o.metric = m.metric and m.place <> o.place;
 end
 $$;
 
-comment on function strata.order_metrics() is 'Puts the metrics in the order of the refresh.';
+comment on function strata.order_metrics() is 'Updates the place of each metric in the refresh; rejects cycles.';
 
 create or replace function strata.note_change()
 returns trigger
@@ -935,9 +931,9 @@ begin
 end
 $$;
 
-comment on function strata.note_change() is 'Raises the data version when kept results or the calendar change.';
+comment on function strata.note_change() is 'Trigger function: raises the data version when stored results or the calendar change directly.';
 
--- A refresh raises the version once, at its end.
+-- A refresh sets strata.refreshing and raises the version once, at its end.
 create or replace function strata.raise_version()
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -948,7 +944,7 @@ begin
 end
 $$;
 
-comment on function strata.raise_version() is 'Raises the data version, unless a refresh is about to.';
+comment on function strata.raise_version() is 'Raises the data version, unless a refresh is running in this transaction.';
 
 create or replace function strata.column_definitions(relation regclass)
 returns table (place smallint, name text, definition text)
@@ -961,9 +957,8 @@ begin atomic
   from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped;
 end;
 
-comment on function strata.column_definitions(regclass) is 'Columns of a table or view with their types and collations, as CREATE TABLE has them.';
+comment on function strata.column_definitions(regclass) is 'Columns of a table or view with their types and collations, as for CREATE TABLE.';
 
--- Statements that give a relation again the rights that it has now.
 create or replace function strata.grants_of(relation regclass)
 returns text[]
 language sql stable set search_path = pg_catalog, pg_temp
@@ -980,9 +975,8 @@ begin atomic
   );
 end;
 
-comment on function strata.grants_of(regclass) is 'Statements that repeat the rights on a relation.';
+comment on function strata.grants_of(regclass) is 'GRANT statements that restore the current rights on a relation.';
 
--- The table that keeps a metric: made, or given the columns of the query.
 create or replace function strata.make_metric_table(m strata.metrics)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -996,7 +990,7 @@ begin
     execute format('create table %s ()', name);
     execute format('comment on table %s is %L', name, format('%s, as of the last refresh.', initcap(left(m.metric, 1)) || replace(substr(m.metric, 2), '_', ' ')));
   end if;
-  -- Columns keep their comments and rights; their values are computed again. A live view that lacks them is made again.
+  -- Columns keep their comments and rights; the next refresh fills them. The live view is dropped and made again later.
   for col in
     select coalesce(o.name, a.name) as name, a.definition, o.definition as before
     from strata.column_definitions(query_view) a
@@ -1017,7 +1011,7 @@ begin
     execute format('comment on column %s.%I is %L', name, col.name, initcap(left(col.name, 1)) || replace(substr(col.name, 2), '_', ' ') || '.');
   end loop;
 
-  -- The columns that are grouped by are the key, if they can be: the partition first, by which rows are replaced.
+  -- The grouped columns become the key if their types allow; the partition comes first, as rows are replaced by it.
   select string_agg(quote_ident(k), ', ' order by k.place) into key from unnest(m.key_columns) with ordinality k (k, place);
   if key is not null and exists (
     select from unnest(m.key_columns) k join pg_attribute a on a.attrelid = name::regclass and a.attname = k
@@ -1045,11 +1039,10 @@ begin
 end
 $$;
 
-comment on function strata.make_metric_table(strata.metrics) is 'Makes the table of a metric, or gives it the columns and the key of the query.';
+comment on function strata.make_metric_table(strata.metrics) is 'Creates the table of a metric, or adapts its columns and key to the query.';
 
--- The result of the query as of now: kept rows of partitions that did not change, and computed rows of the others.
--- A function computes these: inlined, they would make the planner overestimate the query, although most of the time
--- nothing changed.
+-- The view returns stored rows of unchanged partitions and computes those of stale ones. A function computes these:
+-- inlined, the query would mislead the planner about the view's cost, although most of the time nothing is stale.
 create or replace function strata.make_live_view(m strata.metrics)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -1071,9 +1064,9 @@ begin
 end
 $$;
 
-comment on function strata.make_live_view(strata.metrics) is 'Makes the view that is always exact.';
+comment on function strata.make_live_view(strata.metrics) is 'Creates the live view of a metric, which is always exact.';
 
--- The live view says the same of its columns as the table, whose comments may come after the declaration.
+-- Comments on the table may be set after the metric was declared, so they are copied again later.
 create or replace function strata.copy_comments(m strata.metrics)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -1096,7 +1089,7 @@ begin
 end
 $$;
 
-comment on function strata.copy_comments(strata.metrics) is 'Gives the live view of a metric the comments of its table.';
+comment on function strata.copy_comments(strata.metrics) is 'Copies the comments of a metric''s table to its live view.';
 
 create or replace function strata.put_metric(schema_name text, metric text, query text, partition_column text)
 returns void
@@ -1115,7 +1108,7 @@ declare
   grants text[];
 begin
   if metric is null or metric !~ '^[a-z_][a-z0-9_]{0,49}$' or metric like '%\_live' then
-    raise exception 'A metric is named by lower case letters, digits and _, at most 50 of them, and not _live at the end; given: %.', coalesce(quote_literal(metric), 'null')
+    raise exception 'The name of a metric is not valid; given: %; allowed are at most 50 lower case letters, digits and _, not starting with a digit or ending in _live.', coalesce(quote_literal(metric), 'null')
       using errcode = 'invalid_name';
   end if;
   query_view := strata.metric_query(metric);
@@ -1127,16 +1120,16 @@ begin
   select * into before from strata.metrics x where x.metric = put_metric.metric;
   if before.metric is null and to_regclass(format('%I.%I', schema_name, metric)) is not null
      and not exists (select from pg_trigger t where t.tgrelid = to_regclass(format('%I.%I', schema_name, metric)) and t.tgname = 'strata_version') then
-    raise exception '%.% exists and is no metric.', schema_name, metric using errcode = 'duplicate_table', hint = 'Choose another name, or drop it.';
+    raise exception '%.% exists and is not a metric.', schema_name, metric using errcode = 'duplicate_table', hint = 'Choose another name, or drop the existing object.';
   elsif before.metric is null and to_regclass(live) is not null then
-    raise exception '% exists; a metric % needs that name.', live, metric using errcode = 'duplicate_table', hint = 'Choose another name, or drop it.';
+    raise exception '% exists, but the live view of the metric % needs that name.', live, metric using errcode = 'duplicate_table', hint = 'Choose another name, or drop the existing object.';
   elsif before.schema_name <> schema_name then
-    raise exception '% is a metric of schema %.', metric, before.schema_name using errcode = 'duplicate_table', hint = 'Choose another name.';
+    raise exception '% is already a metric, in schema %.', metric, before.schema_name using errcode = 'duplicate_table', hint = 'Choose another name.';
   end if;
 
   if before.metric is null or before.query <> clean or to_regclass(query_view) is null then
     execute format('drop view if exists %s', query_view);
-    -- Names without a schema are found where people keep their tables.
+    -- Names without a schema are looked up where users keep their tables.
     perform set_config('search_path', 'production, analytics, public', true);
     -- In parentheses, so that it is one query and nothing else.
     execute format(E'create view %s as (\n%s\n)', query_view, clean);
@@ -1189,8 +1182,8 @@ begin
       perform strata.make_metric_table(m);
     exception when dependent_objects_still_exist or feature_not_supported then
       get stacked diagnostics odd = pg_exception_detail;
-      raise exception 'The columns of % cannot change, because other views read them: %', strata.metric_table(m), coalesce(nullif(odd, ''), sqlerrm)
-        using errcode = 'dependent_objects_still_exist', hint = 'Drop those views before, and make them again afterwards; new columns alone need no such thing.';
+      raise exception 'The columns of % cannot change while other views read them: %', strata.metric_table(m), coalesce(nullif(odd, ''), sqlerrm)
+        using errcode = 'dependent_objects_still_exist', hint = 'Drop those views first and create them again afterwards; adding columns needs neither.';
     end;
     update strata.metrics x set rebuild = true where x.metric = m.metric and not x.rebuild;
     perform strata.make_live_view(m);
@@ -1198,7 +1191,7 @@ begin
     for odd in select g from unnest(grants) g loop
       begin
         execute odd;
-      exception when undefined_column then null;  -- A right on a column that is gone.
+      exception when undefined_column then null;  -- The grant was on a column that no longer exists.
       end;
     end loop;
     for relation in
@@ -1214,7 +1207,7 @@ begin
 end
 $$;
 
-comment on function strata.put_metric(text, text, text, text) is 'Declares a metric of a schema, or changes it.';
+comment on function strata.put_metric(text, text, text, text) is 'Declares a metric in a schema, or changes it.';
 
 create or replace function strata.add_metric(metric text, query text, partition text default null)
 returns void
@@ -1224,7 +1217,7 @@ begin atomic
 end;
 
 comment on function strata.add_metric(text, text, text) is
-  'Keeps the result of a query in analytics.<metric>, as of the last refresh, and as of now in analytics.<metric>_live; may be repeated, also with another query.';
+  'Declares a metric: stores the result of a query in analytics.<metric> as of the last refresh; analytics.<metric>_live is always exact. Calling it again with another query changes the metric.';
 
 create or replace function strata.remove_metric(metric text)
 returns void
@@ -1250,9 +1243,9 @@ begin
 end
 $$;
 
-comment on function strata.remove_metric(text) is 'Forgets a metric; the table with its last result stays.';
+comment on function strata.remove_metric(text) is 'Removes a metric and its live view; the table with its last result stays.';
 
--- For tests and doctor: computes everything.
+-- For tests and doctor: computes everything, so it is as slow as the query.
 create or replace function strata.count_differences(metric text)
 returns bigint
 language plpgsql stable set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
@@ -1278,4 +1271,4 @@ begin
 end
 $$;
 
-comment on function strata.count_differences(text) is 'Compares the live view of a metric with its query and returns how many rows differ.';
+comment on function strata.count_differences(text) is 'Number of rows by which the live view of a metric differs from its query; 0 if it is exact.';

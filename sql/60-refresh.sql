@@ -2,14 +2,14 @@
 -- Refresh: production to analytics, for any metric and materialized view
 -- ======================================================================================================
 
--- Called by analytics.daily_user_metrics itself, so that a bare REFRESH in psql is noticed like any other.
+-- analytics.daily_user_metrics calls this, so that a plain REFRESH in psql raises the data version too.
 create or replace function strata.note_refresh()
 returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   state strata.refresh_state;
 begin
-  -- A refresh of everything says so once, at its end.
+  -- strata.refresh sets strata.refreshing and calls this once at its end.
   if coalesce(current_setting('strata.refreshing', true), '') = '' then
     update strata.refresh_state
     set data_version = data_version + 1, refreshed_at = clock_timestamp(), run_id = nullif(current_setting('strata.run_id', true), '')::bigint
@@ -20,9 +20,8 @@ begin
 end
 $$;
 
-comment on function strata.note_refresh() is 'Raises the data version and tells listeners on strata:refresh.';
+comment on function strata.note_refresh() is 'Raises the data version and notifies listeners on strata:refresh; always true.';
 
--- Writes the rows of stale partitions (null: of all) and returns how many.
 create or replace function strata.compute_metric(metric text, stale text[])
 returns bigint
 language plpgsql volatile
@@ -37,7 +36,7 @@ declare
 begin
   select * into strict m from strata.metrics x where x.metric = compute_metric.metric;
   if to_regclass(strata.metric_query(m.metric)) is null then
-    raise exception 'its query is gone, because something that it read was dropped: declare it again with strata.add_metric, or remove it with strata.remove_metric'
+    raise exception 'its query no longer exists, because something that it reads was dropped; declare it again with strata.add_metric, or remove it with strata.remove_metric'
       using errcode = 'undefined_table';
   end if;
   counted := case when m.mode = 'partition' then format('count(distinct %1$I) + (count(*) filter (where %1$I is null) > 0)::integer', m.partition_column) else 'count(null)' end;
@@ -59,10 +58,10 @@ begin
 end
 $$;
 
-comment on function strata.compute_metric(text, text[]) is 'Computes the given partitions of a metric, or all of them, and returns how many rows it wrote.';
+comment on function strata.compute_metric(text, text[]) is 'Recomputes the given partitions of a metric, or all of them if null; returns the number of rows written.';
 
--- While a view is refreshed concurrently it can be read. That takes a view that was filled once, and a unique index
--- on plain columns over all of its rows.
+-- A concurrent refresh lets others read the view meanwhile. PostgreSQL requires that the view was filled once and has a
+-- unique index on plain columns over all rows.
 create or replace function strata.can_refresh_concurrently(view_name regclass)
 returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
@@ -75,12 +74,12 @@ end;
 
 comment on function strata.can_refresh_concurrently(regclass) is 'Whether a materialized view can be refreshed while it is read.';
 
--- Writers go on meanwhile. What commits after the log was consumed stays logged, so that the live views take it from
--- production, whether the kept rows have it already or not. A metric or view that fails keeps its rows and is computed
--- as a whole next time; the others go on.
+-- Writers are not blocked. Changes that commit after the log was consumed stay logged, so the live views compute them
+-- from production whether or not the stored rows have them already. A metric or view that fails keeps its rows and is
+-- computed as a whole next time; the others are refreshed.
 --
--- REFRESH … CONCURRENTLY compares all rows, however few have changed. What can be spared is sorting them on disk, and
--- sampling them for statistics that do not change how they are compared.
+-- REFRESH … CONCURRENTLY compares all rows, however few changed. More work_mem avoids sorting them on disk, and a
+-- statistics target of 1 avoids sampling, which would not change the plan.
 drop function if exists strata.refresh(boolean, bigint);
 create or replace function strata.refresh(
   "full" boolean default false, run_id bigint default null, from_date date default null, to_date date default null
@@ -101,16 +100,16 @@ declare
 begin
   perform strata.enter_batch(refresh.run_id);
   if num_nulls(from_date, to_date) = 1 or from_date > to_date or not isfinite(from_date) or not isfinite(to_date) or to_date - from_date > 36600 then
-    raise exception 'A range of days has a first and a last one, and a hundred years at most; given: % to %.', coalesce(from_date::text, 'nothing'), coalesce(to_date::text, 'nothing')
+    raise exception 'A range of days needs both dates, in order and at most 36600 days apart; given: % to %.', coalesce(from_date::text, 'null'), coalesce(to_date::text, 'null')
       using errcode = 'invalid_parameter_value';
   end if;
-  -- One refresh at a time; whoever reads is not kept waiting.
+  -- Only one refresh runs at a time; readers do not wait for it.
   perform pg_advisory_xact_lock(hashtextextended('strata:refresh', 0));
   perform set_config('strata.refreshing', 'yes', true);
   create temporary table if not exists strata_consumed (like strata.changes) on commit drop;
   with consumed as (delete from strata.changes returning *) insert into pg_temp.strata_consumed select * from consumed;
 
-  -- The machinery's own metrics come first: a function of its own reads them, which no catalogue tells.
+  -- Metrics of schema strata come first: idle_users_now() reads them, a dependency that the catalogue does not record.
   for step in
     select o.relation, o.metric from strata.refresh_order() o order by o.relation::text not like 'strata.%', o.place, o.metric is null, o.relation::text
   loop
@@ -123,7 +122,7 @@ begin
       end if;
       select * into strict m from strata.metrics x where x.metric = step.metric;
       stale := case when "full" then null else strata.stale_partitions(m.metric, true) end;
-      -- Days that were asked for, whether anything of them changed or not.
+      -- Days that the caller gave are recomputed whether or not anything in them changed.
       if from_date is not null and exists (select from pg_attribute a where a.attrelid = strata.metric_table(m)::regclass and m.mode = 'partition'
                                            and a.attname = m.partition_column and a.atttypid = 'date'::regtype) then
         select array_agg(distinct x.day) into stale
@@ -133,7 +132,7 @@ begin
       rows_of_metric := 0;
       if stale is null or stale <> '{}' then
         rows_of_metric := strata.compute_metric(m.metric, stale);
-        -- Computing a metric changes its table, which other metrics may read.
+        -- Computing a metric changes its table and so logs changes, which other metrics need in this refresh.
         with consumed as (delete from strata.changes c where c.relation = strata.metric_table(m) returning *)
         insert into pg_temp.strata_consumed select * from consumed;
       end if;
@@ -151,7 +150,7 @@ begin
     end;
     perform strata.count_batch(refresh.run_id, 0, rows_of_metric, 0, 0, null, m.metric) where m.schema_name = 'analytics';
     written := written + rows_of_metric;
-    -- Dates of a metric must be in the calendar, which the API joins.
+    -- The API joins dates of a metric with the calendar, so the calendar must have them.
     if rows_of_metric > 0 and exists (select from pg_attribute a where a.attrelid = strata.metric_table(m)::regclass
                                       and a.attname = m.partition_column and a.atttypid = 'date'::regtype) then
       execute format('select min(%1$I) as first, max(%1$I) as last from %2$s where %1$I between %3$L and %4$L',
@@ -173,4 +172,4 @@ end
 $$;
 
 comment on function strata.refresh(boolean, bigint, date, date) is
-  'Brings metrics and materialized views up to date and returns how many rows were computed; full computes all of them, two dates the days between them of metrics by day.';
+  'Updates metrics and materialized views and returns the number of rows computed. With full, computes everything; with two dates, also recomputes those days in metrics by day.';

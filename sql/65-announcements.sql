@@ -1,11 +1,11 @@
 -- ======================================================================================================
--- Announcements of changed rows, for subscriptions
+-- Announcements of changed rows to subscribers
 -- ======================================================================================================
 
--- Only for tables that ask for it: commits that announce something wait for each other, which many small concurrent
--- writes notice.
+-- Tables are announced only on request, because commits that notify wait for each other, which slows down many small
+-- concurrent writes.
 
--- Names the rows by their keys, as text; more than a hundred, or long ones, are announced as "some".
+-- The message has the rows' keys as text; more than 100 keys, or long ones, are replaced by null, meaning "some rows".
 create or replace function strata.announce_rows()
 returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -36,7 +36,7 @@ begin
 end
 $$;
 
-comment on function strata.announce_rows() is 'Tells listeners on strata:rows which rows of a table a statement changed.';
+comment on function strata.announce_rows() is 'Trigger function: notifies listeners on strata:rows of the rows that a statement changed.';
 
 create or replace function strata.announce_changes(dataset text, enabled boolean default true)
 returns void
@@ -46,7 +46,7 @@ declare
   op record;
 begin
   if production is null or strata.key_columns(production) is null then
-    raise exception 'There is no table production.% with a primary key, whose changes could be announced.', coalesce(quote_ident(dataset), 'null')
+    raise exception 'There is no table production.% with a primary key; only changes of such a table can be announced.', coalesce(quote_ident(dataset), 'null')
       using errcode = 'undefined_table';
   end if;
   if enabled is null then
@@ -68,11 +68,11 @@ end
 $$;
 
 comment on function strata.announce_changes(text, boolean) is
-  'Gives the API a subscription to the changed rows of a table of production, or takes it away; may be repeated.';
+  'Gives the API a subscription to the changed rows of a production table, or removes it if not enabled; may be repeated.';
 
 create or replace view strata.announced_tables as
 select t.tgrelid as relation from pg_catalog.pg_trigger t
 where t.tgname = 'strata_announce_inserted' and t.tgfoid = 'strata.announce_rows'::regproc;
 
-comment on view strata.announced_tables is 'Tables whose changed rows are announced.';
-comment on column strata.announced_tables.relation is 'The table.';
+comment on view strata.announced_tables is 'Tables whose changed rows are announced to subscribers; one row per table.';
+comment on column strata.announced_tables.relation is 'The announced table.';

@@ -1,15 +1,15 @@
 -- ======================================================================================================
--- daily_user_metrics: the one metric with a group of its own
+-- daily_user_metrics: a metric that is composed of three others
 --
--- The specification's query starts from users and joins their transactions if they have any: users without
--- transactions are a group without a date, for each country. Its partition column comes from the outer side of a join,
--- so no single partition explains that group. Two ordinary metrics of schema strata do, added to a third:
+-- The specification's query starts from users and joins their transactions, if any: for each country, users without
+-- transactions form a group without a date. The partition column comes from the outer side of a join, so that group
+-- cannot be computed by partition. Ordinary metrics of schema strata can be:
 --
---   daily_rollup                 the groups with a date
---   users_without_transactions   the users of the other group; a changed transaction leads to its user
---   idle_users                   how many of them each country has
+--   daily_rollup                 groups with a date
+-- users_without_transactions   users of the other group; a changed transaction makes its user stale
+-- idle_users                   number of these users by country
 --
--- Only putting the three together is special, and it happens here.
+-- Only composing them is special; it happens here and in schema.sql.
 -- ======================================================================================================
 
 create or replace function strata.add_daily_users()
@@ -34,9 +34,9 @@ begin
 end
 $$;
 
-comment on function strata.add_daily_users() is 'Declares the three metrics that daily_user_metrics is made of.';
+comment on function strata.add_daily_users() is 'Declares the three metrics that daily_user_metrics is composed of.';
 
--- The counts as of the last refresh, less the users who may have left the group, plus those who are in it now.
+-- Counts as of the last refresh, minus users who may have left the group, plus users who are in it now.
 create or replace function strata.idle_users_now()
 returns table (country varchar(100), users bigint)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan as $$
@@ -63,4 +63,4 @@ begin
 end
 $$;
 
-comment on function strata.idle_users_now() is 'How many users without transactions each country has, as of now.';
+comment on function strata.idle_users_now() is 'Number of users without transactions by country, as of now.';

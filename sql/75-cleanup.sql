@@ -1,5 +1,5 @@
 -- ======================================================================================================
--- Cleanup: old rows of staging that the transform has taken
+-- Cleanup: deletes old raw rows, runs, quarantined records and tombstones
 -- ======================================================================================================
 
 create or replace function strata.check_days_to_keep(days integer)
@@ -12,9 +12,9 @@ begin
 end
 $$;
 
-comment on function strata.check_days_to_keep(integer) is 'Raises an error for a retention that nobody can mean.';
+comment on function strata.check_days_to_keep(integer) is 'Raises an error unless a retention in days is from 0 to 36500.';
 
--- Rows beyond the watermark stay, however old: the transform has not taken them.
+-- Rows beyond the watermark stay, however old: they are not transformed yet.
 create or replace function strata.cleanup_batch(run_id bigint, days_to_keep integer, batch_size integer default 20000)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_custom_plan as $$
@@ -43,9 +43,9 @@ begin
 end
 $$;
 
-comment on function strata.cleanup_batch(bigint, integer, integer) is 'Deletes a batch of old raw rows and returns how many; zero means that none are left.';
+comment on function strata.cleanup_batch(bigint, integer, integer) is 'Deletes a batch of old raw rows and returns their number; 0 means that none are left.';
 
--- Finished runs and rejected rows that nobody has touched for long. The last run of each step stays.
+-- Deletes finished runs, and quarantined records not tried for long. The last finished run of each step stays.
 create or replace function strata.prune_batch(run_id bigint, run_days integer, quarantine_days integer, batch_size integer default 20000)
 returns integer
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -70,7 +70,7 @@ begin
   );
   get diagnostics entries = row_count;
   delete from strata.snapshots s where s.problem is not null and s.taken_at < current_timestamp - make_interval(days => run_days);
-  -- Records that are older than these deletions are gone from quarantine, too.
+  -- Tombstones may go: records older than these deletions have left quarantine, too.
   delete from strata.deletions d where d.deletion_id in (
     select o.deletion_id from strata.deletions o
     where o.deleted_at < current_timestamp - make_interval(days => quarantine_days) order by o.deletion_id limit batch_size
@@ -82,7 +82,7 @@ begin
 end
 $$;
 
-comment on function strata.prune_batch(bigint, integer, integer, integer) is 'Deletes a batch of old runs and old rejected rows and returns how many; zero means that none are left.';
+comment on function strata.prune_batch(bigint, integer, integer, integer) is 'Deletes a batch of old runs, quarantined records and tombstones and returns their number; 0 means that none are left.';
 
 create or replace function staging.cleanup_old_data(days_to_keep integer default 30)
 returns integer
@@ -91,4 +91,4 @@ begin atomic
   select strata.cleanup_batch(null, cleanup_old_data.days_to_keep, 2147483647);
 end;
 
-comment on function staging.cleanup_old_data(integer) is 'Deletes raw rows that are older than a number of days and that the transform has taken; returns how many.';
+comment on function staging.cleanup_old_data(integer) is 'Deletes transformed raw rows older than a number of days and returns their number.';

@@ -1,13 +1,13 @@
 -- ======================================================================================================
--- Incidents: what somebody should look at, noticed once and once more when it is over
+-- Incidents: problems that need attention; receivers are told once when one begins and once when it ends
 --
---   run_failed   a run ended in failure; over when a later run of the step (and dataset) succeeds
---   freshness    a dataset or metric lags further behind than strata.promise allows
---   quarantine   a dataset rejects more rows within a day than ALERT_QUARANTINE_ROWS
---   worker       nobody executes scheduled and queued work
+-- run_failed   a run failed; ends when a later run of the step (and dataset) succeeds
+-- freshness    a dataset or metric is older than strata.promise allows
+-- quarantine   more than ALERT_QUARANTINE_ROWS records of a dataset were rejected within a day
+-- worker       no worker executes scheduled and queued work
 --
--- The first is opened in the transaction that ends the run; the others by strata.check_incidents, which a worker
--- calls each minute, and the last by strata.check_worker, which every serving process calls.
+-- run_failed is opened in the transaction that ends the run, and worker by strata.check_worker, which every serving
+-- process calls; the others by strata.check_incidents, which a worker calls each minute.
 -- ======================================================================================================
 
 create table if not exists strata.promises (
@@ -16,9 +16,9 @@ create table if not exists strata.promises (
   constraint positive_interval check (fresh_within > interval '0')
 );
 
-comment on table strata.promises is 'How fresh datasets and metrics are promised to be; one row each.';
-comment on column strata.promises.dataset is 'Dataset, metric or materialized view.';
-comment on column strata.promises.fresh_within is 'Age that a source row may reach before the dataset contains it.';
+comment on table strata.promises is 'Promised freshness; one row per dataset, metric or materialized view.';
+comment on column strata.promises.dataset is 'Name of the dataset, metric or materialized view.';
+comment on column strata.promises.fresh_within is 'Maximum age of a source row that the dataset does not contain yet.';
 
 create table if not exists strata.incidents (
   incident_id bigint generated always as identity constraint incidents_pkey primary key,
@@ -34,14 +34,14 @@ create table if not exists strata.incidents (
 create unique index if not exists idx_incidents_open on strata.incidents (kind, subject) where resolved_at is null;
 create index if not exists idx_incidents_opened_at on strata.incidents (opened_at);
 
-comment on table strata.incidents is 'What somebody should look at, or should have; one row per incident.';
-comment on column strata.incidents.incident_id is 'Identity of the incident.';
-comment on column strata.incidents.kind is 'What it is: run_failed, freshness, quarantine or worker.';
-comment on column strata.incidents.subject is 'What it is about: a step, a dataset or metric, the worker.';
-comment on column strata.incidents.detail is 'What happened, in a sentence that names neither values nor SQL.';
-comment on column strata.incidents.run_id is 'Run that failed.';
-comment on column strata.incidents.opened_at is 'When it was noticed.';
-comment on column strata.incidents.resolved_at is 'When it was over; empty while it lasts.';
+comment on table strata.incidents is 'Problems that need or needed attention; one row per incident.';
+comment on column strata.incidents.incident_id is 'Identifier of the incident.';
+comment on column strata.incidents.kind is 'Kind of problem: run_failed, freshness, quarantine or worker.';
+comment on column strata.incidents.subject is 'Subject of the incident: a step (with its dataset), a dataset, a metric, or the worker.';
+comment on column strata.incidents.detail is 'What happened, in a sentence without values or SQL.';
+comment on column strata.incidents.run_id is 'Run that failed; null for other kinds.';
+comment on column strata.incidents.opened_at is 'When the incident was detected.';
+comment on column strata.incidents.resolved_at is 'When the incident ended; null while it lasts.';
 
 create table if not exists strata.worker_state (
   singleton boolean constraint worker_state_pkey primary key default true,
@@ -49,9 +49,9 @@ create table if not exists strata.worker_state (
   constraint one_row check (singleton)
 );
 
-comment on table strata.worker_state is 'Sign of life of the workers; exactly one row.';
-comment on column strata.worker_state.singleton is 'Always true.';
-comment on column strata.worker_state.seen_at is 'When any worker gave a sign of life last; empty if none ever did.';
+comment on table strata.worker_state is 'Last heartbeat of the workers; exactly one row.';
+comment on column strata.worker_state.singleton is 'Always true: allows only one row.';
+comment on column strata.worker_state.seen_at is 'When any worker last sent a heartbeat; null if none ever did.';
 
 insert into strata.worker_state default values on conflict do nothing;
 
@@ -69,7 +69,7 @@ begin
       using errcode = 'undefined_object';
   end if;
   if promise.fresh_within <= interval '0' then
-    raise exception 'fresh_within must be longer than nothing, not %.', promise.fresh_within using errcode = 'invalid_parameter_value';
+    raise exception 'fresh_within must be longer than 0, not %.', promise.fresh_within using errcode = 'invalid_parameter_value';
   end if;
   insert into strata.promises as p (dataset, fresh_within) values (promise.dataset, promise.fresh_within)
   on conflict on constraint promises_pkey do update set fresh_within = excluded.fresh_within
@@ -77,9 +77,9 @@ begin
 end
 $$;
 
-comment on function strata.promise(text, interval) is 'Promises that a dataset or metric contains each source row within this time; null takes the promise back.';
+comment on function strata.promise(text, interval) is 'Promises that a dataset or metric contains each source row within this time; null withdraws the promise.';
 
--- Times as in JSON of other programs, whatever the session's settings are.
+-- The format does not depend on the session's settings.
 create or replace function strata.iso_time(given timestamptz)
 returns text
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -99,7 +99,7 @@ begin atomic
       'database', current_database(), 'openedAt', strata.iso_time(i.opened_at), 'resolvedAt', strata.iso_time(i.resolved_at))));
 end;
 
-comment on function strata.tell_of_incident(strata.incidents, text) is 'Tells the receiver of alerts that an incident was opened or resolved.';
+comment on function strata.tell_of_incident(strata.incidents, text) is 'Sends the receiver of alerts the message that an incident was opened or resolved.';
 
 create or replace function strata.open_incident(kind text, subject text, detail text, run_id bigint default null)
 returns void
@@ -117,7 +117,7 @@ begin
 end
 $$;
 
-comment on function strata.open_incident(text, text, text, bigint) is 'Opens an incident, unless the same one is open.';
+comment on function strata.open_incident(text, text, text, bigint) is 'Opens an incident, unless one of the same kind and subject is open.';
 
 create or replace function strata.resolve_incident(kind text, subject text)
 returns void
@@ -134,9 +134,9 @@ begin
 end
 $$;
 
-comment on function strata.resolve_incident(text, text) is 'Ends an incident, if it is open.';
+comment on function strata.resolve_incident(text, text) is 'Ends the open incident of a kind and subject, if there is one.';
 
--- The message of an error may hold values and SQL, and goes nowhere: the run has it.
+-- The error message stays in the run and is not sent, as it may contain values and SQL.
 create or replace function strata.tell_of_run()
 returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -149,7 +149,7 @@ begin
   perform strata.tell('lineage', case new.status when 'running' then 'START' when 'succeeded' then 'COMPLETE' else 'FAIL' end, new.run_id);
   if new.status = 'succeeded' then
     perform strata.resolve_incident('run_failed', subject);
-  -- The part that failed is the incident, not the run that it is part of.
+  -- If a part of the run failed, the part is the incident.
   elsif new.status = 'failed' and not exists (select from strata.runs r where r.parent_run_id = new.run_id and r.status = 'failed') then
     perform strata.open_incident('run_failed', subject,
       format('The %s failed (run %s).', new.step || coalesce(' of ' || new.dataset, ''), new.run_id), new.run_id);
@@ -158,7 +158,7 @@ begin
 end
 $$;
 
-comment on function strata.tell_of_run() is 'Tells receivers that a run has started or ended; one that failed is an incident.';
+comment on function strata.tell_of_run() is 'Trigger function: reports the start and end of a run to receivers; a failed run opens an incident.';
 
 create or replace trigger tell_of_start
 after insert on strata.runs
@@ -168,17 +168,17 @@ create or replace trigger tell_of_change
 after update of status on strata.runs
 for each row when (old.status is distinct from new.status and new.status <> 'queued') execute function strata.tell_of_run();
 
-comment on trigger tell_of_start on strata.runs is 'Tells receivers of a run that starts when it is asked for.';
-comment on trigger tell_of_change on strata.runs is 'Tells receivers that a run has started or ended.';
+comment on trigger tell_of_start on strata.runs is 'Reports a run that starts at once, without being queued.';
+comment on trigger tell_of_change on strata.runs is 'Reports the start and end of a run.';
 
--- Reads no more than it must: lags only of what was promised, and as many rejected rows as the limit has.
+-- For speed, lags are read only for promised datasets, and at most as many rejected records as the limit.
 create or replace function strata.find_problems(quarantine_rows bigint)
 returns table (kind text, subject text, detail text)
 language plpgsql stable set search_path = pg_catalog, pg_temp set timezone = 'UTC' set intervalstyle = 'postgres' as $$
 begin
   if exists (select from strata.promises) then
     return query
-      select 'freshness', f.dataset, format('%s lacks source rows that are %s old; promised is %s.', f.dataset, make_interval(secs => round(f.lag_seconds)), p.fresh_within)
+      select 'freshness', f.dataset, format('%s lacks source rows that are %s old; the promise is at most %s.', f.dataset, make_interval(secs => round(f.lag_seconds)), p.fresh_within)
       from strata.freshness_rows() f join strata.promises p on p.dataset = f.dataset
       where make_interval(secs => f.lag_seconds) > p.fresh_within;
   end if;
@@ -196,7 +196,7 @@ begin
 end
 $$;
 
-comment on function strata.find_problems(bigint) is 'What is wrong at this moment, of the kinds that no transaction tells.';
+comment on function strata.find_problems(bigint) is 'Current problems of the kinds that no transaction reports: freshness and quarantine.';
 
 create or replace function strata.check_incidents(quarantine_rows bigint default 1000)
 returns setof strata.incidents
@@ -205,7 +205,7 @@ declare
   began timestamptz := clock_timestamp();
   problems jsonb;
 begin
-  -- Another one is looking.
+  -- Another process is checking at this moment.
   if not pg_try_advisory_xact_lock(hashtextextended('strata:incidents', 0)) then
     return;
   end if;
@@ -217,7 +217,7 @@ begin
   from strata.incidents i
   where i.resolved_at is null and i.kind in ('freshness', 'quarantine')
     and not exists (select from jsonb_array_elements(problems) p where p ->> 'kind' = i.kind and left(p ->> 'subject', 200) = i.subject);
-  -- Nothing of a dataset that was removed will ever succeed.
+  -- No run of a removed dataset will ever succeed.
   perform strata.resolve_incident(i.kind, i.subject)
   from strata.incidents i join strata.runs r on r.run_id = i.run_id
   where i.resolved_at is null and i.kind = 'run_failed'
@@ -228,7 +228,7 @@ begin
 end
 $$;
 
-comment on function strata.check_incidents(bigint) is 'Opens and resolves incidents, and returns those that it has changed.';
+comment on function strata.check_incidents(bigint) is 'Opens and resolves incidents, and returns those that changed.';
 
 create or replace function strata.note_worker()
 returns void
@@ -239,9 +239,9 @@ begin
 end
 $$;
 
-comment on function strata.note_worker() is 'Sign of life of a worker.';
+comment on function strata.note_worker() is 'Records the heartbeat of a worker, which ends the incident worker.';
 
--- Where no worker was ever seen, others may run the steps: only work that waits says that one is missing.
+-- If no worker was ever seen, something else may run the steps; then only overdue jobs show that a worker is missing.
 create or replace function strata.check_worker(patience interval default interval '5 minutes')
 returns boolean
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -255,11 +255,11 @@ begin
   if seen < clock_timestamp() - patience or waits then
     perform strata.free_deliveries();
     perform strata.open_incident('worker', 'worker',
-      coalesce('No worker has given a sign of life since ' || strata.iso_time(seen) || '.', 'Work waits in the queue, and no worker was ever seen.'));
+      coalesce('No worker has sent a heartbeat since ' || strata.iso_time(seen) || '.', 'Jobs wait in the queue, but no worker has ever sent a heartbeat.'));
     return false;
   end if;
   return true;
 end
 $$;
 
-comment on function strata.check_worker(interval) is 'Whether somebody executes scheduled and queued work; opens an incident if nobody does.';
+comment on function strata.check_worker(interval) is 'Whether a worker executes scheduled and queued work; opens an incident if none does.';

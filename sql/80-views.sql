@@ -1,9 +1,9 @@
 -- ======================================================================================================
--- Views: what people read about all of this
+-- Views: the state of the pipeline, its datasets and their lineage, as readers and the API see them
 -- ======================================================================================================
 
--- Readers and operators see every run; a source system sees the runs that it asked for through the API. Other actors
--- are logins and users of a machine, whose names anybody's token may have.
+-- Readers and operators see every run; a source system sees the ingests that it requested through the API. The actors
+-- of other runs are logins and users of machines, and the subject of a token may equal such a name.
 create or replace view analytics.pipeline_runs as
 select run_id, step, status, trigger, actor, dataset, arguments, parent_run_id, queued_at, started_at, finished_at, heartbeat_at,
        duration_ms, rows_read, rows_written, rows_rejected, rows_deleted, progress, error,
@@ -12,7 +12,7 @@ from strata.runs
 where pg_has_role(current_user, 'strata_reader', 'USAGE')
    or (step = 'ingest' and trigger = 'api' and actor = current_setting('strata.sub', true));
 
-comment on view analytics.pipeline_runs is E'@builtin\n@primaryKey run_id\n@notNull step,status,trigger,arguments,queued_at,rows_read,rows_written,rows_rejected,rows_deleted,progress,rows_replaced,rows_replaced_from_other_source\n@foreignKey (parent_run_id) references analytics.pipeline_runs (run_id)|@fieldName parentRun|@foreignFieldName childRuns\nWhat the pipeline did and is doing; one row per run of a step.';
+comment on view analytics.pipeline_runs is E'@builtin\n@primaryKey run_id\n@notNull step,status,trigger,arguments,queued_at,rows_read,rows_written,rows_rejected,rows_deleted,progress,rows_replaced,rows_replaced_from_other_source\n@foreignKey (parent_run_id) references analytics.pipeline_runs (run_id)|@fieldName parentRun|@foreignFieldName childRuns\nRuns of the pipeline, past, present and queued; one row per run of a step.';
 
 do $$
 declare
@@ -32,15 +32,15 @@ create or replace view analytics.run_datasets as
 select d.run_id, d.dataset, d.rows_read, d.rows_written, d.rows_rejected, d.rows_deleted, d.rows_replaced, d.rows_replaced_from_other_source
 from strata.run_datasets d join analytics.pipeline_runs r on r.run_id = d.run_id;
 
-comment on view analytics.run_datasets is E'@builtin\n@primaryKey run_id,dataset\n@notNull rows_read,rows_written,rows_rejected,rows_deleted,rows_replaced,rows_replaced_from_other_source\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName datasets\nWhat a run read, wrote, rejected and deleted in each dataset or metric; one row per run and dataset.';
-comment on column analytics.run_datasets.run_id is 'The run.';
-comment on column analytics.run_datasets.dataset is 'Dataset or metric.';
-comment on column analytics.run_datasets.rows_read is 'Rows read.';
-comment on column analytics.run_datasets.rows_written is 'Rows inserted or updated.';
-comment on column analytics.run_datasets.rows_rejected is 'Rows put into quarantine.';
-comment on column analytics.run_datasets.rows_deleted is 'Rows deleted.';
-comment on column analytics.run_datasets.rows_replaced is 'Rows that took the place of others with the same key and other values.';
-comment on column analytics.run_datasets.rows_replaced_from_other_source is 'Of the rows replaced, those that came from another source system.';
+comment on view analytics.run_datasets is E'@builtin\n@primaryKey run_id,dataset\n@notNull rows_read,rows_written,rows_rejected,rows_deleted,rows_replaced,rows_replaced_from_other_source\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName datasets\nCounts of a run by dataset or metric; one row per run and dataset.';
+comment on column analytics.run_datasets.run_id is 'Run that the counts belong to.';
+comment on column analytics.run_datasets.dataset is 'Name of the dataset or metric.';
+comment on column analytics.run_datasets.rows_read is 'Number of rows read.';
+comment on column analytics.run_datasets.rows_written is 'Number of rows inserted or changed.';
+comment on column analytics.run_datasets.rows_rejected is 'Number of rows put into quarantine.';
+comment on column analytics.run_datasets.rows_deleted is 'Number of rows deleted.';
+comment on column analytics.run_datasets.rows_replaced is 'Number of rows that replaced a row with the same key and other values.';
+comment on column analytics.run_datasets.rows_replaced_from_other_source is 'Number of replaced rows that had come from another source system.';
 
 create or replace view analytics.quarantine as
 select quarantine_id, dataset, stage, reasons, detail, waiting, payload, raw_text, source_system, source_name,
@@ -48,7 +48,7 @@ select quarantine_id, dataset, stage, reasons, detail, waiting, payload, raw_tex
 from staging.quarantine
 where retried_at is null;
 
-comment on view analytics.quarantine is E'@builtin\n@name quarantined_row\n@primaryKey quarantine_id\n@indexed quarantine_id,dataset,reasons,run_id,retried_by\n@notNull dataset,stage,reasons,waiting,attempts,quarantined_at,last_attempt_at\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName quarantinedRows\nRecords that could not be taken over, with every reason; one row per record.';
+comment on view analytics.quarantine is E'@builtin\n@name quarantined_row\n@primaryKey quarantine_id\n@indexed quarantine_id,dataset,reasons,run_id,retried_by\n@notNull dataset,stage,reasons,waiting,attempts,quarantined_at,last_attempt_at\n@foreignKey (run_id) references analytics.pipeline_runs (run_id)|@fieldName run|@foreignFieldName quarantinedRows\nRejected records with all reasons; one row per record.';
 
 do $$
 declare
@@ -64,7 +64,6 @@ begin
 end
 $$;
 
--- Changes that each metric, or view on metrics of the machinery, does not contain yet.
 create or replace function strata.metric_lag(metrics text[])
 returns table (row_count bigint, since timestamptz)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -75,9 +74,9 @@ begin atomic
     select s ->> 'relation' from strata.metrics m cross join lateral jsonb_array_elements(m.analysis -> 'sources') s where m.metric = any (metrics));
 end;
 
-comment on function strata.metric_lag(text[]) is 'How many rows changed that the metrics do not contain yet, and since when.';
+comment on function strata.metric_lag(text[]) is 'Number of changed rows that these metrics do not contain yet, and when the oldest change was logged.';
 
--- As a function, because a view calls functions with the rights of its reader.
+-- A function with its owner's rights, because a view calls functions with the rights of its reader.
 create or replace function strata.freshness_rows()
 returns table (dataset text, refreshed_at timestamptz, run_id bigint, rows_behind bigint, lag_seconds double precision)
 language sql stable security definer set search_path = pg_catalog, pg_temp set jit = off
@@ -86,7 +85,7 @@ begin atomic
          coalesce(extract(epoch from current_timestamp at time zone 'UTC' - b.since), 0)::double precision as lag_seconds
   from strata.datasets d cross join lateral strata.rows_behind(d.dataset) b
   union all
-  -- The refresh that failed has consumed the changes: what the metric lacks is not known, but that it lacks something.
+  -- A failed refresh has consumed the changes: the metric lacks an unknown number of them, so at least 1 is shown.
   select m.metric, m.refreshed_at, m.run_id, greatest(b.row_count, m.rebuild::integer),
          coalesce(extract(epoch from current_timestamp - case when m.rebuild then coalesce(m.refreshed_at, b.since) else b.since end), 0)::double precision
   from strata.metrics m cross join lateral strata.metric_lag(array[m.metric]) b
@@ -103,7 +102,7 @@ begin atomic
   cross join lateral strata.metric_lag(k.metrics) b
   where k.metrics <> '{}'
   union all
-  -- A materialized view of one's own. Changes of tables that no metric reads are not logged; what runs wrote is known.
+  -- Other materialized views. Changes of tables that no metric reads are not logged, so the counts of runs are used.
   select c.relname::text, s.refreshed_at, s.run_id, greatest(l.row_count, w.row_count, k.has_failed::integer),
          coalesce(extract(epoch from current_timestamp - least(l.since, w.since, case when k.has_failed then s.refreshed_at end)), 0)::double precision
   from strata.refresh_state s
@@ -127,7 +126,7 @@ begin atomic
   where not k.is_ours;
 end;
 
-comment on function strata.freshness_rows() is 'How far each dataset and metric lags behind its source.';
+comment on function strata.freshness_rows() is 'Lag of each dataset, metric and materialized view behind its source.';
 
 create or replace view analytics.freshness as
 select f.dataset, f.refreshed_at, f.run_id, f.rows_behind, f.lag_seconds,
@@ -135,19 +134,19 @@ select f.dataset, f.refreshed_at, f.run_id, f.rows_behind, f.lag_seconds,
        coalesce(make_interval(secs => f.lag_seconds) > p.fresh_within, false) as is_late
 from strata.freshness_rows() f left join strata.promises p on p.dataset = f.dataset;
 
-comment on view analytics.freshness is E'@builtin\n@primaryKey dataset\n@notNull rows_behind,lag_seconds,is_late\n@connectionName freshness\n@behavior -query:resource:single\nHow far each dataset and metric lags behind its source; one row per dataset or metric.';
-comment on column analytics.freshness.dataset is 'Dataset, metric or materialized view.';
-comment on column analytics.freshness.refreshed_at is 'When it was brought up to date last.';
-comment on column analytics.freshness.run_id is 'Run that did so; empty if it was done in SQL.';
-comment on column analytics.freshness.rows_behind is 'Rows of its source that it does not contain yet; at least 1 where a metric has to be computed as a whole.';
-comment on column analytics.freshness.lag_seconds is 'Age of the oldest of them, in seconds.';
-comment on column analytics.freshness.promised_seconds is 'Age that strata.promise allows, in seconds; empty if nothing was promised.';
-comment on column analytics.freshness.is_late is 'Whether the age is beyond what was promised.';
+comment on view analytics.freshness is E'@builtin\n@primaryKey dataset\n@notNull rows_behind,lag_seconds,is_late\n@connectionName freshness\n@behavior -query:resource:single\nLag of each dataset, metric and materialized view behind its source; one row each.';
+comment on column analytics.freshness.dataset is 'Name of the dataset, metric or materialized view.';
+comment on column analytics.freshness.refreshed_at is 'When it was last brought up to date; null if it never was.';
+comment on column analytics.freshness.run_id is 'Run that last updated it; null if that was done in SQL.';
+comment on column analytics.freshness.rows_behind is 'Number of rows of its source that it does not contain yet; at least 1 if a metric has to be computed as a whole.';
+comment on column analytics.freshness.lag_seconds is 'Age of the oldest of these rows in seconds; 0 if there are none.';
+comment on column analytics.freshness.promised_seconds is 'Maximum age in seconds that strata.promise allows; null without a promise.';
+comment on column analytics.freshness.is_late is 'Whether the age exceeds the promise; false without a promise.';
 
 create or replace view analytics.pipeline_incidents as
 select i.incident_id, i.kind, i.subject, i.detail, i.run_id, i.opened_at, i.resolved_at from strata.incidents i;
 
-comment on view analytics.pipeline_incidents is E'@builtin\n@primaryKey incident_id\n@notNull kind,subject,detail,opened_at\nWhat somebody should look at, or should have; one row per incident.';
+comment on view analytics.pipeline_incidents is E'@builtin\n@primaryKey incident_id\n@notNull kind,subject,detail,opened_at\nProblems that need or needed attention; one row per incident.';
 
 do $$
 declare
@@ -162,7 +161,7 @@ begin
 end
 $$;
 
--- Estimates, because counting reads everything.
+-- Estimates are used because counting reads the whole table.
 create or replace function strata.estimated_rows(relation regclass)
 returns bigint
 language sql stable set search_path = pg_catalog, pg_temp
@@ -170,15 +169,15 @@ begin atomic
   select greatest(c.reltuples::bigint, pg_stat_get_live_tuples(c.oid), 0) from pg_class c where c.oid = relation;
 end;
 
-comment on function strata.estimated_rows(regclass) is 'About how many rows a table has.';
+comment on function strata.estimated_rows(regclass) is 'Estimated number of rows of a table.';
 
--- Smart tags are for the API, which wants them first.
+-- PostGraphile requires smart tags to come first in a comment.
 create or replace function strata.words_of(relation regclass)
 returns text
 language sql stable set search_path = pg_catalog, pg_temp
 return coalesce(regexp_replace(obj_description(relation, 'pg_class'), '^(@[^\n]*(\n|$))+', ''), '');
 
-comment on function strata.words_of(regclass) is 'Comment of a table or view, without smart tags.';
+comment on function strata.words_of(regclass) is 'Comment of a table or view without smart tags; empty if there is none.';
 
 create or replace function strata.dataset_rows()
 returns table (dataset text, kind text, description text, key_columns text[], parents text[], rows_estimated bigint, partition_column text, mode text, why text)
@@ -204,44 +203,44 @@ begin atomic
          case when c.relkind = 'm' then strata.estimated_rows(c.oid::regclass) end, null, null, null
   from pg_catalog.pg_class c
   where c.relnamespace in ('production'::regnamespace, 'analytics'::regnamespace) and c.relkind in ('v', 'm')
-    -- A name is one row; what it means in analytics is listed.
+    -- If both schemas have the name, only the relation in analytics is listed.
     and not (c.relnamespace = 'production'::regnamespace and to_regclass(format('analytics.%I', c.relname)) is not null)
-    -- Views of the machinery about itself, and live views of metrics, are not data of their own.
+    -- Views on the machinery itself, and live views of metrics, are not data of their own.
     and c.relname not in ('pipeline_runs', 'pipeline_incidents', 'run_datasets', 'quarantine', 'freshness', 'datasets', 'lineage', 'refresh_state')
     and not exists (select from strata.metrics m where m.metric || '_live' = c.relname);
 end;
 
-comment on function strata.dataset_rows() is 'Datasets, metrics and views of this database.';
+comment on function strata.dataset_rows() is 'Datasets, other tables, metrics and views of this database.';
 
 create or replace view analytics.datasets as
 select d.dataset, d.kind, d.description, d.key_columns, d.parents, d.rows_estimated, d.partition_column, d.mode, d.why from strata.dataset_rows() d;
 
 comment on view analytics.datasets is E'@builtin\n@primaryKey dataset\n@notNull kind,description,parents\nDatasets, other tables, metrics and views of this database; one row each.';
 comment on column analytics.datasets.dataset is 'Name of the table, metric or view.';
-comment on column analytics.datasets.kind is 'dataset, table, metric, materialized view or view.';
-comment on column analytics.datasets.description is 'What it holds.';
-comment on column analytics.datasets.key_columns is 'Columns that identify a row.';
-comment on column analytics.datasets.parents is 'Datasets it refers to, or is computed from.';
-comment on column analytics.datasets.rows_estimated is 'About how many rows it has.';
-comment on column analytics.datasets.partition_column is 'Column by whose values a metric is computed again.';
-comment on column analytics.datasets.mode is 'partition: only what changed is computed; whole: everything is, when something changed.';
-comment on column analytics.datasets.why is 'Why a metric is computed as a whole.';
+comment on column analytics.datasets.kind is 'Kind of relation: dataset, table, metric, materialized view or view.';
+comment on column analytics.datasets.description is 'Comment of the table, metric or view; empty if it has none.';
+comment on column analytics.datasets.key_columns is 'Columns that identify a row; empty if unknown.';
+comment on column analytics.datasets.parents is 'Datasets that it refers to, or tables that it is computed from.';
+comment on column analytics.datasets.rows_estimated is 'Estimated number of rows; null for views.';
+comment on column analytics.datasets.partition_column is 'Column of a metric by which stale parts are recomputed; null otherwise.';
+comment on column analytics.datasets.mode is 'partition: a refresh computes only stale partitions; whole: it computes everything when something changed. Null for other kinds.';
+comment on column analytics.datasets.why is 'Why a metric is computed as a whole; null otherwise.';
 
--- Refreshes that a subscriber has missed; not a part of the API itself.
+-- Subscriptions read this for refreshes that a subscriber missed; @behavior -* hides it from the API.
 create or replace view analytics.refresh_state as
 select s.data_version, s.refreshed_at, s.run_id from strata.refresh_state s;
 
-comment on view analytics.refresh_state is E'@behavior -*\nState of the pre-computed data; exactly one row.';
-comment on column analytics.refresh_state.data_version is 'Grows with every refresh and with the calendar; same version, same answers.';
-comment on column analytics.refresh_state.refreshed_at is 'When the last refresh was done.';
-comment on column analytics.refresh_state.run_id is 'Run that did the last refresh; empty if it was done in SQL.';
+comment on view analytics.refresh_state is E'@behavior -*\nState of the refresh; exactly one row.';
+comment on column analytics.refresh_state.data_version is 'Grows with every refresh, direct change of a metric and change of the calendar; equal versions give equal responses.';
+comment on column analytics.refresh_state.refreshed_at is 'When the last refresh ended; null before the first one.';
+comment on column analytics.refresh_state.run_id is 'Run of the last refresh; null if it was done in SQL.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- Lineage
 -- ------------------------------------------------------------------------------------------------------
 
--- Columns that a parse tree makes its own of, by their numbers; 0 for those that decide which rows there are, in
--- conditions, groups and the like. Queries in FROM and in UNION are followed.
+-- place is the number of an output column that is computed from the source column, or 0 if the source column decides
+-- which rows there are: in conditions, groups and the like. Queries in FROM and in UNION are followed.
 create or replace function strata.query_edges(query jsonb)
 returns table (source oid, attnum integer, place integer)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -249,7 +248,7 @@ declare
   item record;
   entry jsonb;
 begin
-  -- Each part of a combination gives the same columns; except for UNION ALL, their values decide about rows, too.
+  -- Each part of a set operation gives the same columns. Except in UNION ALL, their values also decide which rows stay.
   if query #>> '{setOperations,0}' <> '<>' then
     for item in
       select (r #>> '{rtindex,0}')::integer as rtindex from jsonb_path_query(query -> 'setOperations', 'strict $.** ? (@._[0] == "RANGETBLREF")') r
@@ -291,10 +290,10 @@ begin
 end
 $$;
 
-comment on function strata.query_edges(jsonb) is 'Columns that a parse tree reads, and the number of the column it makes of each; 0 for those that decide about rows.';
+comment on function strata.query_edges(jsonb) is 'Columns that a parse tree reads, with the number of the output column computed from each; 0 if it decides which rows there are.';
 
--- The sources of each column of a view; columns that only filter or join lead to the view as a whole. So does all that
--- is read in other ways: subqueries in expressions, WITH, functions in FROM, functions that return rows.
+-- A source column that only filters or joins belongs to the view as a whole (null). So does everything read in other
+-- ways: in subqueries of expressions, WITH, functions in FROM, and functions that return rows.
 create or replace function strata.view_edges(view_name regclass)
 returns table (source regclass, source_column text, target_column text)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -317,7 +316,7 @@ begin atomic
     where ((select t.is_odd from tree t) or not exists (select from found f where f.source = u.source and f.attnum = u.attnum))
       and (u.attnum > 0 or not exists (select from used o where o.source = u.source and o.attnum > 0))
     union
-    -- A column whose expression has a query in it may be made of anything that is read.
+    -- A column whose expression has a subquery may be computed from anything that is read.
     select u.source, u.attnum, c #>> '{resname,0}'
     from tree t cross join lateral jsonb_array_elements(t.query #> '{targetList,0}') c cross join used u
     where jsonb_typeof(c) = 'object' and c #>> '{resjunk,0}' = 'false' and u.attnum > 0 and jsonb_path_exists(c, 'strict $.** ? (@._[0] == "SUBLINK")')
@@ -326,14 +325,14 @@ begin atomic
   from edges e left join pg_attribute a on a.attrelid = e.source and a.attnum = e.attnum and e.attnum > 0;
 end;
 
-comment on function strata.view_edges(regclass) is 'Columns that a view reads, and the columns that it makes of each; empty for what only filters or joins.';
+comment on function strata.view_edges(regclass) is 'Columns that a view reads, with the output columns computed from each; null if it only filters or joins.';
 
 create or replace function strata.lineage_edges()
 returns table (source regclass, source_column text, target regclass, target_column text, kind text)
 language sql stable security definer set search_path = pg_catalog, pg_temp set jit = off
 begin atomic
   with recursive edges (source, source_column, target, target_column, kind) as (
-    -- Mapping views, or equal names.
+    -- The lineage of a dataset follows its mapping view, or else equal names.
     select e.source::oid, e.source_column, strata.production_table(d.dataset)::oid, e.target_column, 'transform'
     from strata.datasets d cross join lateral strata.view_edges(to_regclass(format('staging.%I', d.dataset))) e
     where to_regclass(format('staging.%I', d.dataset)) is not null and e.target_column is distinct from 'ingest_xid' and e.target_column is distinct from 'ingest_seq'
@@ -349,7 +348,7 @@ begin atomic
     select e.source, e.source_column, to_regclass(strata.metric_table(m)), e.target_column, 'metric'
     from strata.metrics m cross join lateral strata.view_edges(to_regclass(strata.metric_query(m.metric))) e
     union all
-    -- A live view is the metric, as of now.
+    -- A live view has the lineage of its metric.
     select e.source, e.source_column, to_regclass(format('%I.%I', m.schema_name, m.metric || '_live')), e.target_column, 'metric'
     from strata.metrics m cross join lateral strata.view_edges(to_regclass(strata.metric_query(m.metric))) e
     union all
@@ -362,7 +361,7 @@ begin atomic
     select e.source, e.source_column, e.target, e.target_column, e.kind, 0
     from edges e where (select c.relnamespace from pg_class c where c.oid = e.target) <> 'strata'::regnamespace
     union
-    -- Relations of the machinery stand for what they are made of.
+    -- Relations of schema strata are replaced by their own sources.
     select e.source, e.source_column, v.target, case when e.target_column is null or v.target_column is null then null else v.target_column end, v.kind, v.depth + 1
     from visible v join edges e on e.target = v.source and (e.target_column = v.source_column or e.target_column is null)
     where (select c.relnamespace from pg_class c where c.oid = v.source) = 'strata'::regnamespace and v.depth < 20
@@ -371,7 +370,7 @@ begin atomic
   from visible v where (select c.relnamespace from pg_class c where c.oid = v.source) in ('staging'::regnamespace, 'production'::regnamespace, 'analytics'::regnamespace);
 end;
 
-comment on function strata.lineage_edges() is 'Which column of which relation each column of production and analytics is made of.';
+comment on function strata.lineage_edges() is 'For each column of production and analytics, the columns that it is computed from.';
 
 create or replace view analytics.lineage as
 select sn.nspname::text as source_schema, sc.relname::text as source_relation, e.source_column,
@@ -380,20 +379,19 @@ from strata.lineage_edges() e
 join pg_catalog.pg_class sc on sc.oid = e.source join pg_catalog.pg_namespace sn on sn.oid = sc.relnamespace
 join pg_catalog.pg_class tc on tc.oid = e.target join pg_catalog.pg_namespace tn on tn.oid = tc.relnamespace;
 
-comment on view analytics.lineage is E'@builtin\n@notNull source_schema,source_relation,target_schema,target_relation,kind\n@connectionName lineage\nWhat each column of production and analytics is made of; one row per pair of columns.';
-comment on column analytics.lineage.source_schema is 'Schema that is read.';
+comment on view analytics.lineage is E'@builtin\n@notNull source_schema,source_relation,target_schema,target_relation,kind\n@connectionName lineage\nSources of each column of production and analytics; one row per pair of columns.';
+comment on column analytics.lineage.source_schema is 'Schema of the source.';
 comment on column analytics.lineage.source_relation is 'Table or view that is read.';
-comment on column analytics.lineage.source_column is 'Column that is read; empty for all of them.';
-comment on column analytics.lineage.target_schema is 'Schema of what is made of it.';
-comment on column analytics.lineage.target_relation is 'Table, metric or view that is made of it.';
-comment on column analytics.lineage.target_column is 'Column that is made of it; empty if it only decides which rows there are.';
-comment on column analytics.lineage.kind is 'How: transform, metric, view or materialized view.';
+comment on column analytics.lineage.source_column is 'Column that is read; null if the whole row is.';
+comment on column analytics.lineage.target_schema is 'Schema of the target.';
+comment on column analytics.lineage.target_relation is 'Table, metric or view that is computed from the source.';
+comment on column analytics.lineage.target_column is 'Column that is computed from the source; null if the source only decides which rows there are.';
+comment on column analytics.lineage.kind is 'Kind of computation: transform, metric, view or materialized view.';
 
 -- ------------------------------------------------------------------------------------------------------
--- Columns of few values
+-- Columns with few values
 -- ------------------------------------------------------------------------------------------------------
 
--- Columns of a view that are columns of what it reads, and nothing else.
 create or replace function strata.plain_columns(view_name oid)
 returns table (attnum integer, source oid, source_attnum integer)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -409,16 +407,16 @@ begin atomic
   where jsonb_typeof(c) = 'object' and c #>> '{resjunk,0}' = 'false' and entry #>> '{rtekind,0}' = '0' and tree.query #>> '{setOperations,0}' = '<>';
 end;
 
-comment on function strata.plain_columns(oid) is 'Columns of a view that are columns of what it reads, and nothing else.';
+comment on function strata.plain_columns(oid) is 'Output columns of a view that are plain columns of a table or view that it reads.';
 
 create or replace function strata.are_names(names text[])
 returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 return (select bool_and(n ~ '^[A-Za-z_][A-Za-z0-9_]*$' and n !~ '^__' and n not in ('true', 'false', 'null')) and count(distinct n) = count(*) from unnest(names) n);
 
-comment on function strata.are_names(text[]) is 'Whether all of these, each once, can be the values of an enum in GraphQL.';
+comment on function strata.are_names(text[]) is 'Whether the names can be the values of one GraphQL enum: valid and distinct.';
 
--- By the index, one search for each.
+-- Jumps from one dataset to the next by the index, instead of reading all entries.
 create or replace function strata.quarantined_datasets()
 returns table (dataset text)
 language sql stable set search_path = pg_catalog, pg_temp
@@ -431,10 +429,10 @@ begin atomic
   select f.dataset from found f where f.dataset is not null;
 end;
 
-comment on function strata.quarantined_datasets() is 'Datasets that have rows in quarantine.';
+comment on function strata.quarantined_datasets() is 'Datasets that have records in quarantine.';
 
--- The values that a CHECK such as `status in ('paid', 'open')` allows, if each is a name of GraphQL. Views and metrics that
--- show the column show no others.
+-- Reads the values from a CHECK such as `status in ('paid', 'open')`, if each is a valid GraphQL name. Views and
+-- metrics that show such a column can show no other values.
 create or replace view strata.known_values as
 with recursive checks as (
   select k.oid, k.conrelid as relation, k.conkey[1]::integer as attnum,
@@ -471,27 +469,27 @@ join allowed x on x.relation = s.base and x.attnum = s.base_attnum
 join pg_catalog.pg_attribute a on a.attrelid = s.relation and a.attnum = s.attnum
 join pg_catalog.pg_attribute b on b.attrelid = s.base and b.attnum = s.base_attnum
 union all
--- Runs and rows of a removed dataset stay for a while.
+-- Removed datasets are included as long as runs or quarantined records of them exist.
 select r.relation, 'dataset', 'strata.datasets'::regclass, 'dataset', n.names
 from (values (to_regclass('analytics.pipeline_runs')), (to_regclass('analytics.quarantine'))) r (relation)
 cross join (select array(select d.dataset from strata.datasets d union select r.dataset from strata.runs r where r.dataset is not null
                          union select q.dataset from strata.quarantined_datasets() q order by 1) as names) n
 where r.relation is not null and n.names <> '{}' and strata.are_names(n.names);
 
-comment on view strata.known_values is 'Columns that hold one of a few names: by the CHECK of the table that they come from, or of datasets.';
-comment on column strata.known_values.relation is 'Table, view or metric.';
-comment on column strata.known_values.column_name is 'Column of it.';
-comment on column strata.known_values.base is 'Table that has the CHECK, or the names.';
-comment on column strata.known_values.base_column is 'Column that the CHECK is about, or that has the names.';
-comment on column strata.known_values.names is 'The names, in the order of the CHECK.';
+comment on view strata.known_values is 'Columns that hold one of a few names, given by the CHECK of their table or by the registry of datasets.';
+comment on column strata.known_values.relation is 'Table, view or metric with the column.';
+comment on column strata.known_values.column_name is 'Name of the column.';
+comment on column strata.known_values.base is 'Table whose CHECK or rows define the names.';
+comment on column strata.known_values.base_column is 'Column of that table that has the CHECK or the names.';
+comment on column strata.known_values.names is 'Allowed names, in the order of the CHECK.';
 
 -- ------------------------------------------------------------------------------------------------------
 -- Relations that only a refresh changes
 -- ------------------------------------------------------------------------------------------------------
 
--- Answers made of nothing but these stay the same until the data version grows. Any table of another kind, and anything
--- that depends on the time, excludes a view. Materialized views other than daily_user_metrics may be refreshed by hand
--- without notice, and are left out.
+-- Responses computed from these relations alone stay the same until the data version grows, so they can be cached. A
+-- view is left out if it reads any other table or depends on the time. Materialized views other than daily_user_metrics
+-- are left out because a manual REFRESH does not raise the version.
 create or replace view strata.refreshed_relations as
 with kept as (
   select to_regclass(strata.metric_table(m))::oid as relation from strata.metrics m where m.schema_name = 'analytics' and to_regclass(strata.metric_table(m)) is not null
@@ -512,5 +510,5 @@ where c.relkind = 'v' and c.relnamespace = 'analytics'::regnamespace
 group by r.view_name
 having bool_and(r.relation in (select k.relation from kept k)) and bool_and(strata.unsteady_calls(r.tree) = '{}');
 
-comment on view strata.refreshed_relations is 'Relations whose rows change only with the data version.';
-comment on column strata.refreshed_relations.relation is 'Table or view.';
+comment on view strata.refreshed_relations is 'Relations whose rows change only when the data version grows.';
+comment on column strata.refreshed_relations.relation is 'Table, view or metric.';

@@ -1,13 +1,13 @@
 -- ======================================================================================================
--- Events of runs, for receivers of lineage
+-- Run events for receivers of lineage
 --
--- The facts of one event, as the worker puts them together when it sends the event first: which relations the step
--- reads and writes, with columns and where each comes from, and what the run counted. The format of OpenLineage is
--- TypeScript's business (src/worker/open-lineage.ts).
+-- strata.run_event returns the facts of one event, which the worker composes when it first sends the event: the
+-- relations that the step reads and writes, their columns and the sources of these, and the counts of the run.
+-- src/worker/open-lineage.ts turns them into the OpenLineage format.
 -- ======================================================================================================
 
--- Reading all parse trees for each event would keep the database busier than small runs do. By names, since oids are
--- others after a restore.
+-- Caching the edges avoids reading all parse trees for each event, which would take longer than a small run. Relations
+-- are stored by name, because a restore changes their oids.
 create table if not exists strata.kept_edges (
   singleton boolean constraint kept_edges_pkey primary key default true,
   catalogue_version bigint not null,
@@ -15,22 +15,21 @@ create table if not exists strata.kept_edges (
   constraint one_row check (singleton)
 );
 
-comment on table strata.kept_edges is 'What strata.table_edges found last; at most one row.';
-comment on column strata.kept_edges.singleton is 'Always true.';
-comment on column strata.kept_edges.catalogue_version is 'Version of the catalogue that it belongs to.';
-comment on column strata.kept_edges.edges is 'Its rows.';
+comment on table strata.kept_edges is 'Cached result of strata.table_edges; at most one row.';
+comment on column strata.kept_edges.singleton is 'Always true: allows only one row.';
+comment on column strata.kept_edges.catalogue_version is 'Version of the catalogue for which the edges were read.';
+comment on column strata.kept_edges.edges is 'Rows of strata.table_edges as an array of objects.';
 
--- A run has the same identity however often its events are delivered. Its number alone would be that of another run
--- after a restore.
+-- queued_at is part of the identifier because run_id alone would repeat after a restore.
 create or replace function strata.run_uuid(r strata.runs)
 returns uuid
 language sql stable set search_path = pg_catalog, pg_temp
 return public.uuid_generate_v5(public.uuid_ns_url(),
   format('strata:%s:%s:%s', current_database(), r.run_id, extract(epoch from r.queued_at)));
 
-comment on function strata.run_uuid(strata.runs) is 'Identity of a run among those of all databases: always the same for the same run.';
+comment on function strata.run_uuid(strata.runs) is 'Globally unique identifier of a run; always the same for the same run.';
 
--- Messages of errors may show values: of literals, of keys, of e-mail addresses.
+-- Error messages may contain values: literals, keys, e-mail addresses.
 create or replace function strata.redacted(message text)
 returns text
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -40,9 +39,9 @@ return left(regexp_replace(regexp_replace(regexp_replace(regexp_replace(message,
   '=\([^)]*\)', '=(…)', 'g'),
   ': "[^"]*"', ': "…"', 'g'), 1000);
 
-comment on function strata.redacted(text) is 'Message of an error without literals, values of keys and e-mail addresses, of 1000 characters at most.';
+comment on function strata.redacted(text) is 'Error message without literals, values of keys and e-mail addresses; at most 1000 characters.';
 
--- What tables are made of, down to other tables: nobody but readers runs a view.
+-- Views are followed to the tables that they read, because no run writes a view.
 create or replace function strata.table_edges()
 returns table (source oid, source_column text, target oid, target_column text, kind text)
 language sql stable set search_path = pg_catalog, pg_temp set jit = off
@@ -60,7 +59,7 @@ begin atomic
   select distinct f.source, f.source_column, f.target, f.target_column, f.kind from found f where f.source_kind <> 'v';
 end;
 
-comment on function strata.table_edges() is 'Which column of which table each column of a table, metric or materialized view is made of.';
+comment on function strata.table_edges() is 'For each column of a table, metric or materialized view, the table columns that it is computed from.';
 
 create or replace function strata.known_edges()
 returns table (source regclass, source_column text, target regclass, target_column text, kind text)
@@ -84,7 +83,7 @@ begin
 end
 $$;
 
-comment on function strata.known_edges() is 'The rows of strata.table_edges, read again when strata.reconcile finds another catalogue.';
+comment on function strata.known_edges() is 'Rows of strata.table_edges, cached until the version of the catalogue changes.';
 
 create or replace function strata.describe_relation(relation oid)
 returns jsonb
@@ -97,7 +96,7 @@ begin atomic
   from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = relation;
 end;
 
-comment on function strata.describe_relation(oid) is 'Name and columns of a relation.';
+comment on function strata.describe_relation(oid) is 'Name and columns of a relation, with types and descriptions, as a JSON object.';
 
 create or replace function strata.run_event(run_id bigint)
 returns jsonb
@@ -135,7 +134,7 @@ begin atomic
     'outputs', (
       select coalesce(jsonb_agg(strata.describe_relation(t.target) || jsonb_build_object(
           'rowsWritten', coalesce(d.rows_written, 0),
-          -- Columns that each column is made of; beside them, those that decide which rows there are.
+          -- "columns" has the sources of each column; "rows" has the columns that decide which rows there are.
           'columns', (
             select coalesce(jsonb_object_agg(x.target_column, x.sources), '{}') from (
               select o.target_column, jsonb_agg(jsonb_build_object('name', o.source, 'field', o.source_column) order by o.source, o.source_column) as sources
@@ -151,4 +150,4 @@ begin atomic
   from run;
 end;
 
-comment on function strata.run_event(bigint) is 'All that a receiver of lineage is told of a run.';
+comment on function strata.run_event(bigint) is 'Everything that a lineage event says about a run, as a JSON object; null if the run does not exist.';

@@ -1,11 +1,11 @@
 -- ======================================================================================================
--- Logins for other tools
+-- Logins for other tools, such as BI tools
 --
--- `strata login create` makes a login that is a member of a role of Strata. What it may read, the role decides. Where
--- the role may read some columns of a relation only, `select *` would fail: a view of the same name, in a schema that
--- comes first in the login's search_path, has the others. Each view reads a function with the rights of whoever asks;
--- the function's text is no dependency of the columns, so that a view for a tool never stops a migration.
--- `strata.reconcile` makes them anew when they would be others.
+-- `strata login create` creates a login that is a member of a Strata role, which decides what it may read. Where that
+-- role may read only some columns of a relation, `select *` would fail. So a schema that comes first in the login's
+-- search_path has a view of the same name with those columns. Each view calls a function with the rights of its
+-- caller. PostgreSQL records no dependency of the function's text on the columns, so no view blocks a migration.
+-- `strata.reconcile` recreates the views when rights or columns have changed.
 -- ======================================================================================================
 
 create table if not exists strata.login_views (
@@ -14,12 +14,11 @@ create table if not exists strata.login_views (
   digest text not null
 );
 
-comment on table strata.login_views is 'Schemas of views that let logins select * where their role may read some columns only.';
-comment on column strata.login_views.role_name is 'Role whose rights the views follow.';
+comment on table strata.login_views is 'Schemas of views that let logins use select * although their role may read only some columns; one row per role.';
+comment on column strata.login_views.role_name is 'Role whose rights decide the columns of the views.';
 comment on column strata.login_views.schema_name is 'Schema of the views.';
-comment on column strata.login_views.digest is 'Digest of the statements that made them.';
+comment on column strata.login_views.digest is 'Digest of the statements that created the views; a different one recreates them.';
 
--- The statements that make the views of a role, in their order.
 create or replace function strata.login_view_statements(role_name text, schema_name text)
 returns setof text
 language sql stable set search_path = pg_catalog, pg_temp set jit = off
@@ -33,7 +32,7 @@ begin atomic
     where n.nspname in ('analytics', 'production') and c.relkind in ('r', 'p', 'v', 'm', 'f')
       and has_schema_privilege(role_name, n.oid, 'usage')
   ), relations as (
-    -- Of two with one name, the one that a login would find first.
+    -- If both schemas have the name, analytics comes first in the search path.
     select distinct on (relname) oid, nspname, relname,
            string_agg(format('%I %s', attname, type), ', ' order by attnum) filter (where is_readable) as result,
            string_agg(format('t.%I', attname), ', ' order by attnum) filter (where is_readable) as list
@@ -65,7 +64,7 @@ begin atomic
   order by r.relname, step, place;
 end;
 
-comment on function strata.login_view_statements(text, text) is 'The statements that make the views of a role''s logins.';
+comment on function strata.login_view_statements(text, text) is 'Statements, in order, that create the views for the logins of a role.';
 
 create or replace function strata.put_login_views(given text)
 returns text
@@ -81,7 +80,7 @@ begin
       return schema;
     end if;
     if not exists (select from strata.login_views v where v.role_name = given) then
-      raise exception 'There is a schema "%" already, which the views of logins as "%" would need', schema, given
+      raise exception 'The schema "%" already exists, but the views of logins as "%" need that name', schema, given
         using errcode = 'duplicate_schema';
     end if;
     execute format('drop schema %I cascade', schema);
@@ -98,9 +97,8 @@ begin
 end
 $$;
 
-comment on function strata.put_login_views(text) is 'Makes the views of a role''s logins, if they are not as they would be made now, and returns their schema.';
+comment on function strata.put_login_views(text) is 'Creates the views for the logins of a role, or recreates them if they are outdated; returns their schema.';
 
--- Called by strata.reconcile.
 create or replace function strata.follow_login_views()
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp set jit = off as $$
@@ -118,9 +116,9 @@ begin
 end
 $$;
 
-comment on function strata.follow_login_views() is 'Makes the views of logins anew where rights or columns have changed.';
+comment on function strata.follow_login_views() is 'Recreates the views of logins whose rights or columns have changed, and drops those of dropped roles.';
 
--- A role of Strata, or a member of one, as a token may name it (src/http/database-roles.ts).
+-- Allows the same roles as a token may name: Strata's and their members (see src/http/database-roles.ts).
 create or replace function strata.create_login(login text, role_name text, password text, connections integer, timeout text)
 returns text
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
@@ -129,7 +127,7 @@ declare
   schema text;
 begin
   if exists (select from pg_roles r where r.rolname = login) then
-    raise exception 'There is a role "%" already', login using errcode = 'duplicate_object';
+    raise exception 'The role "%" already exists', login using errcode = 'duplicate_object';
   end if;
   if not exists (
     select from pg_roles r
@@ -155,7 +153,7 @@ begin
 end
 $$;
 
-comment on function strata.create_login(text, text, text, integer, text) is 'Makes a login that is a member of a role, and returns the schema of its views.';
+comment on function strata.create_login(text, text, text, integer, text) is 'Creates a login that is a member of a role, and returns the schema of its views.';
 
 create or replace function strata.login_rows()
 returns table (login text, role_name text, connections integer, connection_limit integer, statement_timeout text, is_read_only boolean)
@@ -171,25 +169,25 @@ begin atomic
   order by 1;
 end;
 
-comment on function strata.login_rows() is 'The logins that strata login create has made.';
+comment on function strata.login_rows() is 'Logins that strata login create has created.';
 
--- Whoever is connected as the login is disconnected, where the caller may do that.
+-- Disconnects the login's sessions if the caller may do that.
 create or replace function strata.drop_login(given text)
 returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 begin
   if not exists (select from strata.login_rows() l where l.login = given) then
-    raise exception 'There is no login "%" that strata login create has made; strata login list shows those that there are', given
+    raise exception 'There is no login "%" created by strata login create; strata login list shows the existing ones', given
       using errcode = 'undefined_object';
   end if;
   execute format('revoke connect on database %I from %I', current_database(), given);
   begin
     perform pg_terminate_backend(s.pid) from pg_stat_activity s where s.usename = given and s.pid <> pg_backend_pid();
   exception when insufficient_privilege then
-    raise notice 'Sessions of "%" go on until they end by themselves', given;
+    raise notice 'The current user may not disconnect the sessions of "%"; they continue until they end', given;
   end;
   execute format('drop role %I', given);
 end
 $$;
 
-comment on function strata.drop_login(text) is 'Drops a login that strata login create has made.';
+comment on function strata.drop_login(text) is 'Drops a login that strata login create has created, and disconnects its sessions.';

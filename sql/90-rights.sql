@@ -1,8 +1,7 @@
 -- ======================================================================================================
--- Rights, and following the catalogue
+-- Rights, and following changes of the catalogue
 -- ======================================================================================================
 
--- Digest of all that a running server has made its API from.
 create or replace function strata.catalogue_digest()
 returns text
 language sql stable set search_path = pg_catalog, pg_temp set jit = off
@@ -48,10 +47,10 @@ begin atomic
   ) x (item);
 end;
 
-comment on function strata.catalogue_digest() is 'Digest of all that the API is made from.';
+comment on function strata.catalogue_digest() is 'Digest of everything in the catalogue that a server builds its API from.';
 
--- To be called after a change of tables, comments or rights; `strata migrate` does. Running servers are told of a new
--- catalogue and follow it.
+-- Call this after a change of tables, comments or grants; `strata migrate` does so. Running servers are notified of a
+-- changed catalogue and reload their schema.
 create or replace function strata.reconcile()
 returns bigint
 language plpgsql volatile set search_path = pg_catalog, pg_temp set jit = off as $$
@@ -61,7 +60,7 @@ declare
   digest text;
   version bigint;
 begin
-  -- Functions are executable by everybody until somebody decides otherwise: where nobody did, only their owner may.
+  -- PostgreSQL lets everyone execute a new function. Where nobody has granted or revoked anything, only the owner may.
   for object in
     select p.oid::regprocedure as name, p.prokind from pg_proc p
     where p.pronamespace::regnamespace::text in ('staging', 'production', 'analytics', 'strata') and p.proacl is null
@@ -75,7 +74,7 @@ begin
       perform strata.put_metric(m.schema_name, m.metric, m.query, m.partition_column);
       perform strata.copy_comments(m);
     else
-      -- DROP … CASCADE of what it reads took the query along: the next refresh says so, even if nothing changes.
+      -- DROP … CASCADE of a source dropped the query too. The next refresh reports that, even if nothing changes.
       update strata.metrics x set rebuild = true where x.metric = m.metric;
     end if;
   end loop;
@@ -90,31 +89,31 @@ begin
 end
 $$;
 
-comment on function strata.reconcile() is 'Brings what depends on the catalogue up to date, tells running servers of a new one, and returns its version.';
+comment on function strata.reconcile() is 'Updates everything that depends on the catalogue, notifies running servers of a changed one, and returns the catalogue''s version.';
 
 revoke execute on all functions in schema staging, production, analytics, strata from public;
 
 grant usage on schema production to strata_reader;
 grant usage on schema analytics to strata_reader, strata_ingestor;
--- Ingestors and operators call functions of schema strata; its tables are nobody's. Readers get no USAGE: they could call
--- the functions that views use, and see rows of metrics that they may not read.
+-- Ingestors and operators call functions of schema strata, but no role may read its tables. Readers get no USAGE: they
+-- could call the functions behind the views and so see rows of metrics that they may not read.
 grant usage on schema strata to strata_ingestor, strata_operator;
 
--- Refreshes that a subscriber has missed.
+-- Subscriptions read it for refreshes that a subscriber missed.
 grant select on analytics.refresh_state to strata_reader;
 
 grant select on analytics.freshness, analytics.datasets, analytics.lineage to strata_reader;
--- The actor of a run may be an e-mail address, and its arguments name files: they are not for every reader.
+-- Readers get neither actor, which may be an e-mail address, nor arguments, which name files.
 grant select (run_id, step, status, trigger, dataset, parent_run_id, queued_at, started_at, finished_at,
               heartbeat_at, duration_ms, rows_read, rows_written, rows_rejected, rows_deleted, progress,
               rows_replaced, rows_replaced_from_other_source)
   on analytics.pipeline_runs to strata_reader;
 grant select on analytics.run_datasets to strata_reader, strata_ingestor;
--- A source system sees why its own pushes failed.
+-- A source system may see why its own loads failed.
 grant select on analytics.pipeline_runs to strata_ingestor, strata_operator;
 grant select on analytics.quarantine, analytics.pipeline_incidents to strata_operator;
 
--- Views read with the rights of their owner, but call functions with those of their reader.
+-- A view reads relations with the rights of its owner, but calls functions with those of its reader.
 grant execute on function strata.stale_partitions(text, boolean), strata.stale_rows(anyelement), strata.idle_users_now(),
   strata.freshness_rows(), strata.dataset_rows(), strata.lineage_edges()
   to strata_reader;

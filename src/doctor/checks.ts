@@ -242,7 +242,7 @@ export const sqlChecks: SqlCheck[] = [
     name: "runs",
     severity: "failure",
     sql: `
-      select format('Run %s (%s) is running, but gave no sign of life since %s', run_id, step, heartbeat_at) as problem
+      select format('Run %s (%s) is running, but has sent no heartbeat since %s', run_id, step, heartbeat_at) as problem
       from strata.runs where status = 'running' and heartbeat_at < now() - interval '1 minute'`,
     advice: "Start the step again: that closes the dead run first",
   },

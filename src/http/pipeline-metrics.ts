@@ -141,7 +141,7 @@ export function addPipelineMetrics(registry: Registry, pool: pg.Pool): void {
   );
   gauge(
     "strata_worker_seen_timestamp_seconds",
-    "When a worker gave a sign of life last; missing if none ever did.",
+    "When a worker last sent a heartbeat; missing if none ever did.",
     [],
     (set, { worker }) => worker.forEach(({ seen }) => set({}, seen)),
   );

@@ -6,7 +6,7 @@ export type Receiver = "alerts" | "lineage";
 
 export interface Message {
   id: string;
-  /** Identity for the receiver, the same in every attempt. */
+  /** Identifier of the message for its receiver, the same in every attempt. */
   publicId: string;
   event: string;
   runId: string | null;

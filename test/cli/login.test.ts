@@ -170,7 +170,7 @@ test.each([
   [["create", "x", "--role", "postgres"], /"postgres"; allowed: reader/],
   [["create", "X y", "--role", "reader"], /Allowed: small letters/],
   [["create", "strata_reader", "--role", "reader"], /Allowed: small letters/],
-  [["create", "postgres", "--role", "reader"], /There is a role "postgres" already/],
+  [["create", "postgres", "--role", "reader"], /The role "postgres" already exists/],
   [["create", "x"], /required option '--role/],
   [
     ["create", "x", "--role", "reader", "--statement-timeout", "long"],

@@ -540,10 +540,12 @@ describe("edits", { tags: ["long"] }, () => {
     const s = await shop();
     const query = `select day, count(*) as n from ${s.sale} group by day`;
     const add = (name: string, text = query) => metric(name, text, "day");
-    await expect(add("daily_rollup")).rejects.toThrow("daily_rollup is a metric of schema strata");
-    await expect(add("freshness")).rejects.toThrow("analytics.freshness exists and is no metric");
+    await expect(add("daily_rollup")).rejects.toThrow("daily_rollup is already a metric, in schema strata");
+    await expect(add("freshness")).rejects.toThrow("analytics.freshness exists and is not a metric");
     await sql("create view analytics.taken_live as select 1 as x");
-    await expect(add("taken")).rejects.toThrow("analytics.taken_live exists; a metric taken needs that name");
+    await expect(add("taken")).rejects.toThrow(
+      "analytics.taken_live exists, but the live view of the metric taken needs that name",
+    );
     await expect(add("Bad name")).rejects.toThrow("given: 'Bad name'");
     await expect(metric("wrong", query, "week")).rejects.toThrow(
       "The query has no column 'week' to partition by; it has: day, n.",
@@ -573,7 +575,7 @@ describe("edits", { tags: ["long"] }, () => {
         s.sale,
       ]),
     ).toEqual([]);
-    await expect(add("runs")).rejects.toThrow("analytics.runs exists and is no metric");
+    await expect(add("runs")).rejects.toThrow("analytics.runs exists and is not a metric");
   });
 });
 
@@ -587,7 +589,7 @@ describe("failures", { tags: ["long"] }, () => {
     await sql(`alter table ${s.sale} drop column note cascade; select strata.reconcile()`);
     await refresh();
     const gone = expect.stringMatching(
-      /^its query is gone, because something that it read was dropped: declare it/,
+      /^its query no longer exists, because something that it reads was dropped; declare it/,
     );
     expect(await sql("select metric, error from strata.metrics where error is not null order by 1")).toEqual([
       { metric: "notes", error: gone },

@@ -218,7 +218,7 @@ test("a broken promise of freshness is an incident until the rows are there", as
   await expect(sql("select strata.promise('nothing', '1 hour')")).rejects.toThrow(
     /There is no dataset or metric 'nothing'; there are: .*users/,
   );
-  await expect(sql("select strata.promise('users', '-1 hour')")).rejects.toThrow("longer than nothing");
+  await expect(sql("select strata.promise('users', '-1 hour')")).rejects.toThrow("longer than 0");
   await sql("select strata.promise('users', '1 hour')");
   await sql(
     `insert into staging.raw_users (user_id, username, email, ingested_at)
@@ -234,7 +234,7 @@ test("a broken promise of freshness is an incident until the rows are there", as
       kind: "freshness",
       subject: "users",
       detail: expect.stringMatching(
-        /^users lacks source rows that are 01:30:\d\d old; promised is 01:00:00\.$/,
+        /^users lacks source rows that are 01:30:\d\d old; the promise is at most 01:00:00\.$/,
       ),
     },
   ]);
@@ -288,9 +288,7 @@ test("where no worker works, a serving process notices it and delivers the alert
   await lookForWorker(options);
   await lookForWorker(options);
   expect(types()).toEqual(["incident.opened worker worker"]);
-  expect(receiver.received[0]!.body.data.detail).toMatch(
-    /^No worker has given a sign of life since 20.*Z\.$/,
-  );
+  expect(receiver.received[0]!.body.data.detail).toMatch(/^No worker has sent a heartbeat since 20.*Z\.$/);
   await work();
   await until(() => Promise.resolve(receiver.received.length === 2));
   expect(types()[1]).toBe("incident.resolved worker worker");
@@ -306,7 +304,7 @@ test("where no worker was ever seen, only work that waits says that one is missi
   await sql("update graphile_worker._private_jobs set run_at = now() - interval '10 minutes'");
   expect(await check()).toBe(false);
   expect(await sql("select detail from strata.incidents")).toEqual([
-    { detail: "Work waits in the queue, and no worker was ever seen." },
+    { detail: "Jobs wait in the queue, but no worker has ever sent a heartbeat." },
   ]);
 });
 

@@ -200,7 +200,7 @@ describe("deletions", () => {
     expect(await entries()).toEqual([
       {
         reasons: ["referenced_by_transactions"],
-        detail: "Rows of transactions refer to it. Given: user_id = 1.",
+        detail: "Rows of transactions refer to the row. Given: user_id = 1.",
         file: "gone.csv",
         line: 2,
         key: "1",

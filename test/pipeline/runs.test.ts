@@ -122,11 +122,11 @@ test("closes a run whose process died, and goes on", async () => {
   expect(next.id).not.toBe(dead);
   expect(await statusOf(dead)).toMatchObject({
     status: "failed",
-    error: expect.stringContaining("no sign of life") as string,
+    error: expect.stringContaining("no heartbeat") as string,
   });
 });
 
-test("leaves a run alone that gave a sign of life", async () => {
+test("leaves a run alone that sent a heartbeat", async () => {
   const runId = await started("transform", "20 seconds");
   expect(await sql("select strata.close_dead_runs() as closed")).toEqual([{ closed: 0 }]);
   expect(await sql("select strata.heartbeat_run($1) as alive", [runId])).toEqual([{ alive: true }]);

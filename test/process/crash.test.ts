@@ -59,7 +59,7 @@ async function settle(): Promise<void> {
     );
     return rows.length === 0;
   });
-  // A run without a sign of life is closed after half a minute; here that time is passed by.
+  // A run without a heartbeat is closed after half a minute; here that time is passed by.
   await pool.query(
     "update strata.runs set heartbeat_at = now() - interval '1 hour' where status = 'running'",
   );

@@ -96,7 +96,7 @@ test(
         expect.stringMatching(/^orders_user_id_fkey on production\.orders has no index/),
       ],
       "materialized views": [expect.stringMatching(/^analytics\.daily_user_metrics has no unique index/)],
-      runs: [expect.stringMatching(/^Run \d+ \(refresh\) is running, but gave no sign of life since/)],
+      runs: [expect.stringMatching(/^Run \d+ \(refresh\) is running, but has sent no heartbeat since/)],
       API: [expect.stringMatching(/analytics\.broken.*no_such_column/)],
       watermarks: [expect.stringMatching(/^The watermark of events is ahead of this server/)],
       "additions to the machinery": expect.arrayContaining(["column strata.stray.id"]),
@@ -162,7 +162,7 @@ test(
     const after = await examine();
     expect(after.found.metrics?.problems.toSorted()).toEqual([
       "inverse failed in the last refresh: division by zero",
-      expect.stringMatching(/^notes failed in the last refresh: its query is gone/),
+      expect.stringMatching(/^notes failed in the last refresh: its query no longer exists/),
     ]);
     for (const { checks } of [before, after])
       expect(checks.map(({ name }) => name)).toContain("additions to the machinery");

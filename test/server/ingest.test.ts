@@ -200,7 +200,7 @@ describe("POST /ingest", () => {
     expect([status, body.errors[0].extensions.code, body.errors[0].message]).toEqual([
       400,
       "CONFLICT",
-      expect.stringMatching(/^Run \d+ is ingesting the same input\.$/),
+      expect.stringMatching(/^Run \d+ is ingesting the same input; wait for it to end\.$/),
     ]);
     await database.pool.query("update strata.runs set status = 'failed' where status = 'running'");
   });
