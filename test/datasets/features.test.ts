@@ -1361,7 +1361,10 @@ describe("wrong declarations", () => {
     ["strata.remove_dataset(null)", "There is no dataset null; there are: "],
     ["strata.announce_changes(null)", "There is no table production.null with a primary key"],
     ["strata.announce_changes('things', null)", "enabled must be true or false, not null."],
-    ["strata.add_metric(null, 'select 1 as a')", "at the end; given: null."],
+    [
+      "strata.add_metric(null, 'select 1 as a')",
+      "The name of a metric is not valid; given: null; allowed are at most 50",
+    ],
     ["strata.add_metric('wrong', null)", "The query of wrong is empty."],
     ["strata.add_metric('wrong', ' ;')", "The query of wrong is empty."],
     ["strata.add_metric('wrong', 'select from production.things')", "The query of wrong has no columns."],
@@ -1376,7 +1379,7 @@ describe("wrong declarations", () => {
     ["strata.count_differences('nope')", "There is no metric 'nope'; there are: "],
     [
       "strata.refresh(from_date => '-infinity', to_date => 'infinity')",
-      "a hundred years at most; given: -infinity to infinity.",
+      "at most 36600 days apart; given: -infinity to infinity.",
     ],
     [
       "production.extend_dim_date('2026-01-01', 'infinity')",
@@ -1391,7 +1394,7 @@ describe("wrong declarations", () => {
 
   test("a missing table comes with those that there are", async () => {
     await expect(sql("select strata.add_dataset('user')")).rejects.toMatchObject({
-      hint: expect.stringMatching(/production\.\"user\" \(…\)\. There are: .*users\.$/) as string,
+      hint: expect.stringMatching(/production\.\"user\" \(…\)\. Existing tables: .*users\.$/) as string,
     });
   });
 
