@@ -41,6 +41,8 @@ function explainState(error: DatabaseError): Explanation | undefined {
         field,
         constraint,
       };
+    case "23P01":
+      return { code: "UNIQUE_VIOLATION", message: "Another row excludes this one", field, constraint };
     case "23503": {
       const message = error.detail?.includes("still referenced")
         ? "Other rows still refer to this one"

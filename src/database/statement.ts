@@ -39,7 +39,11 @@ const internals = pg as unknown as {
   utils: { prepareValue: (value: unknown) => unknown };
 };
 
-const { prepareValue } = internals.utils;
+/** Half of a surrogate pair would be stored as another character; as NUL PostgreSQL rejects it, with this statement alone. */
+function prepareValue(value: unknown): unknown {
+  const prepared = internals.utils.prepareValue(value);
+  return typeof prepared === "string" && !prepared.isWellFormed() ? "\0" : prepared;
+}
 
 const PREPARED_PER_CONNECTION = 200;
 const prepared = new WeakMap<Connection, Map<string, number>>();

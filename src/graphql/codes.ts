@@ -104,7 +104,7 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
   CONFLICT: { status: 400, meaning: "Another transaction changed or holds the same rows. Retry." },
   UNIQUE_VIOLATION: {
     status: 400,
-    meaning: "Another row has this value; `field` and `constraint` say which.",
+    meaning: "Another row has this value, or excludes it; `field` and `constraint` say which.",
   },
   FOREIGN_KEY_VIOLATION: {
     status: 400,

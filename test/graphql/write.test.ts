@@ -181,3 +181,39 @@ test.each(["reader", "ingestor"] as const)("the %s may not write", async (role) 
   }
   expect((await api.read("{ users { totalCount } }")).users.totalCount).toBe(3);
 });
+
+test("a row that another one excludes", async () => {
+  await api.database.pool.query(
+    "alter table production.transactions add constraint one_of_666 exclude using btree (amount with =) where (amount = 666)",
+  );
+  const create = `mutation { createTransaction(input: { transaction: { userId: 1, amount: 666 } }) { clientMutationId } }`;
+  await api.read(create);
+  const { errors } = await api.ask("operator", create);
+  expect(errors).toMatchObject([
+    {
+      message: "Another row excludes this one",
+      extensions: { code: "UNIQUE_VIOLATION", field: "amount", constraint: "one_of_666" },
+    },
+  ]);
+  await api.database.pool.query("alter table production.transactions drop constraint one_of_666");
+});
+
+test.each(["half \ud800", "\udc00", "a\0b"])("a text that PostgreSQL cannot hold: %j", async (country) => {
+  const write = `mutation ($country: String) { updateUser(input: { userId: 1, patch: { country: $country } }) { user { country } } }`;
+  for (const [query, variables] of [
+    [write, { country }],
+    [
+      "query ($country: String) { users(filter: { country: { equalTo: $country } }) { totalCount } }",
+      { country },
+    ],
+    [
+      "query ($countries: [String!]) { users(filter: { country: { in: $countries } }) { nodes { userId } } }",
+      { countries: ["UK", country] },
+    ],
+  ] as const) {
+    const { errors } = await api.ask("operator", query, variables);
+    expect(errors.map(({ extensions }) => extensions.code)).toEqual(["BAD_USER_INPUT"]);
+  }
+  expect((await api.read("{ user(userId: 1) { country } }")).user).toEqual({ country: "UK" });
+  expect((await api.read(write, { country: "UK" })).updateUser.user).toEqual({ country: "UK" });
+});
