@@ -47,7 +47,7 @@ const shown = ({
 }: Entry) => ({
   dataset,
   kind,
-  key: key?.join(", "),
+  key: key?.join(", ") ?? null,
   from: parents.join(", "),
   rows,
   behind: rowsBehind,

@@ -28,6 +28,17 @@ describe("the pipeline's commands", () => {
     return { ...result, run: JSON.parse(result.stdout).run };
   };
 
+  it("lists datasets although somebody has dropped a table", async () => {
+    await database.pool.query(
+      "create table production.gone (n int primary key); select strata.add_dataset('gone'); drop table production.gone",
+    );
+    expect(await strata(["datasets"], database.environment)).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/'gone' .*'users' /s) as string,
+    });
+    await database.pool.query("select strata.remove_dataset('gone')");
+  });
+
   it("moves rows through the layers and prints the run and nothing else", async () => {
     const { code, run: done } = await run("run");
     expect(code).toBe(0);

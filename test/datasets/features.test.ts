@@ -1,9 +1,10 @@
 // One test for each thing that a table of production may have. In each of them, a bad row costs no good one.
 import { describe, expect, test } from "vitest";
+import { readDataset } from "../../src/ingest/dataset.ts";
 import { isServer } from "../support/database.ts";
 import { useDatasets, type Row } from "./fixture.ts";
 
-const { sql, declare, arrive, transform, rows, rejected, retry } = useDatasets();
+const { database, sql, declare, arrive, transform, rows, rejected, retry } = useDatasets();
 
 /** The embedded engine has neither these extensions nor collations that ignore case. */
 const onServer = test.runIf(isServer);
@@ -1114,6 +1115,9 @@ describe("changes of a table", { tags: ["long"] }, () => {
     await sql("drop table production.gone");
     expect((await outcome("things")).rows).toEqual([{ n: 1 }]);
     expect(await sql("select dataset from analytics.freshness where dataset = 'gone'")).toHaveLength(1);
+    await expect(readDataset(database().pool, "gone")).rejects.toThrow(
+      'The dataset "gone" has lost its table in production or staging',
+    );
   });
 
   test("a new column, and a new rule that rows in staging break", async () => {

@@ -31,6 +31,7 @@ export function useDatasets() {
   });
 
   return {
+    database,
     sql,
     /** Creates what the DDL says and makes datasets of the tables named. */
     declare: async (ddl: string, ...datasets: string[]) => {
