@@ -26,7 +26,7 @@ const getOrMake = <K, V>(map: Map<K, V>, key: K, make: () => V): V => {
 };
 
 interface Memory {
-  /** Text of the behavior, by type of entity and entity. */
+  /** Text of the behavior by type of entity and entity. */
   texts: Map<string, EntityMap<string>>;
   /** Results by filter, then by text of the behavior. */
   answers: Map<string, Map<string, boolean | undefined>>;

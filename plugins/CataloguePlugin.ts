@@ -33,7 +33,7 @@ interface Catalogue {
   days: { relation: string; day: string; time: string }[];
   /** Columns that some role may not read although it reads others of the relation. */
   restricted: { relation: string; column: string }[];
-  /** Columns of views and metrics that are never NULL, as their queries show. */
+  /** Columns of views and metrics that are provably never NULL. */
   not_null: { relation: string; column: string }[];
   /** Columns with a trigram index. */
   trigrams: { relation: string; column: string }[];

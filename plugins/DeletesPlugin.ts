@@ -41,9 +41,9 @@ function wordsOf(
     return names.join(", ").replace(/, ([^,]+)$/, " and $1");
   };
   return [
-    goes.size > 0 ? `With it go its ${list(goes)}.` : [],
-    emptied.size > 0 ? `Its ${list(emptied)} stay without it.` : [],
-    kept.size > 0 ? `Refused as long as ${list(kept)} refer to it.` : [],
+    goes.size > 0 ? `Also deletes its ${list(goes)}.` : [],
+    emptied.size > 0 ? `Its ${list(emptied)} stay, without referring to it.` : [],
+    kept.size > 0 ? `Rejected while ${list(kept)} refer to it.` : [],
   ]
     .flat()
     .join(" ");

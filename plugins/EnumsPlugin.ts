@@ -44,10 +44,10 @@ const createCodec = (name: string, typeName: string, column: PgAttribute, names:
     description:
       typeName === DATASET_NAME
         ? "A dataset, by its name."
-        : `What \`${column.attname}\` can be, by a rule of the database.`,
+        : `Values that the database allows for \`${column.attname}\`.`,
     extensions: { strataNames: true, tags: { name: typeName } } as never,
   }) as PgCodec),
-  // The values sort as text, so orders and indexes are the column's.
+  // The values sort as text, so the column's order and indexes are used.
   hasNaturalOrdering: true,
   isEnum: false,
 });

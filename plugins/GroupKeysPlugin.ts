@@ -96,7 +96,7 @@ export const GroupKeysPlugin: GraphileConfig.Plugin = {
             groupTypeOf(build, resource),
             { pgTypeResource: resource },
             () => ({
-              description: `What a group of ${inflection.pluralize(inflection.tableType(resource.codec as never))} has in common; null for what it was not grouped by.`,
+              description: `What a group of ${inflection.pluralize(inflection.tableType(resource.codec as never))} has in common; values that it was not grouped by are null.`,
               assertStep: assertPgClassSingleStep,
               fields: () => {
                 const values = groupingsOf(build, resource)?.getValues() ?? [];
@@ -144,7 +144,7 @@ export const GroupKeysPlugin: GraphileConfig.Plugin = {
           {
             group: {
               description:
-                "What the group was made by, with names and types; null for aggregates of all rows.",
+                "Values that the group was formed by, with names and types; null for aggregates of all rows.",
               type,
               plan: ($group: Step) => $group,
             },

@@ -59,7 +59,7 @@ interface Ingest {
   dataset: string;
   mutation: string;
   rowType: string;
-  /** Column by name of the input's field. */
+  /** Column for each field of the input type. */
   columns: Map<string, DatasetField>;
 }
 
@@ -70,70 +70,70 @@ function describe({ type, description, is_required: isRequired }: DatasetField):
 
 /** Types that the mutations of all datasets share. */
 const SHARED = `
-  "What a load does with its rows, if it does not write them."
+  "What a load does instead of writing its rows."
   enum IngestOperation {
-    "The rows name rows of production to delete, by their key; other fields are not used."
+    "Delete the rows of production with these keys; other fields are ignored."
     delete
-    "The rows are all that their source has: when the transform has taken them, its other rows are deleted, if none of these was rejected."
+    "The rows are a full snapshot of their source: once they are transformed, the source's other rows are deleted, unless a row of the snapshot was rejected."
     replace
   }
   "What a load would do."
   type IngestDryRun {
     "How many rows were read."
     rowsRead: Int!
-    "How many rows would land in staging."
+    "Number of rows that would land in staging."
     rowsLanding: Int!
-    "How many rows would go to quarantine at once."
+    "Number of rows that the ingest would put into quarantine."
     rowsRejected: Int!
-    "How many rows each reason rejects."
+    "Number of rejected rows by reason."
     reasons: JSON!
-    "The first rows that would land."
+    "First rows that would land."
     landing: [IngestDryRunExample!]!
-    "The first rows of each reason."
+    "First rejected rows of each reason."
     rejected: [IngestDryRunExample!]!
-    "What the transform would do with the first 20,000 rows that would land; null for a role that may not read the dataset, and if none would land."
+    "What the transform would do with the first 20,000 rows that would land; null if none would land or your role may not read the dataset."
     transform: IngestDryRunTransform
-    "The run that has ingested the same rows: with once, the load would do nothing."
+    "Run that has ingested the same rows, so that a load with \`once\` would do nothing; null if there is none."
     sameAs: BigInt
     "Why the load would fail."
     error: String
   }
   "What the transform would do with the rows of a load."
   type IngestDryRunTransform {
-    "How many rows it would take."
+    "Number of rows that it would read."
     rowsRead: Int!
-    "How many rows it would insert or update."
+    "Number of rows that it would insert or change."
     rowsWritten: Int!
-    "How many rows would take the place of others with other values."
+    "Number of rows that would replace a row with the same key and other values."
     rowsReplaced: Int!
-    "Of these, how many rows of another source would be replaced."
+    "Number of replaced rows that came from another source."
     rowsReplacedFromOtherSource: Int!
-    "How many rows it would delete; null for a full snapshot that is longer than what is tried."
+    "Number of rows that it would delete; null for a full snapshot of more than 20,000 rows."
     rowsDeleted: Int
-    "How many rows it would reject."
+    "Number of rows that it would reject."
     rowsRejected: Int!
-    "How many rows each reason rejects."
+    "Number of rejected rows by reason."
     reasons: JSON!
-    "The first rows that would be replaced."
+    "First rows that would be replaced."
     replaced: [IngestDryRunExample!]!
-    "The first rows that would be deleted."
+    "First rows that would be deleted."
     deleted: [IngestDryRunExample!]!
-    "The first rows that it would reject, of each reason."
+    "First rows that it would reject, for each reason."
     rejected: [IngestDryRunExample!]!
-    "Why a full snapshot would delete nothing."
+    "Why a full snapshot would delete nothing; null otherwise."
     problem: String
-    "Rows of parents that wait for the transform, by dataset: rows that need them count as rejected."
+    "Number of rows that are not transformed yet, by parent dataset; rows that refer to them count as rejected here."
     waiting: JSON!
   }
-  "A row that a load would land, reject, replace or delete; what does not apply is null."
+  "A row that a load would land, reject, replace or delete; fields that do not apply are null."
   type IngestDryRunExample {
-    "Place of the row among those given, from 1."
+    "Position of the row in the input, from 1."
     line: Int
     "Key of the row."
     key: String
-    "The row as it would land: its fields as text."
+    "Fields of the row as text, as they would land."
     row: JSON
-    "Source of the row in production."
+    "Source system of the row in production."
     source: String
     "Fields of the row in production that would change."
     before: JSON
@@ -153,58 +153,58 @@ function typeDefsOf({ dataset, mutation, rowType, columns }: Ingest): string {
   const demand = required.length > 0 ? `; only ${required.join(" and ")} must be there` : "";
   return `
     extend type Mutation {
-      ${text(`Lands rows of ${dataset} in staging, where the next transform takes them. Ingestors and operators only.`)}
+      ${text(`Lands rows of ${dataset} in staging, from where the next transform moves them to production. Ingestors and operators only.`)}
       ${mutation}(
-        "The rows and where they come from."
+        "The rows, their source and options."
         input: ${type}Input!
       ): ${type}Payload
     }
     "Rows for ${mutation}."
     input ${type}Input {
-      "The rows. One that does not fit goes to quarantine; the others land."
+      "The rows. A row that is not valid goes to quarantine; the others land."
       rows: [${rowType}!]!
-      "Where the rows come from, up to 50 characters."
+      "Source system of the rows; at most 50 characters."
       sourceSystem: String = "api"
-      "Delete the rows that these name, or also those of the source that are not among these. Both take the right to delete rows of the dataset."
+      "\`delete\` deletes the rows with these keys; \`replace\` writes the rows and deletes the other rows of the source. Both require the right to delete rows of the dataset."
       operation: IngestOperation
-      "Say what the load would do, and change nothing."
+      "Report what the load would do without changing anything."
       dryRun: Boolean = false
-      "Do nothing if the same rows were ingested before with the same options."
+      "Do nothing if the same rows were already ingested with the same options."
       once: Boolean = false
-      "How dates that are not ISO 8601 are written, such as DD/MM/YYYY."
+      "Format of dates that are not ISO 8601, such as DD/MM/YYYY."
       dateFormat: String
-      "How many rows may be rejected, as a number or a share such as 5%. If there are more, the run fails and none of its rows goes on."
+      "Maximum number of rejected rows, or their share, such as 5%. If more are rejected, the run fails and none of its rows is transformed."
       maxRejected: String
-      "Decimal separator of numbers that are sent as text: a point or a comma. The other may part thousands."
+      "Decimal separator of numbers that are sent as text: a point or a comma. The other one may separate thousands."
       decimal: String
-      "Time zone of times without an offset, such as Europe/Berlin; UTC if there is none."
+      "Time zone of times without an offset, such as Europe/Berlin; UTC by default."
       timezone: String
-      "Texts that mean no value, such as NA."
+      "Texts that stand for null, such as NA."
       null: [String!]
-      "Fields to make by expressions in SQL, such as amount=round(amount, 2); fields by their names in the database."
+      "Fields to compute by SQL expressions, such as amount=round(amount, 2); fields have their names in the database."
       set: [String!]
-      "Return at once with the running run. The rows are safe only when it has finished."
+      "Return the running run at once. The rows are stored only when the run has succeeded."
       background: Boolean = false
-      "Any string; it comes back unchanged in the payload."
+      "Any text; the payload repeats it."
       clientMutationId: String
     }
-    ${text(`A row as the source has it. Values of the wrong type are accepted here and quarantined with the reason${demand}.`)}
+    ${text(`A row as its source has it. Values of a wrong type are accepted here, and the row is quarantined with the reason${demand}.`)}
     input ${rowType} {
       ${[...columns].map(([name, field]) => `${text(describe(field))}\n      ${name}: JSON`).join("\n      ")}
     }
     "Result of ${mutation}."
     type ${type}Payload {
-      "The run that landed the rows; empty after a dry run."
+      "Run that landed the rows; null after a dry run."
       run: PipelineRun
-      "How many rows landed in staging; empty for a run in the background and after a dry run."
+      "Number of rows that landed in staging; null for a run in the background and after a dry run."
       rowsIngested: Int
-      "How many rows went to quarantine; empty for a run in the background and after a dry run."
+      "Number of rows that went to quarantine; null for a run in the background and after a dry run."
       rowsRejected: Int
-      "Whether nothing was done because the run has ingested the same rows before."
+      "Whether nothing was done because an earlier run ingested the same rows."
       skipped: Boolean!
-      "What the load would do, if that was asked for."
+      "What the load would do; null unless \`dryRun\` was given."
       dryRun: IngestDryRun
-      "The string given in the input."
+      "The text given as \`clientMutationId\`."
       clientMutationId: String
     }`;
 }

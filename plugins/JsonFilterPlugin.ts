@@ -118,7 +118,7 @@ const JsonFilterPlugin: GraphileConfig.Plugin = {
     hooks: {
       init(_, build) {
         build.addConnectionFilterOperator("JSON", "path", {
-          description: "The values at these paths compare as said.",
+          description: "Compares the values at these paths.",
           resolveType: () =>
             new build.graphql.GraphQLList(
               new build.graphql.GraphQLNonNull(build.getInputTypeByName("JSONPathInput")),

@@ -32,8 +32,8 @@ for (const codec of [TYPES.int, TYPES.int2, TYPES.boolean] as PgCodec[]) {
 type Rows = Pick<PgSelectQueryBuilder, "alias" | "orderBy" | "setOrderIsUnique">;
 
 /**
- * A cursor's condition in @dataplan/pg 1.1 has its two NULL cases swapped: a page that follows the last
- * value loses the rows with NULL. Whether a value is NULL is therefore an order of its own, before it.
+ * @dataplan/pg 1.1 swaps the two NULL cases in a cursor's condition, so the page after the last value loses the rows
+ * with NULL. Therefore rows are first ordered by whether the value is NULL, and then by the value.
  */
 function orderByNulls(rows: Rows, fragment: SQL, order: PgOrderSpec, nulls: Nulls): void {
   rows.orderBy({

@@ -67,14 +67,14 @@ export const PageSizePlugin: GraphileConfig.Plugin = {
           ...args,
           first: {
             ...first,
-            description: `Read only the first rows, this many; ${defaultPageSize} without \`first\` or \`last\`. ${limits}`,
+            description: `Maximum number of rows to read from the start; ${defaultPageSize} without \`first\` or \`last\`. ${limits}`,
             applyPlan: undefined,
           },
           // Rows of functions have no `last`.
           ...(last && {
             last: {
               ...last,
-              description: `Read only the last rows, this many. ${limits}`,
+              description: `Maximum number of rows to read from the end. ${limits}`,
               applyPlan: undefined,
             },
           }),

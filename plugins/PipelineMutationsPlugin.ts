@@ -44,9 +44,9 @@ const MUTATIONS: Record<string, MutationSpec> = {
   },
   refreshAnalytics: {
     step: "refresh",
-    description: "Brings the pre-computed analytics up to date with production.",
+    description: "Updates the pre-computed analytics with the changes of production.",
     inputFields: `
-      "Rebuild everything, not only what changed since the last refresh."
+      "Recompute everything, not only what changed since the last refresh."
       full: Boolean = false`,
   },
   runPipeline: {
@@ -56,12 +56,12 @@ const MUTATIONS: Record<string, MutationSpec> = {
   cleanupOldData: {
     step: "cleanup",
     description:
-      "Deletes staging rows older than the retention that the transform has already taken, and old runs and rejected rows.",
+      "Deletes transformed raw rows older than the retention, and old runs and quarantined records.",
     inputFields: `
-      "Rows that arrived within this many days are kept; 0 to 36500. The server's RETENTION_DAYS if left out."
+      "Retention of raw rows in days, from 0 to 36500; the server's RETENTION_DAYS by default."
       daysToKeep: Int`,
     payloadFields: `
-      "How many rows were deleted: of staging, and old runs and rejected rows; 0 for a run in the background, which has only been queued."
+      "Number of deleted raw rows, runs and quarantined records; 0 for a run in the background, which is only queued."
       rowsDeleted: Int`,
   },
 };
@@ -81,10 +81,10 @@ const typeDefs = Object.entries(MUTATIONS).map(
     }
     "Options of ${field}."
     input ${typeName(field)}Input {
-      "Return at once with the queued run instead of waiting until it has finished."
+      "Return the queued run at once instead of waiting until it has ended."
       background: Boolean = false
       ${inputFields}
-      "Any string; it comes back unchanged in the payload."
+      "Any text; the payload repeats it."
       clientMutationId: String
     }
     "Result of ${field}."
@@ -92,7 +92,7 @@ const typeDefs = Object.entries(MUTATIONS).map(
       "The run. Requests made while it is queued share it; if the step is already running, this run starts afterwards."
       run: PipelineRun
       ${payloadFields}
-      "The string given in the input."
+      "The text given as \`clientMutationId\`."
       clientMutationId: String
     }`,
 );

@@ -20,7 +20,7 @@ import {
 
 const filters = {
   withinDistance: {
-    description: "Is at most so many metres away from a position, as `distance` measures.",
+    description: "Is at most this many metres from a position, as `distance` measures.",
     type: "GeoDistanceInput",
     resolve: withinDistance,
   },
@@ -233,7 +233,7 @@ export const PostgisPlugin: GraphileConfig.Plugin = {
           { fieldName: "distance" },
           {
             type: build.graphql.GraphQLFloat,
-            description: `Metres between \`${column}\` and another position, on a sphere: within 0.6 % of those on the ellipsoid.`,
+            description: `Metres between \`${column}\` and another position, on a sphere; within 0.6 % of the distance on the ellipsoid.`,
             args: {
               from: {
                 type: new build.graphql.GraphQLNonNull(build.getInputTypeByName("GeoPointInput")),

@@ -43,17 +43,17 @@ const typeDefs = (dataset: string) =>
   parse(`
   extend type Mutation {
     """
-    Gives quarantined rows back to the transform, which takes them with its next run. Operators only.
+    Requeues quarantined rows for the next transform. Operators only.
     """
     retryQuarantined(
       """
-      Which rows, and what to correct: by ids, by reason or dataset (or both), or everything.
+      The rows (by ids, by reason or dataset or both, or everything) and corrections.
       """
       input: RetryQuarantinedInput!
     ): RetryQuarantinedPayload
   }
   """
-  Which rows retryQuarantined takes: exactly one of ids, a filter (reason, dataset or both) and everything.
+  Rows to retry: exactly one of ids, a filter (reason, dataset or both) and everything.
   """
   input RetryQuarantinedInput {
     """
@@ -73,16 +73,16 @@ const typeDefs = (dataset: string) =>
     """
     everything: Boolean = false
     """
-    Fields to correct first, by their names in the database: an object. Null takes a field out.
+    Fields to correct first: an object of new values by the fields' names in the database; null removes a field.
     """
     patch: JSON
     """
-    How dates that are not ISO 8601 are written, such as DD/MM/YYYY. Unless given, as the ingest was told; so are the
-    next three.
+    Format of dates that are not ISO 8601, such as DD/MM/YYYY. By default, this and the next three options are those
+    of the ingest.
     """
     dateFormat: String
     """
-    Decimal separator of numbers that were sent as text: a point or a comma. The other may part thousands.
+    Decimal separator of numbers that were sent as text: a point or a comma. The other one may separate thousands.
     """
     decimal: String
     """
@@ -90,15 +90,15 @@ const typeDefs = (dataset: string) =>
     """
     timezone: String
     """
-    Texts that mean no value, such as NA.
+    Texts that stand for null, such as NA.
     """
     null: [String!]
     """
-    Return at once with the queued run instead of waiting until it has finished.
+    Return the queued run at once instead of waiting until it has ended.
     """
     background: Boolean = false
     """
-    Any string; it comes back unchanged in the payload.
+    Any text; the payload repeats it.
     """
     clientMutationId: String
   }
@@ -107,19 +107,19 @@ const typeDefs = (dataset: string) =>
   """
   type RetryQuarantinedPayload {
     """
-    The run that retries the rows.
+    Run that retries the rows.
     """
     run: PipelineRun
     """
-    How many rows went back to the transform; empty for a run in the background.
+    Number of rows that were requeued for the transform; null for a run in the background.
     """
     rowsRetried: Int
     """
-    How many rows came back, with their reasons renewed; empty for a run in the background.
+    Number of rows that were rejected again, with new reasons; null for a run in the background.
     """
     rowsRejected: Int
     """
-    The string given in the input.
+    The text given as \`clientMutationId\`.
     """
     clientMutationId: String
   }

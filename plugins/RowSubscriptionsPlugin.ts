@@ -20,7 +20,7 @@ interface Subject {
   table: AnnouncedTable;
   resource: PgResource;
   type: string;
-  /** The row in the payload. */
+  /** Name of the payload's field with the row. */
   field: string;
   subscription: string;
   payload: string;
@@ -143,7 +143,7 @@ function registerPayload(build: GraphileBuild.Build, subject: Subject): void {
       description: `A change of ${table.name}.`,
       fields: () => ({
         operation: {
-          description: "What was done.",
+          description: "Kind of the change.",
           type: new build.graphql.GraphQLNonNull(build.getOutputTypeByName("RowOperation")),
           plan: ($event: Step) => access($event, "operation"),
         },
@@ -154,7 +154,7 @@ function registerPayload(build: GraphileBuild.Build, subject: Subject): void {
                   [
                     key.field,
                     {
-                      description: "Key of the row; null for many.",
+                      description: "Key of the row; null for MANY.",
                       type: build.getGraphQLTypeByPgCodec(key.codec, "output"),
                       plan: ($event: Step) => valueOf($event, key, place),
                     },
@@ -164,7 +164,7 @@ function registerPayload(build: GraphileBuild.Build, subject: Subject): void {
           ),
         ),
         [field]: {
-          description: "The row as it is now; null if it was deleted, and for many.",
+          description: "The row as it is now; null if it was deleted, and for MANY.",
           type: build.getOutputTypeByName(type),
           plan: ($event: Step) =>
             resource.get(
@@ -180,16 +180,16 @@ function registerPayload(build: GraphileBuild.Build, subject: Subject): void {
 function fieldOf(build: GraphileBuild.Build, subject: Subject) {
   const { table, keys, payload } = subject;
   const hidden = table.has_policies
-    ? " Not everybody sees all of its rows: deleted ones are not named, and count as many."
+    ? " Since row-level security hides some rows from some roles, deleted rows are announced as MANY, without their keys."
     : "";
   return {
-    description: `Tells of rows of ${table.name} as they are inserted, updated or deleted.${hidden}`,
+    description: `Announces rows of ${table.name} that are inserted, updated or deleted.${hidden}`,
     type: build.getOutputTypeByName(payload),
     args: Object.fromEntries(
       keys.map(({ field, codec }) => [
         field,
         {
-          description: `Tells only of rows with this ${field}, and of many at once.`,
+          description: `Announces only rows with this ${field}, and changes of many rows at once.`,
           type: build.getGraphQLTypeByPgCodec(codec, "input"),
         },
       ]),
@@ -217,14 +217,14 @@ export const RowSubscriptionsPlugin: GraphileConfig.Plugin = {
             "RowOperation",
             {},
             () => ({
-              description: "What was done to rows of a table.",
+              description: "Kind of a change of rows.",
               values: {
-                INSERTED: { description: "A row is new." },
-                UPDATED: { description: "Some columns of a row may have changed." },
-                DELETED: { description: "A row is gone." },
+                INSERTED: { description: "A row was inserted." },
+                UPDATED: { description: "A row was updated; its values may be the same." },
+                DELETED: { description: "A row was deleted." },
                 MANY: {
                   description:
-                    "More than a hundred rows changed at once, or some may have been missed: read again what you show.",
+                    "More than 100 rows changed at once, or changes may have been missed; read the rows again.",
                 },
               },
             }),

@@ -77,7 +77,7 @@ function rejectRounded(value: unknown): unknown {
     const part = found[i];
     if (typeof part === "number" && !(Math.abs(part) <= Number.MAX_SAFE_INTEGER))
       throw new SafeError(
-        `A number in JSON (about ${part}) is beyond ${Number.MAX_SAFE_INTEGER}, from where on digits are lost on the way; ` +
+        `A number in JSON (about ${part}) is beyond ${Number.MAX_SAFE_INTEGER}, above which digits are lost; ` +
           "give it as a string, or send the rows to POST /ingest, which keeps every digit.",
         { code: "BAD_USER_INPUT" },
       );
@@ -106,7 +106,7 @@ function rejectRoundedLiteral(node: ValueNode): void {
       digitsOf(part.value) !== digitsOf(String(Number(part.value)))
     )
       throw new SafeError(
-        `The number ${part.value.slice(0, 40)} has more digits than a number in JSON keeps here; ` +
+        `The number ${part.value.slice(0, 40)} has more digits than a JSON number can hold; ` +
           "give it as a string, or send the rows to POST /ingest, which keeps every digit.",
         { code: "BAD_USER_INPUT" },
       );
@@ -131,14 +131,15 @@ function checkBase64(value: unknown): void {
     throw badInput(value, 'base64 such as "3q2+7w=="');
 }
 
-const endless = "A year beyond four digits has a sign and six; `infinity` and `-infinity` are answers, too.";
+const endless =
+  "A year beyond four digits has a sign and six digits; `infinity` and `-infinity` are possible results.";
 const answers: Record<string, { description: string; serialize: (value: unknown) => unknown }> = {
   Date: {
     description: `A calendar date (ISO 8601), such as \`2026-01-31\`. ${endless}`,
     serialize: (value) => isoTime(String(value)),
   },
   Datetime: {
-    description: `A point in time (ISO 8601), such as \`${example}\`. Answers are in UTC; a value with another offset is converted, one without is UTC. ${endless}`,
+    description: `A point in time (ISO 8601), such as \`${example}\`. Results are in UTC; an input with another offset is converted, one without offset is UTC. ${endless}`,
     serialize: toClient,
   },
 };

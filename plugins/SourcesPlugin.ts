@@ -24,7 +24,7 @@ declare module "graphql" {
 export interface Asked {
   schema: string;
   relation: string;
-  /** Undefined for a field whose rows are those of the relation. */
+  /** Undefined for a field that returns rows of the relation. */
   column: string | undefined;
 }
 

@@ -7,21 +7,21 @@ import { query, subscribe, type Announcements, type Source } from "./support/sub
 const typeDefs = gql`
   extend type Subscription {
     """
-    Tells whenever a run of the pipeline is queued, starts, progresses or ends.
+    Announces each run of the pipeline that is queued, starts, progresses or ends.
     """
     pipelineRunUpdated(
       """
-      Tells first of the runs that changed since then, so that a client that comes back misses none: of the
-      last 1000 at most; pipelineRuns has the older ones.
+      Replays runs changed since this time (at most the last 1000), so that a reconnecting client misses nothing;
+      pipelineRuns has the older ones.
       """
       since: Datetime
     ): PipelineRunUpdatedPayload
     """
-    Tells whenever the pre-computed analytics were refreshed.
+    Announces each refresh of the pre-computed analytics.
     """
     analyticsRefreshed(
       """
-      The version that the client knows: it is told at once if there is a newer one.
+      Version that the client knows; a newer one is announced at once.
       """
       since: BigInt
     ): AnalyticsRefreshedPayload
@@ -31,7 +31,7 @@ const typeDefs = gql`
   """
   type PipelineRunUpdatedPayload {
     """
-    The run as it is now.
+    Run as it is now.
     """
     run: PipelineRun
   }
@@ -40,11 +40,11 @@ const typeDefs = gql`
   """
   type AnalyticsRefreshedPayload {
     """
-    Version of the data; it grows with every refresh.
+    Version of the data, which grows with every refresh.
     """
     version: BigInt!
     """
-    The run that did the refresh; null if it was done in SQL.
+    Run of the refresh; null if it was done in SQL.
     """
     run: PipelineRun
   }

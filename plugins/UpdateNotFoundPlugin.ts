@@ -25,4 +25,4 @@ export const UpdateNotFoundPlugin: GraphileConfig.Plugin = {
   },
 };
 
-export const notFound = "There is no such row, or none that your role may change";
+export const notFound = "The row does not exist, or your role may not change it";

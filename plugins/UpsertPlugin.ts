@@ -28,7 +28,7 @@ declare global {
 }
 
 interface Key {
-  /** The key's value in the enum. */
+  /** Name of the key's enum value. */
   name: string;
   columns: string[];
   /** Input fields of its columns. */
@@ -43,7 +43,7 @@ interface Upsert {
   type: string;
   field: string;
   mutation: string;
-  /** In the order of their columns in the table. */
+  /** Keys in the order of their columns in the table. */
   keys: Key[];
   defaultKey: Key;
   /** Columns by which the row is selected afterwards. */
@@ -139,17 +139,17 @@ function typeDefsOf({ type, field, mutation, keys, defaultKey }: Upsert): string
   const article = /^(?!us|uni|eu|one)[aeiou]/.test(noun) ? "an" : "a";
   const anyKey = keys.map(({ columns }) => list(columns.map(wordsOf))).join(" or ");
   return `
-    ${text(`What tells whether ${article} ${noun} exists already.`)}
+    ${text(`Keys by which an existing ${noun} can be found.`)}
     enum ${type}UniqueKey {
       ${keys.map(({ name, description }) => `${text(description)}\n      ${name}`).join("\n      ")}
     }
     "All input for the upsert \`${type}\` mutation."
     input Upsert${type}Input {
-      "An arbitrary text that the payload repeats."
+      "Any text; the payload repeats it."
       clientMutationId: String
-      "What tells whether the ${noun} exists already."
+      "Key by which an existing ${noun} is found."
       by: ${type}UniqueKey! = ${defaultKey.name}
-      "The ${noun}: all of it if new, and what to change if not."
+      "The ${noun}: all values to create it, or the values to change."
       ${field}: ${type}Input!
     }
     "The output of our upsert \`${type}\` mutation."
@@ -158,13 +158,13 @@ function typeDefsOf({ type, field, mutation, keys, defaultKey }: Upsert): string
       clientMutationId: String
       "The ${noun} as it is now."
       ${field}: ${type}
-      "Whether the ${noun} was created, not changed."
+      "Whether the ${noun} was created; false if it was changed."
       created: Boolean!
     }
     extend type Mutation {
       ${text(`Creates ${article} \`${type}\`, or changes the one that has this ${anyKey}. Operators only.`)}
       ${mutation}(
-        "The ${noun}, and what it is recognised by."
+        "The ${noun}, and the key by which it is found."
         input: Upsert${type}Input!
       ): Upsert${type}Payload
     }`;
@@ -181,7 +181,7 @@ function statementOf({ resource, identity }: Upsert, { name, columns: key, field
   }
   const changed = [...given.keys()].filter((column) => !key.includes(column));
   if (changed.length === 0) {
-    throw new SafeError("Nothing is given to change.", { code: "BAD_USER_INPUT" });
+    throw new SafeError("The input has no value to change.", { code: "BAD_USER_INPUT" });
   }
   const namesOf = (columns: readonly string[]) =>
     sql.join(

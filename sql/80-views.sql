@@ -219,7 +219,7 @@ comment on view analytics.datasets is E'@builtin\n@primaryKey dataset\n@notNull 
 comment on column analytics.datasets.dataset is 'Name of the table, metric or view.';
 comment on column analytics.datasets.kind is 'Kind of relation: dataset, table, metric, materialized view or view.';
 comment on column analytics.datasets.description is 'Comment of the table, metric or view; empty if it has none.';
-comment on column analytics.datasets.key_columns is 'Columns that identify a row; empty if unknown.';
+comment on column analytics.datasets.key_columns is 'Columns that identify a row; empty or null if no key is declared.';
 comment on column analytics.datasets.parents is 'Datasets that it refers to, or tables that it is computed from.';
 comment on column analytics.datasets.rows_estimated is 'Estimated number of rows; null for views.';
 comment on column analytics.datasets.partition_column is 'Column of a metric by which stale parts are recomputed; null otherwise.';

@@ -17,7 +17,7 @@ const checks: Record<string, { field: string; rule: string }> = {
 
 const camelCase = (column: string) => column.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
 
-/** "Key (user_id, date)=(1, …) already exists." names the columns; its values stay in the log. */
+/** Takes the columns from "Key (user_id, date)=(1, …) already exists."; the values go to the log only. */
 function fieldOf({ detail, column }: DatabaseError): string | undefined {
   const columns = column ?? /^Key \(([^)]+)\)=/.exec(detail ?? "")?.[1];
   return columns?.split(", ").map(camelCase).join(", ");
@@ -53,7 +53,7 @@ function explainState(error: DatabaseError): Explanation | undefined {
       return { code: "NOT_NULL_VIOLATION", message: `${field ?? "A field"} must not be null`, field };
     case "23514": {
       const check = checks[constraint ?? ""];
-      const message = check ? `${check.field} ${check.rule}` : "A value breaks a rule of its column";
+      const message = check ? `${check.field} ${check.rule}` : "A value violates a constraint of its column";
       return { code: "CHECK_VIOLATION", message, field: check?.field, constraint };
     }
     // PostgreSQL does not name the column; amount is the only one of its type.

@@ -1,4 +1,4 @@
-// Payloads of mutations whose work is a run.
+// Payloads of mutations that start a run.
 import type { PgResource } from "@dataplan/pg";
 import { lambda, object, type Step } from "grafast";
 

@@ -43,7 +43,7 @@ export interface DryRun {
   reasons: Reasons;
   /** The first rows that would land: their fields as text, without absent ones. */
   landing: { line: number; row: Record<string, string> }[];
-  /** The first rows of each reason. */
+  /** First rejected rows of each reason. */
   rejected: { line: number; reasons: string[]; detail: string; text: string }[];
   /**
    * Effect of the first rows that would land; null for a role that may not read the dataset, and if none would land.
@@ -60,7 +60,7 @@ export interface DryRun {
     replaced: (Sample & { source: string | null; before: object; after: object })[];
     deleted: Sample[];
     rejected: (Sample & { reasons: string[]; detail: string })[];
-    /** Why a full snapshot would delete nothing. */
+    /** Why a full snapshot would delete nothing; null otherwise. */
     problem: string | null;
     /** Rows of parent datasets that still wait for the transform; rows that reference them count as rejected. */
     waiting: Record<string, number>;
@@ -161,7 +161,7 @@ async function tryRows(
 interface Judging extends Landing {
   /** The first rows without a fault. */
   accepted: Row[];
-  /** The first rows of each reason. */
+  /** First rejected rows of each reason. */
   rejected: Row[];
   made: Pick<Source, "formatter" | "format"> | undefined;
 }

@@ -178,10 +178,10 @@ test("a delete says what goes with the row, what stays, and what is in its way",
   const wordsOf = (name: string) =>
     __type.fields.find((field: { name: string }) => field.name === name).description;
   expect(wordsOf("deleteProduct")).toMatch(
-    /key\. Its `marks` stay without it\. Refused as long as `orderLines` refer to it\.$/,
+    /key\. Its `marks` stay, without referring to it\. Rejected while `orderLines` refer to it\.$/,
   );
   expect(wordsOf("deleteOrderLine")).toMatch(
-    /key\. With it go its `marks` and rows that the API does not show\.$/,
+    /key\. Also deletes its `marks` and rows that the API does not show\.$/,
   );
 });
 
