@@ -21,14 +21,14 @@ declare module "graphql" {
 }
 
 /** The relation or column that a role must be allowed to read. */
-export interface Asked {
+export interface ReadTarget {
   schema: string;
   relation: string;
   /** Undefined for a field that returns rows of the relation. */
   column: string | undefined;
 }
 
-export function sourceOf(field: GraphQLField<unknown, unknown> | null | undefined): Asked | undefined {
+export function sourceOf(field: GraphQLField<unknown, unknown> | null | undefined): ReadTarget | undefined {
   const source = field?.extensions.strataSource;
   if (!source) return undefined;
   const column = source.kind === "column" ? source.column : undefined;

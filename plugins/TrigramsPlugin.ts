@@ -34,7 +34,7 @@ const operators: Record<string, Operator> = {
 /** Minimum characters between wildcards, which make one trigram; for fewer, the whole index would be read. */
 const LENGTH = 3;
 
-const refuse = (message: string): never => {
+const reject = (message: string): never => {
   throw new SafeError(message, { code: "BAD_USER_INPUT" });
 };
 
@@ -45,14 +45,14 @@ function check(operator: string, text: string, where: unknown, field: string | n
   const { trigrams, lacksTrigrams } = attribute?.extensions?.tags ?? {};
   const asked = `\`${operator}\` of \`${field}\``;
   if (lacksTrigrams === "view")
-    refuse(`${asked} is served by no index, and a view can have none; \`startsWith\` and \`equalTo\` are`);
+    reject(`${asked} is served by no index, and a view can have none; \`startsWith\` and \`equalTo\` are`);
   if (lacksTrigrams !== undefined)
-    refuse(
+    reject(
       `${asked} is served by no index; \`startsWith\` and \`equalTo\` are. ` +
         "An operator of the database can add a GIN index of trigrams (gin_trgm_ops) on the column",
     );
   if (trigrams && /^contains/.test(operator) && [...text].length < LENGTH)
-    refuse(`${asked} needs at least ${LENGTH} characters`);
+    reject(`${asked} needs at least ${LENGTH} characters`);
 }
 
 export const TrigramsPlugin: GraphileConfig.Plugin = {

@@ -55,7 +55,9 @@ function refuseUnreadable(file: string): void {
   const stat = statSync(file, { throwIfNoEntry: false });
   if (!stat) throw new Error(`Cannot read "${file}": there is no such file`);
   if (!stat.isFile())
-    throw new Error(`Cannot read "${file}": it is no file; it has to be read more than once`);
+    throw new Error(
+      `Cannot read "${file}": it is not a file, which is needed because it is read more than once`,
+    );
 }
 
 function writeNew(path: string, sql: string): void {

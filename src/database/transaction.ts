@@ -8,7 +8,7 @@ export const inTransaction = <T>(pool: Pool, work: Work<T>, begin = "begin"): Pr
   transaction(pool, work, begin, "commit");
 
 /** Rolled back in any case. */
-export const undone = <T>(pool: Pool, work: Work<T>): Promise<T> =>
+export const rolledBack = <T>(pool: Pool, work: Work<T>): Promise<T> =>
   transaction(pool, work, "begin", "rollback");
 
 async function transaction<T>(pool: Pool, work: Work<T>, begin: string, end: string): Promise<T> {

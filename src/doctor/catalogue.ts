@@ -7,7 +7,7 @@ import type { Pool } from "pg";
 import { createPool, type Database } from "../database/connect.ts";
 import { openEmbedded } from "../embedded/embedded.ts";
 import { applySchema } from "../database/migrate.ts";
-import { undone } from "../database/transaction.ts";
+import { rolledBack } from "../database/transaction.ts";
 
 // One row per object. The owner's own rights are left out: they are called differently everywhere.
 const CATALOGUE = `
@@ -72,7 +72,7 @@ const REPEAT_CHECKS = `
 type Catalogue = Map<string, string>;
 
 function list(pool: Pool): Promise<Catalogue> {
-  return undone(pool, async (client) => {
+  return rolledBack(pool, async (client) => {
     // A fixed search path: definitions omit the schemas that are on it, and databases differ in it.
     await client.query("set local search_path = pg_catalog");
     const { rows } = await client.query<{ kind: string; name: string; definition: string }>(CATALOGUE);

@@ -15,7 +15,7 @@ export interface Guest {
 }
 
 /** A rejection as PostgreSQL would send it. */
-export interface Refused {
+export interface Rejected {
   code: string;
   message: string;
 }
@@ -42,7 +42,7 @@ export async function admit(
   parameters: Map<string, string>,
   password: string,
   connectedAs: (login: string) => number,
-): Promise<Guest | Refused> {
+): Promise<Guest | Rejected> {
   const login = parameters.get("user") ?? "";
   const [row] = await ask(
     `select a.rolpassword, a.rolconnlimit::text, coalesce(to_jsonb(s.setconfig)::text, '[]')

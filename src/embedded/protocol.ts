@@ -128,7 +128,7 @@ export async function serveProtocol(db: PGlite, path: string, port?: number): Pr
       [...connections].filter(({ guest }) => guest?.login === login).length;
     const found = await admit((sql) => ask(connection, sql), parameters, password, connectedAs);
     if ("code" in found)
-      return void setTimeout(() => refuse(connection, found.code, found.message), WRONG_PASSWORD_MS).unref();
+      return void setTimeout(() => reject(connection, found.code, found.message), WRONG_PASSWORD_MS).unref();
     connection.guest = found;
     connection.socket.setTimeout(0);
     greet(connection);
@@ -180,7 +180,7 @@ export async function serveProtocol(db: PGlite, path: string, port?: number): Pr
     void run();
   }
 
-  function refuse(connection: Connection, code: string, message: string): void {
+  function reject(connection: Connection, code: string, message: string): void {
     connection.socket.end(
       frame("E", Buffer.concat([text("SFATAL", `C${code}`, `M${message}`), Buffer.alloc(1)])),
     );
@@ -205,7 +205,7 @@ export async function serveProtocol(db: PGlite, path: string, port?: number): Pr
         connection.copying = false;
         enqueue(connection, true);
       } else if (connection.unit.reduce((sum, part) => sum + part.length, 0) > MAX_COPY_BYTES) {
-        refuse(
+        reject(
           connection,
           "54000",
           `COPY into the embedded engine takes at most ${MAX_COPY_BYTES} bytes at a time`,
@@ -298,7 +298,7 @@ export async function serveProtocol(db: PGlite, path: string, port?: number): Pr
     ownerTimer =
       connection &&
       setTimeout(
-        () => refuse(connection, "25P03", "terminating connection due to idle-in-transaction timeout"),
+        () => reject(connection, "25P03", "terminating connection due to idle-in-transaction timeout"),
         connection.isForeign ? GUEST_IDLE_IN_TRANSACTION_MS : IDLE_IN_TRANSACTION_MS,
       ).unref();
   }
@@ -408,7 +408,7 @@ export async function serveProtocol(db: PGlite, path: string, port?: number): Pr
     close() {
       server.close();
       guests.close();
-      for (const connection of connections) refuse(connection, "57P01", CLOSED);
+      for (const connection of connections) reject(connection, "57P01", CLOSED);
     },
   };
 }

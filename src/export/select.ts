@@ -15,7 +15,7 @@ import type pg from "pg";
 import { sql, type SQL } from "pg-sql2";
 import type {} from "../../plugins/SourcesPlugin.ts";
 import { inline } from "../database/copy-out.ts";
-import { refusal } from "../graphql/errors.ts";
+import { apiError } from "../graphql/errors.ts";
 import { isAboutArguments } from "../graphql/reads.ts";
 import { conjunction, orderBy, selectionOf } from "../graphql/reads/select.ts";
 import { checkVariables } from "../guard/document.ts";
@@ -79,8 +79,8 @@ function findTable(schema: GraphQLSchema, { name, mayList = true }: ExportReques
   const [table, other] = tables.filter(({ relation }) => relation === name);
   if (table && !other) return table;
   const names = (list: Table[]): string => list.map(({ field }) => field.name).join(", ");
-  if (table) throw refusal("BAD_REQUEST", `"${name}" is several tables; allowed: ${names([table, other!])}`);
-  throw refusal(
+  if (table) throw apiError("BAD_REQUEST", `"${name}" is several tables; allowed: ${names([table, other!])}`);
+  throw apiError(
     "NOT_FOUND",
     `There is no table or metric "${name.slice(0, 100)}"${mayList ? `; allowed: ${names(tables)}, or the names of their tables` : ""}`,
   );
@@ -129,14 +129,14 @@ function* namesIn(filter: unknown): Generator<string> {
 function coerced(schema: GraphQLSchema, { field }: Table, { filter, orderBy: order }: ExportRequest) {
   const given = { ...(filter !== undefined && { filter }), ...(order && { orderBy: order }) };
   const tooDeep = checkVariables(given);
-  if (tooDeep) throw refusal("BAD_USER_INPUT", tooDeep.message.replace("variables", "filter"));
+  if (tooDeep) throw apiError("BAD_USER_INPUT", tooDeep.message.replace("variables", "filter"));
   const typeOf = (name: string): string | undefined =>
     field.args.find((argument) => argument.name === name)?.type.toString();
   for (const name of Object.keys(given))
     if (typeOf(name) === undefined)
-      throw refusal("BAD_USER_INPUT", `\`${field.name}\` has no argument \`${name}\``);
+      throw apiError("BAD_USER_INPUT", `\`${field.name}\` has no argument \`${name}\``);
   const isEmpty = typeof filter === "object" && (filter === null || Object.keys(filter).length === 0);
-  if (isEmpty) throw refusal("BAD_USER_INPUT", "The filter is empty; leave it out instead");
+  if (isEmpty) throw apiError("BAD_USER_INPUT", "The filter is empty; leave it out instead");
   const variables = Object.keys(given).map((name) => `$${name}: ${typeOf(name)}`);
   if (variables.length === 0) return {};
   const document = parse(`query (${variables.join(", ")}) { __typename }`, { noLocation: true });
@@ -145,7 +145,7 @@ function coerced(schema: GraphQLSchema, { field }: Table, { filter, orderBy: ord
   // Removes names of the schema, which the caller may not be allowed to read.
   const words = (message: string): string =>
     message.replace(/ Did you mean [^]*$/, "").replace('Variable "$', 'The parameter "');
-  if (errors) throw refusal("BAD_USER_INPUT", words(errors[0]!.message));
+  if (errors) throw apiError("BAD_USER_INPUT", words(errors[0]!.message));
   return values;
 }
 
@@ -164,7 +164,7 @@ export async function selectionFor(
     request.mayList === false ? "" : `; allowed: ${names.join(", ")}`;
   const unknown = request.columns?.find((name) => !fields.has(name));
   if (unknown !== undefined)
-    throw refusal(
+    throw apiError(
       "BAD_USER_INPUT",
       `\`${field.name}\` has no column \`${unknown.slice(0, 100)}\`${listed([...fields.keys()])}`,
     );
@@ -172,18 +172,18 @@ export async function selectionFor(
   const known = new Map(rows.map((row) => [row.name, row]));
   const isReadable = (name: string): boolean => known.get(fields.get(name)!.column)?.is_readable === true;
   const forbid = (name: string): never => {
-    throw refusal("FORBIDDEN", `Your role (${role}) may not read \`${name}\` of \`${field.name}\``, {
+    throw apiError("FORBIDDEN", `Your role (${role}) may not read \`${name}\` of \`${field.name}\``, {
       role,
       field: name,
     });
   };
   const readable = [...fields.keys()].filter(isReadable);
   if (readable.length === 0)
-    throw refusal("FORBIDDEN", `Your role (${role}) may not read \`${field.name}\``, { role });
+    throw apiError("FORBIDDEN", `Your role (${role}) may not read \`${field.name}\``, { role });
   const names = request.columns ?? readable;
-  if (names.length === 0) throw refusal("BAD_USER_INPUT", `No column is named${listed(readable)}`);
+  if (names.length === 0) throw apiError("BAD_USER_INPUT", `No column is named${listed(readable)}`);
   const twice = names.find((name, i) => names.indexOf(name) !== i);
-  if (twice !== undefined) throw refusal("BAD_USER_INPUT", `The column \`${twice}\` is named twice`);
+  if (twice !== undefined) throw apiError("BAD_USER_INPUT", `The column \`${twice}\` is named twice`);
   for (const name of [...names, ...namesIn(request.filter)])
     if (fields.has(name) && !isReadable(name)) forbid(name);
 
@@ -199,7 +199,7 @@ export async function selectionFor(
       for (const { column } of orders)
         for (const [name, one] of fields) if (one.column === column && !isReadable(name)) forbid(name);
   } catch (error) {
-    if (isAboutArguments(error)) throw refusal("BAD_USER_INPUT", (error as Error).message);
+    if (isAboutArguments(error)) throw apiError("BAD_USER_INPUT", (error as Error).message);
     throw error;
   }
   const columns = names.map((name): Column => {
@@ -219,7 +219,7 @@ export async function selectionFor(
         sql`select ${sql.join(values, ", ")} from ${resource.from as SQL} as ${alias}${conjunction(conditions)}${order}${limit}`,
       );
       if (statement.values.some((value) => [value].flat().some(hasNul)))
-        throw refusal(
+        throw apiError(
           "BAD_USER_INPUT",
           "A value of the filter has a NUL character, which no text of PostgreSQL has",
         );

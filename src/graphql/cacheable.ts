@@ -58,25 +58,25 @@ export function createCacheableCheck(schema: GraphQLSchema): (document: Document
   function check(document: DocumentNode): boolean {
     let result = true;
     const types = new TypeInfo(schema);
-    const refuse = (): void => void (result = false);
+    const exclude = (): void => void (result = false);
     visit(
       document,
       visitWithTypeInfo(types, {
-        OperationDefinition: (node) => (node.operation === OperationTypeNode.QUERY ? undefined : refuse()),
+        OperationDefinition: (node) => (node.operation === OperationTypeNode.QUERY ? undefined : exclude()),
         Field(node) {
           if (node.name.value === "__typename") return;
           const parent = types.getParentType();
           const type = types.getType();
           const field = types.getFieldDef();
-          if (!parent || !type || !field) return refuse();
+          if (!parent || !type || !field) return exclude();
           const named = getNamedType(type);
-          if (!isOurs(parent) || (isCompositeType(named) && !isOurs(named))) return refuse();
+          if (!isOurs(parent) || (isCompositeType(named) && !isOurs(named))) return exclude();
           // A root field may be a function, or about the server.
-          if (parent.name === "Query" && named !== parent && !field.extensions.strataSource) return refuse();
+          if (parent.name === "Query" && named !== parent && !field.extensions.strataSource) return exclude();
           const used = node.arguments?.map(({ name }) =>
             field.args.find((argument) => argument.name === name.value),
           );
-          if (!used?.every((argument) => argument && readsOnlyOurs(argument.type))) return refuse();
+          if (!used?.every((argument) => argument && readsOnlyOurs(argument.type))) return exclude();
         },
       }),
     );

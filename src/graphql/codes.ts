@@ -16,15 +16,15 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
   FORBIDDEN: {
     status: 403,
     meaning:
-      "The role may not do this. Another role may. What it only may not read is null alone, and `type` and `field` name it.",
+      "The role may not do this. A field that it may not read is null, and `type` and `field` name it; the rest of the response is returned.",
   },
   OPERATION_NOT_PERSISTED: {
     status: 403,
-    meaning: "`PERSISTED_OPERATIONS_ONLY` is on, and the operation is not one of them.",
+    meaning: "`PERSISTED_OPERATIONS_ONLY` is on, and the operation is not persisted.",
   },
   NOT_FOUND: {
     status: 404,
-    meaning: "There is no such path, dataset, table or row, or it is not visible to the role.",
+    meaning: "The path, dataset, table or row does not exist, or is not visible to the role.",
   },
   METHOD_NOT_ALLOWED: {
     status: 405,
@@ -38,7 +38,7 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
   },
   UNSUPPORTED_MEDIA_TYPE: {
     status: 415,
-    meaning: "The header `content-type` or `content-encoding` names a type that is not read here.",
+    meaning: "The header `content-type` or `content-encoding` names a type that the server does not read.",
   },
   RATE_LIMITED: {
     status: 429,
@@ -47,7 +47,7 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
   },
   INTERNAL_SERVER_ERROR: {
     status: 500,
-    meaning: "A fault of the server. The log has the rest under `requestId`.",
+    meaning: "A fault of the server. The log has details under `requestId`.",
   },
   SERVICE_UNAVAILABLE: {
     status: 503,
@@ -56,14 +56,14 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
   },
   BAD_REQUEST: {
     status: 400,
-    meaning: "The HTTP request is not one that the path takes; the message says why.",
+    meaning: "The HTTP request is not valid for the path; the message says why.",
   },
   BAD_USER_INPUT: {
     status: 400,
     meaning: "A variable or argument has a value that is not allowed; `field` names it where it is known.",
   },
   GRAPHQL_PARSE_FAILED: { status: 400, meaning: "The document is not GraphQL." },
-  GRAPHQL_VALIDATION_FAILED: { status: 400, meaning: "The document does not fit the schema." },
+  GRAPHQL_VALIDATION_FAILED: { status: 400, meaning: "The document does not match the schema." },
   PERSISTED_QUERY_NOT_FOUND: {
     status: 400,
     meaning: "The server does not know the id. Apollo's link then sends the text as well.",
@@ -95,11 +95,11 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
     meaning:
       "A statement took longer than `STATEMENT_TIMEOUT_MS`, or an export than `EXPORT_TIMEOUT_MS`, and was cancelled; nothing of it was saved.",
   },
-  CANCELLED: { status: 400, meaning: "The client went away. Only logs and metrics see this code." },
+  CANCELLED: { status: 400, meaning: "The client disconnected. Only logs and metrics have this code." },
   NOT_REPRESENTABLE: {
     status: 400,
     meaning:
-      "The database holds `Infinity` or `NaN` in a field whose numbers JSON has to hold. The field is null, or, if it cannot be, what it belongs to.",
+      "The database has `Infinity` or `NaN`, which JSON cannot hold. The field is null; if it is non-null, its parent is.",
   },
   CONFLICT: { status: 400, meaning: "Another transaction changed or holds the same rows. Retry." },
   UNIQUE_VIOLATION: {
@@ -108,8 +108,8 @@ export const ERROR_CODES: Record<string, ErrorCode> = {
   },
   FOREIGN_KEY_VIOLATION: {
     status: 400,
-    meaning: "The row refers to one that does not exist, or others refer to it.",
+    meaning: "The row refers to a missing one, or other rows refer to it.",
   },
   NOT_NULL_VIOLATION: { status: 400, meaning: "`field` must not be null." },
-  CHECK_VIOLATION: { status: 400, meaning: "A value breaks the rule `constraint`." },
+  CHECK_VIOLATION: { status: 400, meaning: "A value violates the constraint `constraint`." },
 };

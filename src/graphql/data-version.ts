@@ -56,25 +56,25 @@ export function createDataVersions(
   getSchema: () => GraphQLSchema,
   rebuild: () => void,
 ): DataVersions {
-  const askers = new Map<Node, () => Promise<Positioned>>();
+  const readers = new Map<Node, () => Promise<Positioned>>();
   for (const node of [nodes.primary, ...nodes.replicas])
-    askers.set(
+    readers.set(
       node,
       // A replica that lags has an older catalogue, so only the primary's may cause a new schema.
-      share(getSchema, node.isPrimary ? rebuild : () => void askers.get(nodes.primary)!(), (relations) =>
+      share(getSchema, node.isPrimary ? rebuild : () => void readers.get(nodes.primary)!(), (relations) =>
         readPositioned(node.watch, relations),
       ),
     );
   return {
     of: (route) =>
       nodes.read(route, async (node) => {
-        const { version, before, after } = await askers.get(node)!();
+        const { version, before, after } = await readers.get(node)!();
         nodes.accept(node, before, route);
         nodes.note(node, after, route);
         route.pinned = node;
         return version;
       }),
-    isStill: async (node, version) => (await askers.get(node)!()).version === version,
+    isStill: async (node, version) => (await readers.get(node)!()).version === version,
   };
 }
 

@@ -19,7 +19,7 @@ const codeOf = (status: number): string =>
   CODE[status] ?? (status < 500 ? "BAD_REQUEST" : "INTERNAL_SERVER_ERROR");
 
 /** Makes an error whose message is meant for the client. */
-export function refusal(code: string, message: string, extensions: Record<string, unknown> = {}): SafeError {
+export function apiError(code: string, message: string, extensions: Record<string, unknown> = {}): SafeError {
   const statusCode = statusOf(code);
   return Object.assign(new SafeError(message, { ...extensions, code, statusCode }), { statusCode });
 }
@@ -52,7 +52,7 @@ const DATABASE: [prefix: string, code: string, message?: string][] = [
 function explainDatabaseError(error: unknown): Explanation | undefined {
   if (error instanceof ResponseTooLarge)
     return { code: "RESPONSE_TOO_LARGE", message: error.message, limit: error.megabytes };
-  if (error instanceof Cancelled) return { code: "CANCELLED", message: "The client has gone away" };
+  if (error instanceof Cancelled) return { code: "CANCELLED", message: "The client disconnected" };
   if (isUnavailable(error)) return UNAVAILABLE;
   const explained = explainDataError(error as Error);
   if (explained) return { ...explained };
@@ -94,23 +94,23 @@ function explain(error: GraphQLError): Explanation {
   return explainDatabaseError(cause) ?? INTERNAL;
 }
 
-interface Asker {
+interface ErrorContext {
   id: string;
   log: FastifyBaseLogger;
 }
 
 /** Makes the error for the client. Idempotent: an error with a request id is returned unchanged. */
-export function presentError(error: GraphQLError, asker: Asker): GraphQLError {
+export function presentError(error: GraphQLError, context: ErrorContext): GraphQLError {
   if (error.extensions?.requestId !== undefined) return error;
   const { message, ...extensions } = explain(error);
-  logFault(error.originalError ?? error, extensions.code, asker.log);
+  logFault(error.originalError ?? error, extensions.code, context.log);
   const { nodes, source, positions, path } = error;
   return new GraphQLError(message, {
     nodes,
     source,
     positions,
     path,
-    extensions: { ...extensions, requestId: asker.id },
+    extensions: { ...extensions, requestId: context.id },
   });
 }
 
@@ -118,7 +118,7 @@ function logFault(error: unknown, code: string, log: FastifyBaseLogger): void {
   if (code === "INTERNAL_SERVER_ERROR") log.error({ error, code }, "operation failed");
   else if (code === "SERVICE_UNAVAILABLE" && (error as { isRepeated?: boolean }).isRepeated !== true)
     log.warn({ error, code }, "a service that this server needs does not answer");
-  else log.debug({ code }, "operation refused");
+  else log.debug({ code }, "operation rejected");
 }
 
 /** Handles errors outside GraphQL: invalid bodies, tokens, unknown paths, and unexpected ones. */

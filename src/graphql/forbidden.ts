@@ -22,8 +22,8 @@ import {
   type OperationDefinitionNode,
   type SelectionSetNode,
 } from "grafast/graphql";
-import { isOfFunction, sourceOf, type Asked } from "../../plugins/SourcesPlugin.ts";
-import { refusal } from "./errors.ts";
+import { isOfFunction, sourceOf, type ReadTarget } from "../../plugins/SourcesPlugin.ts";
+import { apiError } from "./errors.ts";
 
 /** The forbidden fields, and the document with `__typename` in place of those that are nullable. */
 export interface Forbidden {
@@ -47,28 +47,28 @@ const hidden = new WeakMap<FieldNode, Hidden>();
 /** True for a placeholder of a forbidden field. */
 export const isHidden = (node: FieldNode): boolean => hidden.has(node);
 
-export function isRefused(error: unknown): boolean {
+export function isMissingRight(error: unknown): boolean {
   let cause = error;
   while (cause instanceof GraphQLError && cause.originalError) cause = cause.originalError;
   return (cause as { code?: unknown }).code === "42501";
 }
 
 // A right on any column is enough for counting rows. Composite types, as functions return them, have no rights.
-const REFUSED = `
-  select asked.place::integer as place
-  from unnest($2::text[], $3::text[], $4::text[]) with ordinality as asked (schema_name, relation, column_name, place)
-    join pg_catalog.pg_namespace n on n.nspname = asked.schema_name
-    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = asked.relation and c.relkind <> 'c'
+const FORBIDDEN_FIELDS = `
+  select target.place::integer as place
+  from unnest($2::text[], $3::text[], $4::text[]) with ordinality as target (schema_name, relation, column_name, place)
+    join pg_catalog.pg_namespace n on n.nspname = target.schema_name
+    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = target.relation and c.relkind <> 'c'
   where not pg_catalog.has_schema_privilege($1, n.oid, 'usage')
-     or case when asked.column_name is null then not pg_catalog.has_any_column_privilege($1, c.oid, 'select')
-             else not pg_catalog.has_column_privilege($1, c.oid, asked.column_name, 'select') end`;
+     or case when target.column_name is null then not pg_catalog.has_any_column_privilege($1, c.oid, 'select')
+             else not pg_catalog.has_column_privilege($1, c.oid, target.column_name, 'select') end`;
 
-const keyOf = ({ schema, relation, column = "" }: Asked): string =>
+const keyOf = ({ schema, relation, column = "" }: ReadTarget): string =>
   JSON.stringify([schema, relation, column]);
 
 /** A field of the operation that reads from a relation. */
 interface Reader {
-  asked: Asked;
+  target: ReadTarget;
   key: string;
   parent: string;
   type: GraphQLOutputType;
@@ -143,12 +143,12 @@ function readersOf(
     // `__typename` and introspection fields read nothing.
     const field = isUnionType(parent) ? undefined : parent.getFields()[node.name.value];
     if (!field) return;
-    const asked = sourceOf(field);
-    if (asked && !(isFunction && asked.column !== undefined))
-      readers.set(node, { asked, key: keyOf(asked), parent: parent.name, type: field.type });
+    const target = sourceOf(field);
+    if (target && !(isFunction && target.column !== undefined))
+      readers.set(node, { target, key: keyOf(target), parent: parent.name, type: field.type });
     const type = getNamedType(field.type);
     if (!node.selectionSet || !isCompositeType(type)) return;
-    const isOwn = asked !== undefined && asked.column === undefined;
+    const isOwn = target !== undefined && target.column === undefined;
     walk(node.selectionSet, type, isOfFunction(field) || (isFunction && !isOwn));
   }
 
@@ -164,33 +164,37 @@ export async function findForbidden(
 ): Promise<Forbidden | undefined> {
   const own = knownOf(operated);
   if (!own || own.readers.size === 0) return undefined;
-  const list = [...new Map([...own.readers.values()].map(({ key, asked }) => [key, asked])).values()];
-  const { rows } = await pool.query<{ place: number }>(REFUSED, [
+  const list = [...new Map([...own.readers.values()].map(({ key, target }) => [key, target])).values()];
+  const { rows } = await pool.query<{ place: number }>(FORBIDDEN_FIELDS, [
     role,
     list.map((one) => one.schema),
     list.map((one) => one.relation),
     list.map((one) => one.column ?? null),
   ]);
   if (rows.length === 0) return undefined;
-  const refused = new Set(rows.map(({ place }) => keyOf(list[place - 1]!)));
-  const key = [...refused].sort().join();
+  const forbiddenKeys = new Set(rows.map(({ place }) => keyOf(list[place - 1]!)));
+  const key = [...forbiddenKeys].sort().join();
   let forbidden = own.made.get(key);
-  if (!forbidden) own.made.set(key, (forbidden = without(operated.document, own, refused)));
+  if (!forbidden) own.made.set(key, (forbidden = without(operated.document, own, forbiddenKeys)));
   return forbidden;
 }
 
-function without(document: DocumentNode, { operation, readers }: Known, refused: Set<string>): Forbidden {
+function without(
+  document: DocumentNode,
+  { operation, readers }: Known,
+  forbiddenKeys: Set<string>,
+): Forbidden {
   const others: Hidden[] = [];
   const replaced: Hidden[] = [];
   const changed: DocumentNode = visit(document, {
     Field(node) {
       const reader = readers.get(node);
-      if (!reader || !refused.has(reader.key)) return undefined;
+      if (!reader || !forbiddenKeys.has(reader.key)) return undefined;
       const type = getNamedType(reader.type);
       const entry: Hidden = {
         type: reader.parent,
         field: node.name.value,
-        of: reader.asked.column === undefined && isObjectType(type) ? type.name : undefined,
+        of: reader.target.column === undefined && isObjectType(type) ? type.name : undefined,
         node,
       };
       if (isNonNullType(reader.type)) return void others.push(entry);
@@ -215,7 +219,7 @@ const errorOf = ({ type, field, of, node }: Hidden, role: string, path?: readonl
   new GraphQLError("", {
     nodes: node,
     path,
-    originalError: refusal(
+    originalError: apiError(
       "FORBIDDEN",
       of === undefined
         ? `Your role (${role}) may not read \`${field}\` of \`${type}\``
@@ -268,6 +272,7 @@ export function nameForbidden(
   role: string,
 ): ExecutionResult {
   if (!first || !result.errors) return result;
-  const named = (error: GraphQLError) => (isRefused(error) ? errorOf(first, role, error.path ?? []) : error);
+  const named = (error: GraphQLError) =>
+    isMissingRight(error) ? errorOf(first, role, error.path ?? []) : error;
   return { ...result, errors: result.errors.map(named) };
 }

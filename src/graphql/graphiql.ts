@@ -5,7 +5,7 @@ import type { FastifyInstance } from "fastify";
 import type {} from "grafserv/fastify/v5";
 import type { Config } from "../config.ts";
 import { createToken } from "../http/token.ts";
-import { refusal } from "./errors.ts";
+import { apiError } from "./errors.ts";
 import { tabsScript } from "./graphiql-tabs.ts";
 import { tokenScript } from "./graphiql-token.ts";
 
@@ -36,7 +36,7 @@ export function addPageRules(app: FastifyInstance, { GRAPHIQL_ROLES }: Config): 
   app.addHook("preHandler", ({ routeOptions, claims }, reply, done) => {
     if (!isPage(routeOptions.url)) return done();
     if (!GRAPHIQL_ROLES.includes(claims.isAnonymous ? "anonymous" : claims.role!))
-      return done(refusal("FORBIDDEN", "Your role may not open GraphiQL"));
+      return done(apiError("FORBIDDEN", "Your role may not open GraphiQL"));
     void reply.header("content-security-policy", policy("'self'"));
     done();
   });

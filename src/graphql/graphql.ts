@@ -23,14 +23,14 @@ import { checkRetry } from "../ingest/retry.ts";
 import { retentionOf } from "../pipeline/cleanup.ts";
 import { queueStep, runStep, type Run, type RunRequest } from "../pipeline/runs.ts";
 import { answerType, checkEncoding } from "../http/accept.ts";
-import { addAnswers, createAnswersPlugin } from "./response-cache.ts";
+import { addResponseCache, createResponseCachePlugin } from "./response-cache.ts";
 import type { Authenticator, Claims } from "../http/auth.ts";
 import type { Siblings } from "../processes/siblings.ts";
 import { createQueue } from "../guard/queue.ts";
 import { createNodes } from "../database/nodes.ts";
 import { createDataVersion, createDataVersions } from "./data-version.ts";
 import { routeOf } from "./position.ts";
-import { refusal } from "./errors.ts";
+import { apiError } from "./errors.ts";
 import { createGraphiqlPlugin, GRAPHIQL_PATH, GRAPHQL_PATH } from "./graphiql.ts";
 import { createHttpHandler } from "./http.ts";
 import { abortControllerOf, createGuardPlugin, requestOf } from "../guard/guard.ts";
@@ -98,7 +98,7 @@ function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject
   return async (request: IngestRowsRequest): Promise<IngestedRows> => {
     const { dataset, rows, once, dryRun: isDryRun, background, ...options } = request;
     if (isDryRun && background)
-      throw refusal("BAD_USER_INPUT", "dryRun and background are both true; a dry run is answered at once");
+      throw apiError("BAD_USER_INPUT", "dryRun and background are both true; a dry run is answered at once");
     const lines = rows.map((row) => `${JSON.stringify(row)}\n`);
     const load: IngestOptions = {
       ...options,
@@ -123,7 +123,7 @@ function rowIngester({ database }: GraphqlOptions, { databaseRole: role, subject
 /** Faults of the caller's input become errors with their message. */
 const explain = (error: unknown): unknown =>
   isBadInput(error) || isBadOption(error) || isUnknownDataset(error)
-    ? refusal("BAD_USER_INPUT", error.message)
+    ? apiError("BAD_USER_INPUT", error.message)
     : error;
 
 function retrier(options: GraphqlOptions, claims: Claims) {
@@ -189,7 +189,7 @@ export function createGraphql(options: GraphqlOptions) {
       createTransactionsPlugin(operations),
       createPlansPlugin(operationCache),
       createGuardPlugin(config, queue.enterTurn, operationCache, spend, hold),
-      createAnswersPlugin(),
+      createResponseCachePlugin(),
       createReadsPlugin({
         config,
         operations,
@@ -273,9 +273,9 @@ export function createGraphql(options: GraphqlOptions) {
         headers.accept = answerType(headers.accept);
         if (headers.accept) return queue.arrive(request, reply.raw, done);
         done(
-          refusal(
+          apiError(
             "NOT_ACCEPTABLE",
-            "Answers are application/graphql-response+json or application/json; Accept wants neither",
+            "Responses are application/graphql-response+json or application/json; the Accept header allows neither",
           ),
         );
       });
@@ -284,7 +284,7 @@ export function createGraphql(options: GraphqlOptions) {
         done(null, body),
       );
       if (config.RESPONSE_CACHE_MB > 0)
-        addAnswers(app, {
+        addResponseCache(app, {
           maxBytes: config.RESPONSE_CACHE_MB * BYTES_PER_MB,
           dataVersion: createDataVersion(versions, () => instance.current()!, instance.rebuild),
           dataVersions: nodes && createDataVersions(nodes, () => instance.current()!, instance.rebuild),

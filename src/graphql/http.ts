@@ -6,11 +6,11 @@ import { execute, GraphQLSpecifiedErrorBehaviors, hookArgs, stringifyPayload } f
 import { getOperationAST, OperationTypeNode, type ExecutionResult } from "grafast/graphql";
 import type { GrafservBase, ParsedGraphQLBody, ProcessGraphQLRequestBodyEvent } from "grafserv";
 import type { Middleware } from "graphile-config";
-import { finishErrors, refusal } from "./errors.ts";
+import { finishErrors, apiError } from "./errors.ts";
 import { isObject } from "../ingest/json.ts";
 import { lightenMiddleware } from "./middleware.ts";
 
-const badRequest = (message: string): Error => refusal("BAD_REQUEST", message);
+const badRequest = (message: string): Error => apiError("BAD_REQUEST", message);
 
 function parseJson(text: unknown, what: string): unknown {
   try {
@@ -79,7 +79,7 @@ export function createHttpHandler(serv: GrafservBase) {
     const name = body.operationName as string | undefined;
     const kind = request.method === "POST" ? undefined : getOperationAST(document, name)?.operation;
     if (kind !== undefined && kind !== OperationTypeNode.QUERY)
-      throw refusal("METHOD_NOT_ALLOWED", `GET answers queries only; send this ${kind} by POST`, {
+      throw apiError("METHOD_NOT_ALLOWED", `GET is for queries only; send this ${kind} by POST`, {
         allow: "POST",
       });
     const args = {

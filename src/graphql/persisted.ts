@@ -6,7 +6,7 @@ import { PersistedPlugin } from "@grafserv/persisted";
 import type { FastifyRequest } from "fastify";
 import type { Config } from "../config.ts";
 import { isObject } from "../ingest/json.ts";
-import { refusal } from "./errors.ts";
+import { apiError } from "./errors.ts";
 
 interface Body {
   id?: unknown;
@@ -83,7 +83,7 @@ const NotSupportedPlugin: GraphileConfig.Plugin = {
     middleware: {
       processGraphQLRequestBody(next, { body }) {
         if (typeof body.query !== "string" && typeof idOf(body as Body) === "string")
-          throw refusal("PERSISTED_QUERY_NOT_SUPPORTED", "PersistedQueryNotSupported");
+          throw apiError("PERSISTED_QUERY_NOT_SUPPORTED", "PersistedQueryNotSupported");
         return next();
       },
     },
@@ -100,7 +100,7 @@ export function createPersisted(
   // Apollo Client expects exactly this message to send the full text. It must be a rejection, since grafserv swallows
   // what is thrown synchronously.
   const find = (id: string): string | Promise<string> =>
-    operations.get(id) ?? Promise.reject(refusal("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound"));
+    operations.get(id) ?? Promise.reject(apiError("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound"));
 
   return {
     plugins: [PersistedPlugin],
@@ -113,13 +113,16 @@ export function createPersisted(
         const id = idOf(body);
         if (typeof id === "string" && (operations.has(id) || typeof body.query !== "string")) return false;
         if (typeof body.query !== "string")
-          throw refusal("BAD_REQUEST", "The request has neither `query` nor the id of a persisted operation");
+          throw apiError(
+            "BAD_REQUEST",
+            "The request has neither `query` nor the id of a persisted operation",
+          );
         const context = event.request?.requestContext ?? { ws: event.graphqlWsContext!.extra };
         const { claims } = requestOf(context as Partial<Grafast.RequestContext>);
         if (config.PERSISTED_OPERATIONS_ONLY && claims.role !== "strata_operator")
-          throw refusal("OPERATION_NOT_PERSISTED", "Only persisted operations are answered here");
+          throw apiError("OPERATION_NOT_PERSISTED", "Only persisted operations are allowed");
         if (typeof id === "string" && body.extensions?.persistedQuery && id !== sha256(body.query))
-          throw refusal("BAD_REQUEST", "The sha256Hash is not the SHA-256 of the query");
+          throw apiError("BAD_REQUEST", "The sha256Hash is not the SHA-256 of the query");
         body.id = body.documentId = body.doc_id = undefined;
         body.extensions = { ...body.extensions, persistedQuery: undefined };
         return true;

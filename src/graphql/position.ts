@@ -3,7 +3,7 @@
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { Route } from "../database/nodes.ts";
 import { isPosition, later } from "../database/positions.ts";
-import { refusal } from "./errors.ts";
+import { apiError } from "./errors.ts";
 
 export const POSITION_HEADER = "strata-position";
 export const READ_HEADER = "strata-read";
@@ -22,12 +22,12 @@ function toRoute(
   names: [position: string, read: string],
 ): Route {
   if (position !== undefined && !(typeof position === "string" && isPosition(position)))
-    throw refusal(
+    throw apiError(
       "BAD_REQUEST",
       `${names[0]} is "${String(position).slice(0, 100)}"; allowed is what an answer gave, as it was given`,
     );
   if (read !== undefined && read !== "primary")
-    throw refusal("BAD_REQUEST", `${names[1]} is "${String(read).slice(0, 100)}"; allowed: primary`);
+    throw apiError("BAD_REQUEST", `${names[1]} is "${String(read).slice(0, 100)}"; allowed: primary`);
   return { floor: position, primaryOnly: read === "primary" };
 }
 

@@ -14,7 +14,7 @@ import { isCancelled, type Settings } from "../database/adaptor.ts";
 import { createBatches, TookLong, type Batches, type BatchesOptions } from "../database/batches.ts";
 import { ResponseTooLarge } from "../database/budget.ts";
 import { isUnavailable } from "../database/unavailable.ts";
-import { findForbidden, hideAlways, isRefused, nameForbidden, type Forbidden } from "./forbidden.ts";
+import { findForbidden, hideAlways, isMissingRight, nameForbidden, type Forbidden } from "./forbidden.ts";
 import type { OperationCache } from "./operation-cache.ts";
 import { compileRead, type Read } from "./reads/compile.ts";
 import type { Statement } from "./reads/shapes.ts";
@@ -169,14 +169,14 @@ export function createReadsPlugin({
   }
 
   /** Executes a query again that failed for missing rights, without the forbidden fields. */
-  async function withoutForbidden(next: Next, args: Args, refused: ExecutionResult, isRead: boolean) {
+  async function withoutForbidden(next: Next, args: Args, failed: ExecutionResult, isRead: boolean) {
     const role = (args.contextValue as Context).claims.databaseRole!;
     const forbidden = await findForbidden(operations.pool, args, role);
-    if (!forbidden) return refused;
+    if (!forbidden) return failed;
     const { document } = forbidden;
     const visible =
       document && isRead ? await answerVisible({ ...args, document }, forbidden, role) : undefined;
-    const result = visible ?? (document ? await planVisible(next, args, forbidden, role) : refused);
+    const result = visible ?? (document ? await planVisible(next, args, forbidden, role) : failed);
     return nameForbidden(result, forbidden.others, role);
   }
 
@@ -197,7 +197,7 @@ export function createReadsPlugin({
             let planned = await next();
             const { operation: reading } = args.contextValue as Context;
             if (!isAsyncIterable(planned) && reading.startOver()) planned = await next();
-            if (!isQuery || isAsyncIterable(planned) || !planned.errors?.some(isRefused)) return planned;
+            if (!isQuery || isAsyncIterable(planned) || !planned.errors?.some(isMissingRight)) return planned;
             return await withoutForbidden(next, args as Args, planned, isRead);
           } finally {
             leave();

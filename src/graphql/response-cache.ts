@@ -44,7 +44,7 @@ function isCacheable({ schema, document }: { schema: GraphQLSchema; document: Do
 }
 
 /** Marks each operation over HTTP whose response may be cached. */
-export function createAnswersPlugin(): GraphileConfig.Plugin {
+export function createResponseCachePlugin(): GraphileConfig.Plugin {
   return {
     name: "AnswersPlugin",
     version: "1.0.0",
@@ -79,7 +79,7 @@ const sizeOf = (key: string, answer: Answer | "cacheable"): number =>
  * The same body from the same role has the same response while the data version is the same. The first response shows
  * that a request is cacheable; from then on its version is read before it is executed.
  */
-export function addAnswers(
+export function addResponseCache(
   app: FastifyInstance,
   { maxBytes, dataVersion, dataVersions, record, watch }: AnswersOptions,
 ): void {

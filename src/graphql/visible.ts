@@ -3,7 +3,7 @@
 import { isAsyncIterable } from "grafast";
 import { getOperationAST, OperationTypeNode, type DocumentNode, type ExecutionResult } from "grafast/graphql";
 import type pg from "pg";
-import { findForbidden, hideFields, isRefused, nameForbidden, type Forbidden } from "./forbidden.ts";
+import { findForbidden, hideFields, isMissingRight, nameForbidden, type Forbidden } from "./forbidden.ts";
 import { mapEvents, type Result } from "./results.ts";
 
 type Args = Grafast.ExecutionArgs;
@@ -36,7 +36,7 @@ export function createVisiblePlugin(pool: pg.Pool): GraphileConfig.Plugin {
     left: Forbidden | undefined,
     role: string,
   ): Promise<ExecutionResult> {
-    if (!result.errors?.some(isRefused)) return result;
+    if (!result.errors?.some(isMissingRight)) return result;
     allowed.get(args.document)?.delete(keyOf(args, role));
     const forbidden = await findForbidden(pool, args, role).catch(() => undefined);
     if (!forbidden) return result;

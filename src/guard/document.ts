@@ -27,7 +27,7 @@ import {
   type ValueNode,
 } from "grafast/graphql";
 import type { BoundedMap } from "../bounded-map.ts";
-import { refusal } from "../graphql/errors.ts";
+import { apiError } from "../graphql/errors.ts";
 
 export const MAX_BODY_BYTES = 500_000;
 
@@ -214,7 +214,7 @@ function costOfOperation(operation: OperationDefinitionNode, cost: Cost) {
     const objects = cost(evaluation, undefined);
     const { conditions, values } = evaluation;
     if (conditions > MAX_CONDITIONS)
-      throw refusal(
+      throw apiError(
         "BAD_USER_INPUT",
         `The operation's filters have ${conditions} conditions; at most ${MAX_CONDITIONS} are allowed`,
         { limit: MAX_CONDITIONS, given: conditions },
@@ -265,7 +265,7 @@ const valueOf = (node: ValueNode, { variables }: Evaluation): unknown => valueFr
 function costOfTerms(name: string, value: unknown): number {
   const terms = [value ?? []].flat();
   if (terms.length > MAX_TERMS)
-    throw refusal(
+    throw apiError(
       "BAD_USER_INPUT",
       `\`${name}\` has ${terms.length} terms; at most ${MAX_TERMS} are allowed`,
       { limit: MAX_TERMS, given: terms.length },
@@ -275,7 +275,7 @@ function costOfTerms(name: string, value: unknown): number {
 
 function costOfConditions(value: unknown, evaluation: Evaluation): number {
   if (++evaluation.values > MAX_FILTER_VALUES)
-    throw refusal(
+    throw apiError(
       "BAD_USER_INPUT",
       `The operation's filters have more than ${MAX_FILTER_VALUES} values; a variable counts each time it is used`,
       { limit: MAX_FILTER_VALUES },

@@ -10,7 +10,7 @@ import {
 import type {} from "grafserv";
 import type { Source } from "../../plugins/support/subscriptions.ts";
 import type { Config } from "../config.ts";
-import { presentError, refusal } from "../graphql/errors.ts";
+import { presentError, apiError } from "../graphql/errors.ts";
 import type { OperationCache } from "../graphql/operation-cache.ts";
 import { mapEvents, type Result } from "../graphql/results.ts";
 import {
@@ -98,7 +98,7 @@ export function createGuardPlugin(
     if (mayIntrospect(config, request)) return checked;
     if (checked.introspects)
       return {
-        errors: [toGraphqlError(refusal("FORBIDDEN", "Your role may not read the schema (introspection)"))],
+        errors: [toGraphqlError(apiError("FORBIDDEN", "Your role may not read the schema (introspection)"))],
       };
     return checked.errors ? { errors: checked.errors.map(withoutSuggestion) } : checked;
   }
@@ -106,12 +106,12 @@ export function createGuardPlugin(
   function admit(operation: OperationDefinitionNode, variables: Variables, request: FastifyRequest): number {
     // A socket outlives the check of its token.
     if (request.claims.expiresAt !== undefined && request.claims.expiresAt * 1000 <= Date.now())
-      throw refusal("UNAUTHENTICATED", "The token has expired");
+      throw apiError("UNAUTHENTICATED", "The token has expired");
     const tooDeep = checkVariables(variables);
     if (tooDeep) throw tooDeep;
     const cost = costOf(operation, variables);
     if (cost > config.MAX_QUERY_COST)
-      throw refusal(
+      throw apiError(
         "QUERY_TOO_EXPENSIVE",
         `The operation may cost ${cost} (objects in its answer, and 50 for a computation over many rows); ` +
           `at most ${config.MAX_QUERY_COST} is allowed: ask for smaller pages or fewer levels`,
@@ -125,7 +125,7 @@ export function createGuardPlugin(
     const close = hold("subscription", caller, MAX_SUBSCRIPTIONS);
     if (close) return close;
     const message = `You have ${MAX_SUBSCRIPTIONS} subscriptions open already; end some of them`;
-    throw refusal("RATE_LIMITED", message, { limit: MAX_SUBSCRIPTIONS });
+    throw apiError("RATE_LIMITED", message, { limit: MAX_SUBSCRIPTIONS });
   }
 
   const present =
@@ -169,10 +169,7 @@ export function createGuardPlugin(
       const operation = findOperation(document, operationName);
       const isSubscription = operation?.operation === OperationTypeNode.SUBSCRIPTION;
       if (isSubscription && !args.requestContext!.ws)
-        throw refusal(
-          "BAD_REQUEST",
-          "Subscriptions are answered over WebSocket (graphql-transport-ws) alone",
-        );
+        throw apiError("BAD_REQUEST", "Subscriptions require WebSocket (graphql-transport-ws)");
       const cost = operation ? admit(operation, args.variableValues ?? {}, request) : 0;
       if (isSubscription) return await subscribe(next, contextValue, request, cost);
       const caller = identityOf(request);

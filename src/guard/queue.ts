@@ -3,7 +3,7 @@
 // places, and a caller's heavy operations run one after the other, so that connections are left for everybody else.
 import type { Server, ServerResponse } from "node:http";
 import type { FastifyRequest } from "fastify";
-import { refusal } from "../graphql/errors.ts";
+import { apiError } from "../graphql/errors.ts";
 import type { Hold } from "./holds.ts";
 import { identityOf } from "./rate-limit.ts";
 
@@ -59,7 +59,7 @@ const ACCEPTS_PER_START = 16;
 /** Time in ms without a new connection after which none is taken to be waiting; higher values delay the queue. */
 const CALM_MS = 100;
 
-const cancelled = () => refusal("CANCELLED", "The client has gone away");
+const cancelled = () => apiError("CANCELLED", "The client disconnected");
 
 interface Arrival {
   caller: string;
@@ -164,7 +164,7 @@ export function createQueue({ maxPlaces, maxTurns, maxCost, hold }: QueueOptions
     };
     const reject = (): void => {
       remove();
-      const error = refusal("SERVICE_UNAVAILABLE", "The server is overloaded; try again in 1 s", {
+      const error = apiError("SERVICE_UNAVAILABLE", "The server is overloaded; try again in 1 s", {
         retryAfter: 1,
       });
       // The request's own log line is enough under overload.
@@ -195,7 +195,7 @@ export function createQueue({ maxPlaces, maxTurns, maxCost, hold }: QueueOptions
     if (signal?.aborted) throw cancelled();
     const waiting = loads.get(caller)?.waiting.filter((turn) => !turn.isPatient).length ?? 0;
     if (!isPatient && waiting >= MAX_TURNS_WAITING)
-      throw refusal(
+      throw apiError(
         "SERVICE_UNAVAILABLE",
         `${waiting} of your operations are waiting already, which is the limit; wait for some of the responses`,
         { retryAfter: 1, limit: MAX_TURNS_WAITING },

@@ -2,7 +2,7 @@
 import type { FastifyRequest } from "fastify";
 import { createBoundedMap } from "../bounded-map.ts";
 import type { Caller } from "../config.ts";
-import { refusal } from "../graphql/errors.ts";
+import { apiError } from "../graphql/errors.ts";
 import type { Siblings } from "../processes/siblings.ts";
 
 /** A token's subject, or the address of a caller without one (an IPv6 network counts as one caller). */
@@ -45,7 +45,7 @@ export function createRateLimit(
     siblings?.reportSpent(caller, cost);
     if (budget.spent <= limit) return;
     const retryAfter = Math.ceil((budget.until - performance.now()) / 1000);
-    throw refusal(
+    throw apiError(
       "RATE_LIMITED",
       `You have used up the ${limit} cost units of this minute; try again in ${retryAfter} s`,
       { retryAfter, limit },

@@ -1,6 +1,6 @@
 // Chooses the media type of a GraphQL response by the Accept header, and checks the Content-Encoding of a body.
 import type { FastifyRequest } from "fastify";
-import { refusal } from "../graphql/errors.ts";
+import { apiError } from "../graphql/errors.ts";
 
 const RESPONSE = "application/graphql-response+json";
 const LEGACY = "application/json";
@@ -31,7 +31,7 @@ export function answerType(accept: string = "*/*"): string | undefined {
 export function checkEncoding({ headers }: FastifyRequest, allowed: string[]): void {
   const encoding = headers["content-encoding"]?.trim().toLowerCase() ?? "identity";
   if (allowed.includes(encoding)) return;
-  throw refusal(
+  throw apiError(
     "UNSUPPORTED_MEDIA_TYPE",
     `Content-Encoding "${encoding}" is not taken; allowed: ${allowed.join(", ")}`,
   );

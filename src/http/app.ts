@@ -8,7 +8,7 @@ import type { Tracing } from "../tracing.ts";
 import { createAuthenticator, type Claims } from "./auth.ts";
 import { createFindRole } from "./database-roles.ts";
 import { addDrain } from "./drain.ts";
-import { handleError, refusal } from "../graphql/errors.ts";
+import { handleError, apiError } from "../graphql/errors.ts";
 import { addPageRules, isPage } from "../graphql/graphiql.ts";
 import { createGraphql, settings } from "../graphql/graphql.ts";
 import { mayIntrospect } from "../guard/guard.ts";
@@ -95,8 +95,8 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     const path = url.split("?")[0]!;
     const allow = methodsOf(path)?.join(", ");
     if (allow)
-      throw refusal("METHOD_NOT_ALLOWED", `${path} does not take ${method}; allowed: ${allow}`, { allow });
-    throw refusal("NOT_FOUND", `There is no ${method} ${path.slice(0, 100)} here`);
+      throw apiError("METHOD_NOT_ALLOWED", `${path} does not allow ${method}; allowed: ${allow}`, { allow });
+    throw apiError("NOT_FOUND", `There is no ${method} ${path.slice(0, 100)} here`);
   });
   // Browsers send forms and plain text across origins without a preflight, so these types are not accepted.
   app.removeContentTypeParser("text/plain");
@@ -148,7 +148,7 @@ export async function createApp(options: AppOptions): Promise<FastifyInstance> {
     });
     addPageRules(scope, config);
     scope.get("/schema.graphql", async (request, reply) => {
-      if (!mayIntrospect(config, request)) throw refusal("FORBIDDEN", "Your role may not read the schema");
+      if (!mayIntrospect(config, request)) throw apiError("FORBIDDEN", "Your role may not read the schema");
       return reply.type("text/plain; charset=utf-8").send(await graphql.printSdl());
     });
     await scope.register(addIngest, {

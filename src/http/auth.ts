@@ -3,7 +3,7 @@ import { createSecretKey } from "node:crypto";
 import { createRemoteJWKSet, errors, jwtVerify, type JWTPayload } from "jose";
 import { createBoundedMap } from "../bounded-map.ts";
 import { isRole, toRole, type Config, type Role } from "../config.ts";
-import { refusal } from "../graphql/errors.ts";
+import { apiError } from "../graphql/errors.ts";
 import { signingSecret } from "./token.ts";
 
 export interface Claims {
@@ -22,7 +22,7 @@ export interface Claims {
 }
 
 const unauthenticated = (message: string, extensions?: Record<string, unknown>, cause?: unknown): Error =>
-  Object.assign(refusal("UNAUTHENTICATED", message, extensions), { cause });
+  Object.assign(apiError("UNAUTHENTICATED", message, extensions), { cause });
 
 /** Tells a caller without an accepted token where to get one. */
 const howToGetOne = ({ JWKS_URL, JWT_ISSUER }: Config): string =>
@@ -162,7 +162,7 @@ function explain(error: unknown, isRepeated: () => boolean): never {
   if (error instanceof errors.JOSEError && FAULTS_OF_TOKEN.test(error.code))
     throw unauthenticated("The token is malformed or its signature does not match", undefined, error);
   throw Object.assign(
-    refusal("SERVICE_UNAVAILABLE", "The token cannot be checked: the key set (JWKS_URL) does not answer"),
+    apiError("SERVICE_UNAVAILABLE", "The token cannot be checked: the key set (JWKS_URL) does not answer"),
     { cause: error, isRepeated: isRepeated() },
   );
 }

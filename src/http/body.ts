@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { PassThrough, Transform, type Readable } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import { refusal } from "../graphql/errors.ts";
+import { apiError } from "../graphql/errors.ts";
 import { isBadInput, isBadOption, isUnknownDataset } from "../ingest/faults.ts";
 import { readOptionsOf, type ReadOptions } from "../ingest/options.ts";
 import type { Format } from "../ingest/read.ts";
@@ -35,8 +35,8 @@ export async function withBody<T>(
     return await handle();
   } catch (error) {
     reply.header("connection", "close");
-    if (isUnknownDataset(error)) throw refusal("NOT_FOUND", error.message);
-    if (isBadInput(error) || isBadOption(error)) throw refusal("BAD_REQUEST", error.message);
+    if (isUnknownDataset(error)) throw apiError("NOT_FOUND", error.message);
+    if (isBadInput(error) || isBadOption(error)) throw apiError("BAD_REQUEST", error.message);
     throw error;
   } finally {
     ended();
@@ -46,7 +46,7 @@ export async function withBody<T>(
 export function formatOf(request: FastifyRequest): Format {
   const type = request.headers["content-type"]?.split(";", 1)[0]!.trim().toLowerCase() ?? "";
   if (!Object.hasOwn(FORMATS, type))
-    throw refusal(
+    throw apiError(
       "UNSUPPORTED_MEDIA_TYPE",
       `Content-Type "${type}" is not taken; allowed: text/csv, application/x-ndjson`,
     );
@@ -62,9 +62,9 @@ export function parametersOf(
   const query = request.query as Record<string, unknown>;
   for (const [name, value] of Object.entries(query)) {
     if (!allowed.includes(name))
-      throw refusal("BAD_REQUEST", `Unknown parameter "${name}"; allowed: ${allowed.join(", ")}`);
+      throw apiError("BAD_REQUEST", `Unknown parameter "${name}"; allowed: ${allowed.join(", ")}`);
     if (Array.isArray(value) && !repeatable.includes(name))
-      throw refusal("BAD_REQUEST", `Parameter "${name}" is given more than once`);
+      throw apiError("BAD_REQUEST", `Parameter "${name}" is given more than once`);
   }
   return query;
 }

@@ -8,7 +8,7 @@ import { createPool, type Database } from "../database/connect.ts";
 import { cancelled, type Settings } from "../database/adaptor.ts";
 import { EXPORT_FORMATS, isExportFormat, openExport, type ExportFormat } from "../export/export.ts";
 import type { ExportRequest } from "../export/select.ts";
-import { refusal } from "../graphql/errors.ts";
+import { apiError } from "../graphql/errors.ts";
 import { mayIntrospect } from "../guard/guard.ts";
 import { identityOf, type Spend } from "../guard/rate-limit.ts";
 import type { Claims } from "./auth.ts";
@@ -36,7 +36,7 @@ const BASE_COST = 50;
 function formatOf(file: string): { name: string; format: ExportFormat } {
   const [, name, format] = /^([^.]+)\.(\w+)$/s.exec(file) ?? [];
   if (name !== undefined && isExportFormat(format)) return { name, format };
-  throw refusal(
+  throw apiError(
     "NOT_FOUND",
     `An export is called by a table or metric and its format; allowed: ${EXPORT_FORMATS.map((one) => `{name}.${one}`).join(", ")}`,
   );
@@ -54,12 +54,12 @@ function requestOf(request: FastifyRequest, name: string): ExportRequest {
     string | undefined
   >;
   if (limit !== undefined && !/^\d{1,15}$/.test(limit))
-    throw refusal("BAD_REQUEST", `limit is "${limit.slice(0, 100)}"; allowed: a whole number from 0`);
+    throw apiError("BAD_REQUEST", `limit is "${limit.slice(0, 100)}"; allowed: a whole number from 0`);
   let parsed: unknown;
   try {
     parsed = filter === undefined ? undefined : JSON.parse(filter);
   } catch {
-    throw refusal("BAD_REQUEST", 'The parameter filter is not JSON; allowed: {"status": {"equalTo": "…"}}');
+    throw apiError("BAD_REQUEST", 'The parameter filter is not JSON; allowed: {"status": {"equalTo": "…"}}');
   }
   return {
     name,
@@ -88,7 +88,7 @@ export function addExport(
     const mine = running.get(caller) ?? 0;
     const all = [...running.values()].reduce((sum, count) => sum + count, 0);
     if (mine >= most - all)
-      throw refusal(
+      throw apiError(
         "SERVICE_UNAVAILABLE",
         most === 0
           ? "Exports are off: MAX_EXPORTS is 0"
@@ -113,7 +113,7 @@ export function addExport(
     const { signal } = controller;
     const maxMs = config.EXPORT_TIMEOUT_MS[claims.role!];
     const timer = maxMs > 0 ? setTimeout(() => controller.abort(timedOut(maxMs)), maxMs).unref() : undefined;
-    const stop = (): void => controller.abort(refusal("SERVICE_UNAVAILABLE", "The server is stopping"));
+    const stop = (): void => controller.abort(apiError("SERVICE_UNAVAILABLE", "The server is stopping"));
     let sent: () => number = () => 0;
     let hasEnded = false;
     const end = (): void => {
@@ -172,4 +172,4 @@ export function addExport(
 }
 
 const timedOut = (maxMs: number): Error =>
-  refusal("TIMEOUT", `The export took longer than ${maxMs} ms (EXPORT_TIMEOUT_MS) and was cancelled`);
+  apiError("TIMEOUT", `The export took longer than ${maxMs} ms (EXPORT_TIMEOUT_MS) and was cancelled`);

@@ -4,7 +4,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import helmet, { type HelmetOptions } from "helmet";
 import type { Config } from "../config.ts";
-import { refusal } from "../graphql/errors.ts";
+import { apiError } from "../graphql/errors.ts";
 import { isPage } from "../graphql/graphiql.ts";
 import { NODE_HEADER, POSITION_HEADER, READ_HEADER } from "../graphql/position.ts";
 
@@ -17,10 +17,10 @@ export async function addHeaders(app: FastifyInstance, config: Config): Promise<
     CORS_ORIGINS.length > 0 || DATABASE_URL !== undefined ? CORS_ORIGINS : [DEVELOPMENT];
   app.addHook("onRequest", (request, _reply, done) => {
     // CORS does not apply to WebSockets, so check the Origin here.
-    const isRefused = request.ws && !isOwnOrAllowed(request, origins);
+    const isRejected = request.ws && !isOwnOrAllowed(request, origins);
     done(
-      isRefused
-        ? refusal("FORBIDDEN", "This origin may not open sockets; CORS_ORIGINS lists those that may")
+      isRejected
+        ? apiError("FORBIDDEN", "This origin may not open sockets; CORS_ORIGINS lists those that may")
         : undefined,
     );
   });

@@ -71,7 +71,7 @@ export function addIngest(
     const { source, name, map, set, maxRejected, operation, dryRun = "false" } = query;
     const sha256 = query.sha256?.toLowerCase();
     if (sha256 !== undefined && !/^[0-9a-f]{64}$/.test(sha256))
-      throw badOption(`"${query.sha256!.slice(0, 100)}" is no SHA-256; allowed: 64 hexadecimal digits`);
+      throw badOption(`"${query.sha256!.slice(0, 100)}" is not a SHA-256; allowed: 64 hexadecimal digits`);
     if (!/^(true|false)$/.test(dryRun)) throw badOption(`dryRun is "${dryRun}"; allowed: true, false`);
     if (operation !== undefined && !OPERATIONS.includes(operation))
       throw badOption(

@@ -4,7 +4,7 @@ import type { FastifyInstance } from "fastify";
 import type pg from "pg";
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Config } from "../config.ts";
-import { refusal } from "../graphql/errors.ts";
+import { apiError } from "../graphql/errors.ts";
 import type { ReadPath } from "../graphql/reads.ts";
 import type { Siblings } from "../processes/siblings.ts";
 
@@ -200,9 +200,9 @@ export function addMetrics(
   app.get("/metrics", async (request, reply) => {
     const given = Buffer.from(request.headers.authorization ?? "");
     if (!expected && DATABASE_URL)
-      throw refusal("FORBIDDEN", "Metrics are off: set METRICS_TOKEN and send it as a bearer token");
+      throw apiError("FORBIDDEN", "Metrics are off: set METRICS_TOKEN and send it as a bearer token");
     if (expected && !(given.length === expected.length && timingSafeEqual(given, expected)))
-      throw refusal("UNAUTHENTICATED", "Metrics need METRICS_TOKEN as a bearer token");
+      throw apiError("UNAUTHENTICATED", "Metrics require METRICS_TOKEN as a bearer token");
     return reply
       .type(registry.contentType)
       .send(await (siblings ? siblings.metricsOfAll() : registry.metrics()));

@@ -9,7 +9,7 @@ import type { FastifyInstance, FastifyRequest } from "fastify";
 import type { Pool } from "pg";
 import { DATASET_NAME, DATASET_NAME_RULE, proposeDataset } from "../add/dataset.ts";
 import { facts } from "../add/facts.ts";
-import { refusal } from "../graphql/errors.ts";
+import { apiError } from "../graphql/errors.ts";
 import {
   bodyOf,
   formatOf,
@@ -46,10 +46,10 @@ export function addPropose(
 
   const propose = async (request: FastifyRequest) => {
     if (request.claims.role !== "strata_operator")
-      throw refusal("FORBIDDEN", "Only operators may propose a dataset");
+      throw apiError("FORBIDDEN", "Only operators may propose a dataset");
     const { dataset } = request.params as { dataset: string };
     if (!DATASET_NAME.test(dataset))
-      throw refusal(
+      throw apiError(
         "BAD_REQUEST",
         `A dataset cannot be named "${dataset.slice(0, 100)}"; allowed: ${DATASET_NAME_RULE}`,
       );
@@ -60,7 +60,7 @@ export function addPropose(
       REPEATABLE_READ_PARAMETERS,
     ) as { name?: string; key?: string };
     if (running >= MAX_AT_ONCE)
-      throw refusal(
+      throw apiError(
         "SERVICE_UNAVAILABLE",
         `The server looks at ${MAX_AT_ONCE} other files; send this one again`,
       );
@@ -84,7 +84,7 @@ export function addPropose(
         room: { slots: ROOM_SLOTS },
         onProgress: () => {
           if (request.raw.socket.destroyed || stopping?.aborted)
-            throw refusal("SERVICE_UNAVAILABLE", "The file was not read to its end; send it again");
+            throw apiError("SERVICE_UNAVAILABLE", "The file was not read to its end; send it again");
         },
       });
       return { proposal: { ...facts(found), file: found.fileName } };
@@ -106,7 +106,7 @@ function limitedTo(maxBytes: number): Transform {
       if (bytes <= maxBytes) next(null, block);
       else
         next(
-          refusal(
+          apiError(
             "PAYLOAD_TOO_LARGE",
             `The file has more than ${maxBytes} bytes; send a part of it, or propose with: npx strata-graphql add`,
           ),

@@ -1,7 +1,7 @@
 // Serves the studio at /: compressed files from memory, with a policy that allows only its own scripts.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { ASSETS_PATH, loadStudio, type Asset, type Studio } from "../../studio/build.ts";
-import { refusal } from "../graphql/errors.ts";
+import { apiError } from "../graphql/errors.ts";
 
 const POLICY = [
   "default-src 'none'",
@@ -52,12 +52,12 @@ export function addStudio(app: FastifyInstance): void {
     (loading ??= loadStudio().catch((error: unknown) => {
       loading = undefined;
       app.log.error({ error }, "the studio could not be built");
-      throw refusal("NOT_FOUND", "The studio is not part of this installation; GraphQL answers at /graphql");
+      throw apiError("NOT_FOUND", "The studio is not part of this installation; GraphQL answers at /graphql");
     }));
   app.get("/", async (request, reply) => send(request, reply, (await studio()).page, ASK_EACH_TIME));
   app.get<{ Params: { name: string } }>(`${ASSETS_PATH}:name`, async (request, reply) => {
     const asset = (await studio()).assets.get(request.params.name);
-    if (!asset) throw refusal("NOT_FOUND", "The studio has no such file; load the page again");
+    if (!asset) throw apiError("NOT_FOUND", "The studio has no such file; load the page again");
     return send(request, reply, asset, FOR_EVER);
   });
 }

@@ -2,7 +2,7 @@
 // transform in a transaction that is rolled back.
 import type { Readable } from "node:stream";
 import type pg from "pg";
-import { undone } from "../database/transaction.ts";
+import { rolledBack } from "../database/transaction.ts";
 import { isUnavailable } from "../database/unavailable.ts";
 import { readDataset, type Dataset } from "./dataset.ts";
 import { isBadInput } from "./faults.ts";
@@ -83,8 +83,8 @@ export async function dryRun(
   // Omit the digest: with it, startRun might return an earlier run in place of a new one.
   const load = { ...options, sourceSystem, sha256: undefined };
   // Check the right to ingest first, so that others learn nothing of the dataset.
-  await undone(pool, (client) => startRun(client, name, load));
-  const sameAs = await undone(pool, (client) => findSameLoad(client, name, { ...options, sourceSystem }));
+  await rolledBack(pool, (client) => startRun(client, name, load));
+  const sameAs = await rolledBack(pool, (client) => findSameLoad(client, name, { ...options, sourceSystem }));
   options.signal?.addEventListener("abort", () => input.destroy(new Error("The dry run was cancelled")), {
     once: true,
   });
@@ -104,7 +104,7 @@ export async function dryRun(
   const transform =
     accepted.length === 0
       ? null
-      : await undone(pool, async (client) => {
+      : await rolledBack(pool, async (client) => {
           const { rows } = await client.query<{ may: boolean }>("select strata.may_try($1, $2) as may", [
             options.role ?? null,
             name,
@@ -187,7 +187,7 @@ function startJudging(pool: pg.Pool, dataset: Source["dataset"]): Judging {
       rows = [];
       characters = 0;
       if (batch.length === 0) return;
-      await undone(pool, (client) => resolveDoubts(client, dataset, batch));
+      await rolledBack(pool, (client) => resolveDoubts(client, dataset, batch));
       const { progress, reasons, accepted, rejected } = judging;
       for (const row of batch) {
         progress.rowsRead += 1;

@@ -23,7 +23,7 @@ import { isUnavailable } from "../database/unavailable.ts";
 import { inTransaction } from "../database/transaction.ts";
 import { dropFailedLoads } from "../pipeline/failed-loads.ts";
 import { readRun, type Run } from "../pipeline/runs.ts";
-import { patiently } from "../pipeline/batch.ts";
+import { withRetries } from "../pipeline/batch.ts";
 
 export interface IngestProgress {
   /** Bytes of the input as sent, compressed or not. */
@@ -165,7 +165,7 @@ export async function receive(
     failure = findFault(landing, limit, operation);
     if (failure) failedBy = "rows";
   }
-  await patiently(() =>
+  await withRetries(() =>
     pool.query("select from strata.finish_run($1, $2)", [runId, failure?.message ?? null]),
   );
   if (failure && limit) await dropFailedLoads(pool);

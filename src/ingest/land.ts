@@ -97,7 +97,7 @@ async function copyRows(client: pg.PoolClient, source: Source, rows: Row[]): Pro
     rows,
     (row) => `${row.copy}${tail}${row.line <= MAX_LINE ? row.line : "\\N"}\n`,
     (row, problem) =>
-      (row.faults = [{ reason: "invalid_value", detail: `The database refused it: ${problem}.` }]),
+      (row.faults = [{ reason: "invalid_value", detail: `The database rejected the row: ${problem}.` }]),
   );
 }
 

@@ -24,7 +24,7 @@ export async function openRecords(input: Readable, opening: Opening): Promise<Op
   const { format, all } = await withFormat(text, opening.format);
   if (format === "csv") return { format, records: readCsv(all, delimiter) };
   if (delimiter !== undefined)
-    throw badInput("A delimiter is for CSV alone, and the input is NDJSON: one JSON object a line");
+    throw badInput("A delimiter applies to CSV only; the input is NDJSON, one JSON object per line");
   return { format, records: readNdjson(all) };
 }
 

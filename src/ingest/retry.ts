@@ -2,7 +2,7 @@
 // and return unchanged; all others, and every correction, are checked by the code of an ingest.
 import type pg from "pg";
 import { inTransaction } from "../database/transaction.ts";
-import { patiently } from "../pipeline/batch.ts";
+import { withRetries } from "../pipeline/batch.ts";
 import type { Work } from "../pipeline/runs.ts";
 import { fieldNames, readDataset, type Dataset } from "./dataset.ts";
 import { doubtsOf } from "./doubts.ts";
@@ -101,7 +101,7 @@ export async function retry({ pool, runId, arguments: given, patch: text, afterB
   // Read in order of ids up to the last one at the start: rows that are rejected meanwhile come after it.
   for (let after: string | null = "0"; after !== null && last !== null;) {
     const from: string = after;
-    const batch = await patiently(() =>
+    const batch = await withRetries(() =>
       inTransaction(pool, async (client) => {
         await client.query("select strata.enter_batch($1)", [runId]);
         const entries = await takeEntries(client, [...selection, from, last, patch !== undefined]);
@@ -371,7 +371,7 @@ async function requeue(
       return [
         {
           id: ids[0]!,
-          faults: [{ reason: "invalid_value", detail: `The database refused it: ${error.message}.` }],
+          faults: [{ reason: "invalid_value", detail: `The database rejected the row: ${error.message}.` }],
         },
       ];
     const half = ids.length >> 1;

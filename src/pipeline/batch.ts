@@ -9,7 +9,7 @@ const ATTEMPTS = 6;
 const isTransient = (error: unknown): boolean =>
   isUnavailable(error) || /^(40001|40P01|23503|23505)$/.test(String((error as { code?: unknown }).code));
 
-export async function patiently<T>(batch: () => Promise<T>): Promise<T> {
+export async function withRetries<T>(batch: () => Promise<T>): Promise<T> {
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await batch();

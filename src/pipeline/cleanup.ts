@@ -1,6 +1,6 @@
 // Deletes expired rows, batch by batch: raw rows that the transform has taken, runs, rejected rows.
 import type { Config } from "../config.ts";
-import { patiently } from "./batch.ts";
+import { withRetries } from "./batch.ts";
 import type { Work } from "./runs.ts";
 
 const BATCH_ROWS = 20_000;
@@ -24,7 +24,7 @@ export async function cleanup({ pool, runId, arguments: given, afterBatch }: Wor
   async function repeat(batch: string, parameters: number[]): Promise<void> {
     let deleted: number;
     do {
-      const { rows } = await patiently(() =>
+      const { rows } = await withRetries(() =>
         pool.query<{ deleted: number }>(`select ${batch} as deleted`, [runId, ...parameters, BATCH_ROWS]),
       );
       deleted = rows[0]!.deleted;

@@ -1,5 +1,5 @@
 // Refreshes analytics in one transaction: readers see the old metrics until the new ones are complete.
-import { patiently } from "./batch.ts";
+import { withRetries } from "./batch.ts";
 import type { Work } from "./runs.ts";
 
 export async function refresh({
@@ -8,7 +8,7 @@ export async function refresh({
   arguments: { full, from, to },
   afterBatch,
 }: Work): Promise<void> {
-  await patiently(() =>
+  await withRetries(() =>
     pool.query("select strata.refresh($1, $2, $3, $4)", [full ?? false, runId, from ?? null, to ?? null]),
   );
   await afterBatch();

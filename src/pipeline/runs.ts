@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { reasonOf } from "../abort.ts";
 import { inTransaction } from "../database/transaction.ts";
 import { retry, type RetryArguments } from "../ingest/retry.ts";
-import { patiently } from "./batch.ts";
+import { withRetries } from "./batch.ts";
 import { cleanup, type Retention } from "./cleanup.ts";
 import { refresh } from "./refresh.ts";
 import { transform } from "./transform.ts";
@@ -95,7 +95,7 @@ const RUN_COLUMNS = `
   rows_rejected::double precision as "rowsRejected", rows_deleted::double precision as "rowsDeleted", error`;
 
 export async function readRun(pool: Pool, runId: string): Promise<Run> {
-  const { rows } = await patiently(() =>
+  const { rows } = await withRetries(() =>
     pool.query<Run>(`select ${RUN_COLUMNS} from strata.runs where run_id = $1`, [runId]),
   );
   if (!rows[0]) throw new Error(`There is no run ${runId}`);
@@ -198,7 +198,7 @@ async function work(pool: Pool, runId: string, args: Work["arguments"], options:
   } finally {
     clearInterval(heartbeat);
   }
-  await patiently(() => pool.query("select from strata.finish_run($1, $2)", [runId, failure]));
+  await withRetries(() => pool.query("select from strata.finish_run($1, $2)", [runId, failure]));
   const run = await readRun(pool, runId);
   options.onProgress?.(run);
   return run;

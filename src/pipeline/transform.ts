@@ -1,5 +1,5 @@
 // Moves rows from staging to production, dataset by dataset, parents before children.
-import { patiently } from "./batch.ts";
+import { withRetries } from "./batch.ts";
 import { dropFailedLoads } from "./failed-loads.ts";
 import type { Work } from "./runs.ts";
 
@@ -19,7 +19,7 @@ async function replay({ pool, runId, arguments: { replays = [] }, afterBatch }: 
   for (const { dataset, since, until } of replays) {
     let read = "";
     for (let after = { xid: "0", seq: "0" }; read !== "0";) {
-      const { rows } = await patiently(() =>
+      const { rows } = await withRetries(() =>
         pool.query<{ xid: string; seq: string; read: string }>(
           `select after_xid as xid, after_seq as seq, rows_read as read
            from strata.replay_batch($1, $2, $3::timestamptz at time zone 'UTC', $4::timestamptz at time zone 'UTC', $5, $6, $7)`,
@@ -50,7 +50,7 @@ export async function transform(work: Work): Promise<void> {
     let read: number;
     do {
       const progress = total === 0 ? null : Math.min(1, done / total);
-      const { rows } = await patiently(() =>
+      const { rows } = await withRetries(() =>
         pool.query<{ read: number }>(
           "select rows_read::integer as read from strata.transform_batch($1, $2, $3, $4, $5)",
           [runId, dataset, upperXid, BATCH_ROWS, progress],
@@ -67,7 +67,7 @@ export async function transform(work: Work): Promise<void> {
     let found: number;
     let requeued = 0;
     do {
-      const { rows } = await patiently(() =>
+      const { rows } = await withRetries(() =>
         pool.query<{ found: number }>("select strata.requeue_waiting($1, $2, $3) as found", [
           runId,
           dataset,

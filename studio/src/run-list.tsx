@@ -44,7 +44,7 @@ export const RunList = ({
               Deleted
             </th>
           )}
-          {!isShort && <th scope="col">Asked by</th>}
+          {!isShort && <th scope="col">ReadTarget by</th>}
         </tr>
       </thead>
       <tbody>

@@ -58,7 +58,7 @@ test("writes when it is told to, never over a file, and not what exists", async 
 
 test.each([
   [["missing.csv"], 1, /Cannot read "missing.csv": there is no such file/],
-  [["."], 1, /it is no file/],
+  [["."], 1, /it is not a file/],
   [["x.csv", "--name", "No Name"], 2, /Allowed: up to 50 of a-z, 0-9 and _/],
   [[], 2, /missing required argument 'file'/],
 ])("add %j exits with %i", async (args, code, message) => {

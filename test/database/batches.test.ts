@@ -31,13 +31,13 @@ const requestOf = (text: string, { cost = 2, settings = reader, caller = "someon
   statement: { text, name: text },
   cost,
 });
-interface Asked {
+interface ReadTarget {
   cost?: number;
   settings?: typeof reader;
   caller?: string;
   from?: Batches;
 }
-const ask = (text: string, { from = batches, ...asked }: Asked = {}): Reading => {
+const ask = (text: string, { from = batches, ...asked }: ReadTarget = {}): Reading => {
   const request = requestOf(text, asked);
   return from.isSmall(request) ? from.readShared(request) : from.readAlone(request);
 };

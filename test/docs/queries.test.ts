@@ -32,7 +32,7 @@ async function run({ language, text }: Block): Promise<void> {
     const { errors, data } = await ask(text);
     // Valid, or it would have been refused for something else before.
     if (/^\s*subscription\b/.test(text)) {
-      expect(errors).toMatchObject([{ message: expect.stringContaining("answered over WebSocket") }]);
+      expect(errors).toMatchObject([{ message: expect.stringContaining("require WebSocket") }]);
       return;
     }
     expect(errors).toEqual([]);

@@ -35,7 +35,7 @@ test(
 test("every error code that the code gives is in the table, and no other", () => {
   const given = found(
     sources("src/{graphql,guard,http}/**/*.ts", "plugins/**/*.ts"),
-    /(?:refusal\(\s*|reject\(\s*|code: |^ {2}\["[0-9A-Z]+", |MAX_[A-Z]+,\s*|limits\.\w+,\s*|\w+\), [\w.]+, |^\s+)"([A-Z]+(?:_[A-Z]+)*[A-Z]{3})"/gm,
+    /(?:apiError\(\s*|reject\(\s*|code: |^ {2}\["[0-9A-Z]+", |MAX_[A-Z]+,\s*|limits\.\w+,\s*|\w+\), [\w.]+, |^\s+)"([A-Z]+(?:_[A-Z]+)*[A-Z]{3})"/gm,
   ).filter((code) => !/^(E[A-Z]+|ERR_.*|FIRST|LAST)$/.test(code));
   const known = Object.keys(ERROR_CODES);
   expect(given.filter((code) => !known.includes(code))).toEqual([]);

@@ -128,7 +128,7 @@ export async function createWalk(): Promise<Walk> {
       return !errors?.some(({ message }) => message.startsWith("Cannot query field"));
     }, 30);
     // Valid, or it would have been refused for something else before.
-    if (/^\s*subscription\b/.test(query) && errors?.[0]?.message.includes("answered over WebSocket")) return;
+    if (/^\s*subscription\b/.test(query) && errors?.[0]?.message.includes("require WebSocket")) return;
     if (errors) throw new Error(`${errors.map(({ message }) => message).join("\n")}\n\n${query}`);
   }
 

@@ -199,7 +199,7 @@ function argumentsOf(by: Chance, made: Made, field: GraphQLField<unknown, unknow
   return given && `(${given})`;
 }
 
-/** Asked for seldom: its view analyses every metric's query anew, which takes longer than all else in a document. */
+/** ReadTarget for seldom: its view analyses every metric's query anew, which takes longer than all else in a document. */
 const SLOW = "lineage";
 const OF_CONNECTIONS = new Set(["nodes", "totalCount", "edges", "cursor", "node", "pageInfo"]);
 

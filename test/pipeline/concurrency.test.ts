@@ -12,7 +12,7 @@ const SECONDS = 8;
 const below = (n: number): number => Math.floor(Math.random() * n);
 const day = (): string => `2024-01-${String(1 + below(28)).padStart(2, "0")} 12:00`;
 
-/** Source systems: versions of the same records again and again, some invalid, some transactions long or undone. */
+/** Source systems: versions of the same records again and again, some invalid, some transactions long or rolledBack. */
 async function ingestSomething(client: PoolClient): Promise<void> {
   await client.query("begin");
   for (let i = below(4); i >= 0; i -= 1) {

@@ -385,7 +385,7 @@ it.each([
 it("says what to do about a header that another character separates, and about lines that end otherwise", async () => {
   await expect(send("id;name\n1;a\n")).rejects.toThrow(/Unknown column "id;name".*--delimiter/s);
   await expect(send('{"id": 1}\n', { delimiter: ";", format: "ndjson" })).rejects.toThrow(
-    /A delimiter is for CSV alone/,
+    /A delimiter applies to CSV only/,
   );
   await expect(send("id,name\r1,a\r2,b\r")).rejects.toThrow(/end with CR alone/);
 });

@@ -71,17 +71,17 @@ afterAll(async () => {
   await place?.remove();
 });
 
-interface Asked {
+interface ReadTarget {
   metric: string;
   labels: string[];
 }
 
 /** Selectors of an expression with the labels that it names; labels of a grouping belong to all selectors below it. */
-function readExpression(expression: string): { faults: string[]; asked: Asked[]; grouped: string[] } {
+function readExpression(expression: string): { faults: string[]; asked: ReadTarget[]; grouped: string[] } {
   // Grafana's own variables are numbers and durations, and parse as such.
   const text = expression.replaceAll(/\$__(rate_interval|range)/g, "5m");
   const faults: string[] = [];
-  const asked: Asked[] = [];
+  const asked: ReadTarget[] = [];
   const grouped: string[] = [];
   parser.parse(text).iterate({
     enter({ type, from, to, node }) {

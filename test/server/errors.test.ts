@@ -1,4 +1,4 @@
-// Every refusal: a stable code, the right status, the request's id, and nothing of what is inside.
+// Every apiError: a stable code, the right status, the request's id, and nothing of what is inside.
 import { Writable } from "node:stream";
 import { gzipSync } from "node:zlib";
 import pino from "pino";

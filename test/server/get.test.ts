@@ -81,7 +81,7 @@ test.each(["GET", "HEAD"])("%s changes nothing", async (method) => {
   if (method === "GET")
     expect(answer).toMatchObject({
       code: "METHOD_NOT_ALLOWED",
-      message: "GET answers queries only; send this mutation by POST",
+      message: "GET is for queries only; send this mutation by POST",
     });
   const { rows } = await server.database.pool.query("select from production.users where username = 'eve'");
   expect(rows).toHaveLength(0);

@@ -185,7 +185,7 @@ describe("POST /ingest", () => {
     const wrong = await push("/ingest/users?sha256=abc", body);
     expect([wrong.status, wrong.body.errors[0].message]).toEqual([
       400,
-      '"abc" is no SHA-256; allowed: 64 hexadecimal digits',
+      '"abc" is not a SHA-256; allowed: 64 hexadecimal digits',
     ]);
   });
 

@@ -75,7 +75,7 @@ describeInBrowser("GraphiQL", () => {
     }
 
     await run(page, "Refresh", '"queued"');
-    // Asked for before the subscription, but since the page was opened.
+    // ReadTarget for before the subscription, but since the page was opened.
     await run(page, "WatchRuns", '"refresh"');
     expect(await page.locator(".graphiql-tab-button").allTextContents()).toEqual(
       TABS.map(({ title }) => title),

@@ -48,7 +48,7 @@ describeInBrowser("as an operator", () => {
       .click();
     await page.getByRole("heading", { name: /^Run \d+Pipeline$/ }).waitFor(LONG);
     const state = await page.getByRole("region", { name: "State of the run" }).ariaSnapshot();
-    for (const term of ["Rows read", "Rows written", "Rows rejected", "Asked by", "Queued", "Finished"])
+    for (const term of ["Rows read", "Rows written", "Rows rejected", "ReadTarget by", "Queued", "Finished"])
       expect(state).toContain(`term: ${term}`);
     expect(await page.getByRole("table", { name: "Parts of the run" }).ariaSnapshot()).toMatch(
       /Transform[^]*Refresh/,

@@ -500,7 +500,7 @@ const Detail = ({ id }: { id: string }) => {
               )}
               {row.operation === "delete" && (
                 <>
-                  <dt>Asked for</dt>
+                  <dt>ReadTarget for</dt>
                   <dd>to delete the row</dd>
                 </>
               )}

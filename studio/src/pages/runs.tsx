@@ -36,7 +36,7 @@ const PAGE_SIZE = 25;
 const FILTERS: [name: string, label: string, values: string[]][] = [
   ["step", "Step", STEPS],
   ["status", "Status", STATUSES],
-  ["trigger", "Asked by", TRIGGERS],
+  ["trigger", "ReadTarget by", TRIGGERS],
 ];
 
 const List = () => {
@@ -240,7 +240,7 @@ const Detail = ({ runId }: { runId: string }) => {
               </div>
             </dl>
             <dl class="facts">
-              <dt>Asked by</dt>
+              <dt>ReadTarget by</dt>
               <dd>
                 {run.actor ?? "–"} ({run.trigger})
               </dd>
