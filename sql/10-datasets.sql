@@ -694,7 +694,7 @@ begin
       problem := left(sqlerrm, 500);
       reason := case
         when sqlstate = '22001' then 'too_long'
-        when type_name ~ '^(timestamp|date|time)' then case when sqlstate = '22008' then 'impossible_date' else 'invalid_timestamp' end
+        when type_name ~ '^(timestamp|date|time)\M' then case when sqlstate = '22008' then 'impossible_date' else 'invalid_timestamp' end
         when type_name in ('json', 'jsonb') then 'invalid_json'
         when sqlstate = '22003' then 'out_of_range'
         when type_name in ('smallint', 'integer', 'bigint') then 'invalid_integer'

@@ -19,7 +19,7 @@ beforeAll(async () => {
       "the key" text primary key,
       small smallint, num numeric(6, 2), real_number real, flag boolean, day date, at timestamptz, id uuid, plain json,
       mood production.mood, percent production.percent, size production.size, numbers integer[], words text[], docs jsonb[],
-      days date[], span int4range, spans numrange, period interval, place geometry(Point, 4326), spot geography,
+      days date[], dates daterange, span int4range, spans numrange, period interval, place geometry(Point, 4326), spot geography,
       code char(3), bytes bytea
     );
     select strata.add_dataset('Odd things');
@@ -53,6 +53,8 @@ it.each([
   ["day", "2024-02-29", "2024-02-29"],
   ["day", "2023-02-29", ["impossible_date"]],
   ["day", "20240229", "2024-02-29"],
+  ["dates", "[2024-02-28,2024-02-29]", "[2024-02-28,2024-03-01)"],
+  ["dates", "2024-02-28", ["invalid_value"]],
   ["at", "2024-06-01T12:00:00+02:00", "2024-06-01 10:00:00+00"],
   ["at", "2024-06-01", "2024-06-01 00:00:00+00"],
   ["at", "2024-06-01 12:00:00 Europe/Vienna", "2024-06-01 10:00:00+00"],
