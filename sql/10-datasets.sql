@@ -539,6 +539,11 @@ begin
   if (select c.relkind from pg_class c where c.oid = production) not in ('r', 'p') then
     raise exception 'production.% is not a table; only a table can be a dataset.', quote_ident(dataset) using errcode = 'wrong_object_type';
   end if;
+  if (select c.relispartition from pg_class c where c.oid = production) then
+    raise exception 'production.% is a partition; a dataset is the whole table, %.', quote_ident(dataset),
+        (select i.inhparent::regclass from pg_inherits i where i.inhrelid = production)
+      using errcode = 'wrong_object_type';
+  end if;
   if strata.key_columns(production) is null then
     raise exception 'production.% has no primary key; a dataset needs one to know which row a record is about.', quote_ident(dataset)
       using errcode = 'invalid_table_definition', hint = 'Add one: alter table … add primary key (…).';

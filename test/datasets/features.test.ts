@@ -1362,6 +1362,10 @@ describe("wrong declarations", () => {
       "no column 'nope' of type jsonb for extra fields; columns of this type: doc.",
     ],
     ["strata.add_dataset('numbered')", "has a column source_seq or strata_source of another type"],
+    [
+      "strata.add_dataset('things_1')",
+      "production.things_1 is a partition; a dataset is the whole table, production.parted.",
+    ],
     ["strata.remove_dataset(null)", "There is no dataset null; there are: "],
     ["strata.announce_changes(null)", "There is no table production.null with a primary key"],
     ["strata.announce_changes('things', null)", "enabled must be true or false, not null."],
@@ -1391,9 +1395,11 @@ describe("wrong declarations", () => {
     ],
   ])("%s says what is wrong", async (call, message) => {
     await declare("create table production.things (n int primary key, doc jsonb)", "things");
-    await sql("create table if not exists production.numbered (n int primary key, source_seq text)");
+    await sql(`create table production.numbered (n int primary key, source_seq text);
+      create table production.parted (n int primary key) partition by list (n);
+      create table production.things_1 partition of production.parted for values in (1)`);
     await expect(sql(`select ${call}`)).rejects.toThrow(message);
-    await sql("drop table production.numbered");
+    await sql("drop table production.numbered, production.parted");
   });
 
   test("a missing table comes with those that there are", async () => {
