@@ -30,7 +30,7 @@ export function checkOf(
     return {
       name: `valid_${name}`,
       sql: `check (${quoted} in (${values.map(([value]) => literal(value)).join(", ")}))`,
-      comment: `${inWords(name)} is one of ${values.map(([value]) => value).join(", ")}.`,
+      comment: `${inWords(name)} must be one of ${values.map(([value]) => value).join(", ")}.`,
       doubt:
         rare.length > 0
           ? `rare, perhaps wrong: ${rare.map(([value, times]) => `${shown(value)} (${times})`).join(", ")}`
@@ -49,7 +49,7 @@ export function checkOf(
     comment: `${inWords(name)} must ${positive ? "be positive" : "not be negative"}.`,
     doubt:
       wrong > 0
-        ? `${count(wrong)} of ${count(found.filled)} values break it: ${named(found.notPositive)}`
+        ? `${count(wrong)} of ${count(found.filled)} values violate it: ${named(found.notPositive)}`
         : undefined,
   };
 }

@@ -39,12 +39,12 @@ export async function findKey(
     .sort((a, b) => b.rank - a.rank || a.repeats - b.repeats)[0];
   if (!index)
     throw badInput(
-      "No column and no pair of columns tells the rows apart; name the key with --key column,column (the last row of each key wins)",
+      "No column or pair of columns identifies the rows; give the key with --key column,column (the last row of each key wins)",
     );
   const pair = pairs[index.i]!.toSorted((a, b) => columns.indexOf(a) - columns.indexOf(b));
   const why =
     index.repeats === 0
-      ? "no pair comes twice"
+      ? "no pair occurs twice"
       : `${rowsThat(index.repeats, "repeats", "repeat")} a pair; the last one wins`;
   return { columns: pair.map(({ name }) => name), why };
 }
@@ -69,7 +69,7 @@ async function givenKey(
     ? "many rows repeat it; the last one wins"
     : tracker!.repeats > 0
       ? `${rowsThat(tracker!.repeats, "repeats", "repeat")} it; the last one wins`
-      : "no value comes twice";
+      : "no value occurs twice";
   const empty = Math.max(...chosen.map(({ profile }) => rows - profile.filled));
   const rejected = empty > 0 ? `, ${rowsThat(empty, "without it", "without it")} will be rejected` : "";
   return { columns: chosen.map(({ name }) => name), why: `given; ${repeats}${rejected}` };
@@ -95,7 +95,7 @@ function describeKey(column: ColumnProposal, rows: number): string {
   const whole = share === 1 ? "" : ` (looked at every ${1 / share}th value)`;
   return [
     repeats === 0
-      ? `no value comes twice${whole}`
+      ? `no value occurs twice${whole}`
       : `${rowsThat(Math.round(repeats / share), "repeats", "repeat")} a value; the last one wins${whole}`,
     ...(empty > 0 ? [`${rowsThat(empty, "without it", "without it")} will be rejected`] : []),
   ].join(", ");

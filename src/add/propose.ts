@@ -57,7 +57,7 @@ export function propose(
       found.distinct.repeats === 0 &&
       /^(integer|bigint|uuid|text)$/.test(type);
     if (isUnique) {
-      column.why.push("no value comes twice");
+      column.why.push("no value occurs twice");
       constraints.push({
         name: `${dataset}_${name}_key`,
         sql: `unique (${quote(name)})`,
@@ -91,7 +91,7 @@ export function propose(
     constraints.push({
       name,
       sql: `foreign key (${list(own)}) references production.${quote(parent.table)} (${list(parent.columns)}) on delete restrict`,
-      comment: `There is no such ${inWords(one).toLowerCase()}.`,
+      comment: `The ${inWords(one).toLowerCase()} does not exist, or has not arrived yet.`,
       doubt: isBelieved ? undefined : words,
     });
     if (content.missing > 0 && isBelieved)

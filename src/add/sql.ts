@@ -28,8 +28,8 @@ export function writeSql(
   return [
     ...wrapped(
       `${inWords(dataset)}, as \`strata add\` found them in ${source} (${rows.toLocaleString("en")} rows). The file is yours: ` +
-        "correct what is wrong, and say in the comments what the numbers mean; they are the API's documentation. " +
-        "A column that comes later needs `alter table … add column if not exists` below the table.",
+        "correct what is wrong, and explain columns and units in the comments, which document the API. " +
+        "A later column needs `alter table … add column if not exists` below the table.",
     ),
     ...remarks.flatMap((remark) => ["--", ...wrapped(remark)]),
     "",
@@ -62,7 +62,7 @@ export function writeSql(
       .filter(({ comment: words }) => words !== "")
       .map(({ name, comment: words }) => comment(`constraint ${quote(name)} on ${table}`, words)),
     "",
-    `-- Rows come in with: ${onOneLine(ingest)}`,
+    `-- Load the rows with: ${onOneLine(ingest)}`,
     `select strata.add_dataset(${literal(dataset)});`,
     "",
   ].join("\n");

@@ -156,7 +156,7 @@ describe("keys", () => {
 
   test("a column that is named like one comes first, then any that tells rows apart", async () => {
     const rows = lines(50, (i) => `${i},${100 + i},n${i}`);
-    expect(await key(`code,thing_id,name\n${rows}`)).toEqual(["thing_id", "no value comes twice"]);
+    expect(await key(`code,thing_id,name\n${rows}`)).toEqual(["thing_id", "no value occurs twice"]);
     expect((await key(`name,id,other\n${rows}`))[0]).toBe("id");
     expect((await key(`a,b,c\n${rows}`))[0]).toBe("a");
   });
@@ -173,13 +173,15 @@ describe("keys", () => {
     const rows = lines(100, (i) => `${i % 10},${Math.floor(i / 10)},${i % 10},${Math.floor(i / 10)}`);
     expect(await key(`amount,weight,order_id,line_no\n${rows}`)).toEqual([
       "order_id,line_no",
-      "no pair comes twice",
+      "no pair occurs twice",
     ]);
   });
 
   test("none is an error, unless it is given", async () => {
     const rows = lines(100, (i) => `${i % 3},${i % 2}`);
-    await expect(key(`a,b\n${rows}`)).rejects.toThrow(/no pair of columns tells the rows apart; .*--key/);
+    await expect(key(`a,b\n${rows}`)).rejects.toThrow(
+      /No column or pair of columns identifies the rows; .*--key/,
+    );
     expect(await key(`a,b\n${rows}`, { key: "a" })).toEqual([
       "a",
       "given; many rows repeat it; the last one wins",
@@ -213,7 +215,7 @@ describe("rules", () => {
     const rows = lines(100, (i) => `${i},${i === 7 ? -1 : i}`);
     const { sql } = await proposalFor(`id,price\n${rows}`);
     expect(sql).toMatch(
-      /-- Not active, 1 of 100 values break it: "-1" \(line 8\):\n-- alter table production.things drop constraint if exists positive_price, add constraint positive_price check \(price > 0\);/,
+      /-- Not active, 1 of 100 values violate it: "-1" \(line 8\):\n-- alter table production.things drop constraint if exists positive_price, add constraint positive_price check \(price > 0\);/,
     );
   });
 });

@@ -26,7 +26,7 @@ test("prints the SQL and why, and writes nothing", async () => {
   expect(code).toBe(0);
   expect(stdout).toContain("create table if not exists production.big_things (\n  id integer not null,");
   expect(stdout).toMatch(/--map 'Unit Price=unit_price'\nselect strata\.add_dataset\('big_things'\);\n$/);
-  expect(stderr).toMatch(/big_things: 2 rows, key id \(no value comes twice\)\n/);
+  expect(stderr).toMatch(/big_things: 2 rows, key id \(no value occurs twice\)\n/);
   expect(existsSync(datasets)).toBe(false);
 });
 
