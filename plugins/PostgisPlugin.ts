@@ -267,7 +267,7 @@ export const PostgisPlugin: GraphileConfig.Plugin = {
         if (!column) return args;
         const nearestTo = {
           type: build.getInputTypeByName("GeoPointInput"),
-          description: `Read only rows with a \`${column}\`, by \`distance\` from this one, nearest first; \`orderBy\` decides between equals.`,
+          description: `Read only rows with a \`${column}\`, ordered by \`distance\` from this position, nearest first; \`orderBy\` orders rows of equal distance.`,
           // Planned rather than applied, to come before the default of orderBy.
           applyPlan(_$parent: unknown, $connection: { getSubplan(): PgSelectStep }, arg: FieldArg) {
             orderByDistance($connection.getSubplan(), column, arg.getRaw());
