@@ -96,32 +96,31 @@ const errorsPage = (): string =>
 
 /** Reasons that are no constraints, with what they mean; a test finds those that the code gives and this lacks. */
 export const REASONS: Record<string, string> = {
-  unparseable: "The text is no row: a quote that does not end, a line that is no JSON object.",
-  wrong_field_count: "The row of CSV has more or fewer fields than the header.",
-  missing_key: "A column of the key is empty.",
-  unknown_field: "The row has a field that the dataset has not.",
+  unparseable: "The text is not a row: a quote is not closed, or a line is not a JSON object.",
+  wrong_field_count: "The CSV row has more or fewer fields than the header.",
+  missing_key: "A key column is empty.",
+  unknown_field: "The row has a field that the dataset does not have.",
   invalid_encoding:
-    "Bytes that are not of the input's encoding, UTF-8 unless said; a NUL character, half of a surrogate pair.",
+    "Bytes are invalid in the input's encoding (UTF-8 by default), or the text has a NUL character or half of a surrogate pair.",
   invalid_json: "The value of a JSON field is not JSON, or the line is not.",
-  invalid_integer: "Not a whole number.",
-  invalid_number: "Not a number.",
-  invalid_text: "An object or array where text is expected.",
-  invalid_timestamp: "Not a date or time.",
+  invalid_integer: "The value is not a whole number.",
+  invalid_number: "The value is not a number.",
+  invalid_text: "The value is an object or array; a text is expected.",
+  invalid_timestamp: "The value is not a date or time.",
   ambiguous_date:
-    "A date with more than one reading, such as 06/10/2011; `--date-format` or `?dateFormat=` says which. Also a time that clocks showed twice.",
+    "The date has more than one reading, such as 06/10/2011; set `--date-format` or `?dateFormat=`. Or the local time occurred twice because of a clock change.",
   impossible_date:
-    "A date or time that does not exist, also for want of an hour when clocks were set forward; or one outside the range that a mapping view allows.",
-  out_of_range: "A number that the type cannot hold.",
-  too_long: "A text, number or record that is longer than its limit.",
+    "The date or time does not exist in the calendar, was skipped by a clock change, or is outside the range that a mapping view allows.",
+  out_of_range: "The number is beyond the range of its type.",
+  too_long: "The text, number or record is longer than its limit.",
   invalid_expression:
-    "An expression of `--set` cannot be evaluated for the row: a text that is no number, a division by zero.",
-  invalid_value: "PostgreSQL does not take the value as the column's type; the detail has its words.",
-  left_out_by_mapping:
-    "A record that deletes is left out by the mapping view, so the key of its row is not known.",
+    "An expression of `--set` cannot be evaluated for the row, such as a text that is not a number, or a division by zero.",
+  invalid_value: "PostgreSQL does not accept the value for the column's type; the detail has its message.",
+  left_out_by_mapping: "The mapping view omits a record that deletes, so the key of its row is unknown.",
   owned_by_another_source:
-    "The row belongs to the source that brought it first, and the dataset is owned by source; the detail names it.",
+    "The dataset is owned by source, and the row belongs to another source, which the detail names.",
   rejected_by_trigger: "A trigger of your own raised an exception.",
-  rejected_by_database: "PostgreSQL rejected the row when it was written; the detail has its words.",
+  rejected_by_database: "PostgreSQL rejected the row when it was written; the detail has its message.",
 };
 
 async function reasonsPage(pool: Pool): Promise<string> {
@@ -144,7 +143,7 @@ async function reasonsPage(pool: Pool): Promise<string> {
         ["`<column>_missing`", "The column is NOT NULL and has no value."],
         [
           "`<column>_too_long`, `<column>_out_of_range`, `<column>_invalid`",
-          "The value does not fit the column's type in production.",
+          "The value is not valid for the column's type in production.",
         ],
       ],
     ),

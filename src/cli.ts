@@ -20,11 +20,11 @@ const COMMANDS: Record<string, [description: string, load: () => Promise<Define>
     async () => (await import("./commands/worker.ts")).workerCommand,
   ],
   init: [
-    "make a folder for tables and metrics of your own",
+    "create a folder for your own tables and metrics",
     async () => (await import("./commands/init.ts")).initCommand,
   ],
   add: [
-    "propose a dataset for a CSV or NDJSON file, from all that it holds",
+    "propose a dataset for a file, from its contents",
     async () => (await import("./commands/add.ts")).addCommand,
   ],
   migrate: [
@@ -32,15 +32,15 @@ const COMMANDS: Record<string, [description: string, load: () => Promise<Define>
     async () => (await import("./commands/migrate.ts")).migrateCommand,
   ],
   datasets: [
-    "list datasets and metrics: rows, key, what waits, how fresh, where it goes",
+    "list datasets and metrics with rows, key, freshness and lineage",
     async () => (await import("./commands/datasets.ts")).datasetsCommand,
   ],
   ingest: [
-    "land rows of a CSV or NDJSON file, gzipped or not, in staging",
+    "load rows of a file (CSV, NDJSON, Excel or Parquet) into staging",
     async () => (await import("./commands/ingest.ts")).ingestCommand,
   ],
   sample: [
-    "load a year of made-up data, some of it wrong on purpose, through the whole pipeline",
+    "load a year of generated data, with some wrong rows, through the whole pipeline",
     async () => (await import("./commands/sample.ts")).sampleCommand,
   ],
   transform: [
@@ -48,16 +48,16 @@ const COMMANDS: Record<string, [description: string, load: () => Promise<Define>
     async () => (await import("./commands/transform.ts")).transformCommand,
   ],
   refresh: [
-    "bring analytics up to date with production",
+    "update analytics with the changes of production",
     async () => (await import("./commands/refresh.ts")).refreshCommand,
   ],
   cleanup: [
-    "delete staging rows that the transform took long ago",
+    "delete transformed rows, runs and rejected rows older than their retention",
     async () => (await import("./commands/cleanup.ts")).cleanupCommand,
   ],
   run: ["transform, then refresh", async () => (await import("./commands/run.ts")).runCommand],
   status: [
-    "show how fresh each dataset is, and the last runs",
+    "show the freshness of each dataset, and the latest runs",
     async () => (await import("./commands/status.ts")).statusCommand,
   ],
   export: [
@@ -65,11 +65,11 @@ const COMMANDS: Record<string, [description: string, load: () => Promise<Define>
     async () => (await import("./commands/export.ts")).exportCommand,
   ],
   quarantine: [
-    "list, retry or discard the rows that broke a rule",
+    "list, retry or discard rejected rows",
     async () => (await import("./commands/quarantine.ts")).quarantineCommand,
   ],
   alerts: [
-    "list incidents; alerts test: ask ALERT_WEBHOOK_URL for an answer",
+    "list incidents, or send a test message to ALERT_WEBHOOK_URL",
     async () => (await import("./commands/alerts.ts")).alertsCommand,
   ],
   token: [
@@ -77,11 +77,11 @@ const COMMANDS: Record<string, [description: string, load: () => Promise<Define>
     async () => (await import("./commands/token.ts")).tokenCommand,
   ],
   login: [
-    "make, list or drop logins for BI tools and psql",
+    "create, list or drop logins for BI tools and psql",
     async () => (await import("./commands/login.ts")).loginCommand,
   ],
   doctor: [
-    "check the database and the configuration, and say what to do",
+    "check the database and the configuration, with advice",
     async () => (await import("./commands/doctor.ts")).doctorCommand,
   ],
   schema: [

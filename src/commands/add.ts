@@ -74,12 +74,9 @@ function parseDataset(value: string): string {
 export const addCommand = (command: Command): Command =>
   withReadOptions(
     withInputOptions(
-      command.argument(
-        "<file>",
-        "CSV or NDJSON file, gzipped or not, Excel workbook or Parquet; all of it is read",
-      ),
+      command.argument("<file>", "CSV or NDJSON file (may be gzipped), Excel workbook or Parquet file"),
     )
-      .option("--name <dataset>", "what to call the table (default: as the file)", parseDataset)
-      .option("--key <columns>", "the columns that tell rows apart, separated by commas (default: found)")
+      .option("--name <dataset>", "name of the table (default: the file's)", parseDataset)
+      .option("--key <columns>", "columns that identify a row, separated by commas (default: detected)")
       .option("--write", "write the SQL to a new file of datasets/ instead of printing it"),
   ).action(add);

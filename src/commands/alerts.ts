@@ -31,10 +31,10 @@ async function testReceiver({ json }: { json?: boolean }): Promise<void> {
 
 export function alertsCommand(command: Command): void {
   command
-    .option("--limit <incidents>", "how many incidents to list, open ones first", parseCount, 20)
+    .option("--limit <incidents>", "maximum number of incidents, open ones first", parseCount, 20)
     .action(listIncidents);
   command
     .command("test")
-    .description("send a test message to ALERT_WEBHOOK_URL, and say what it answers")
+    .description("send a test message to ALERT_WEBHOOK_URL and show the response")
     .action((_options: unknown, test: Command) => testReceiver(test.optsWithGlobals()));
 }

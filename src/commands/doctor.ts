@@ -50,7 +50,7 @@ export async function doctor(options: { json?: boolean }): Promise<void> {
       "token settings",
       "warning",
       findTokenWarnings(config),
-      "See .env.example for what each setting allows",
+      "See .env.example for the allowed values",
     ),
   );
   await examine(config, add);
@@ -87,7 +87,7 @@ async function examine(config: Config, add: (found: Finding) => void): Promise<v
         "API",
         "failure",
         await findApiFaults(config, database),
-        "Correct the comment, grant or *.json5 file that it is about, then run: npx strata-graphql migrate",
+        "Correct the comment, grant or *.json5 file that it names, then run: npx strata-graphql migrate",
       ),
     );
     for (const check of sqlChecks)
@@ -143,7 +143,7 @@ async function compare(database: Database, add: (found: Finding) => void): Promi
         "additions to the machinery",
         "warning",
         unexpected,
-        "Strata does not know them; make sure that somebody does",
+        "Strata did not create them; make sure that they are wanted",
       ),
     );
   } catch (error) {

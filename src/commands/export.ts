@@ -144,22 +144,22 @@ export const exportCommand = (command: Command): Command =>
     .addOption(
       new Option(
         "--format <format>",
-        "csv, ndjson or parquet (default: as the file is called, else csv)",
+        "csv, ndjson or parquet (default: by the file's name, else csv)",
       ).choices(EXPORT_FORMATS),
     )
-    .option("--filter <json>", "which rows: the argument `filter` of the API, as JSON", parseObject)
-    .option("--order-by <list>", "their order: values of the API's `orderBy`, such as AMOUNT_DESC", parseList)
+    .option("--filter <json>", "filter of the API, as JSON", parseObject)
+    .option("--order-by <list>", "order of the API, such as AMOUNT_DESC, separated by commas", parseList)
     .option(
       "--columns <list>",
-      "fields of the API, such as userId,amount (default: all the role may read)",
+      "fields of the API, such as userId,amount (default: all that the role may read)",
       parseList,
     )
-    .option("--limit <rows>", "how many rows at most", parseCount)
+    .option("--limit <rows>", "maximum number of rows", parseCount)
     .option(
       "-o, --output <file>",
-      "file to write, which appears when it is whole (default: standard output)",
+      "file to write, which is created when complete (default: standard output)",
       parseName,
     )
-    .option("--role <role>", "whose rights hold: reader, ingestor, operator, or a member of them", "operator")
-    .option("--sub <name>", "who it is for, where policies ask", parseName)
+    .option("--role <role>", "role that reads: reader, ingestor, operator, or a member of one", "operator")
+    .option("--sub <name>", "subject (sub) for policies", parseName)
     .action(exportRows);

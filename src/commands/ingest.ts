@@ -18,8 +18,8 @@ import { withDatabase } from "./with-database.ts";
 export interface IngestCommandOptions extends ReadOptions, InputOptions {
   json?: boolean;
   source: string;
-  map: string[];
-  set: string[];
+  map?: string[];
+  set?: string[];
   maxRejected?: string;
   delete?: boolean;
   replace?: boolean;
@@ -76,36 +76,30 @@ export const ingestCommand = (command: Command): Command =>
   withReadOptions(
     withInputOptions(
       command
-        .argument("<dataset>", "what the rows are, such as users")
+        .argument("<dataset>", "name of the dataset, such as users")
         .argument("<file>", "file to read; - for standard input"),
     )
-      .option("--source <name>", "where the rows come from", "file")
-      .option(
-        "--map <column=field>",
-        "take a column as a field, or leave it out with column= (repeatable)",
-        collect,
-        [],
-      )
+      .option("--source <name>", "source system of the rows", "file")
+      .option("--map <column=field>", "use a column as this field; column= omits it (repeatable)", collect)
       .option(
         "--set <field=expression>",
-        'make a field of columns, in SQL: "amount=quantity * unit_price" (repeatable)',
+        'compute a field by an SQL expression: "amount=quantity * unit_price" (repeatable)',
         collect,
-        [],
       )
       .option(
         "--max-rejected <limit>",
-        "fail if more rows are rejected, a number or a share such as 5%; then none of the file's rows goes on",
+        "fail if more rows are rejected, as a number or a share such as 5%; then no row of the file is transformed",
       )
-      .option("--delete", "the rows name rows to delete, by their key")
+      .option("--delete", "delete the rows with the keys in the file")
       .addOption(
         new Option(
           "--replace",
-          "the file is all that the source has: its other rows are deleted, if none of the file's is rejected",
+          "treat the file as a full snapshot: delete the source's other rows, unless a row of the file is rejected",
         ).conflicts("delete"),
       )
       .option(
         "--dry-run",
-        "say what would land, be replaced and be rejected, and change nothing; the first 20,000 rows go through the transform",
+        "report what the load would do, without changing anything; the first 20,000 rows go through the transform",
       )
-      .option("--once", "do nothing if the same content was ingested before with the same options"),
+      .option("--once", "do nothing if the same content was already ingested with the same options"),
   ).action(ingest);

@@ -80,4 +80,4 @@ function writeIfNew(path: string, content: string): boolean {
 }
 
 export const initCommand = (command: Command): Command =>
-  command.argument("[folder]", "where to make it", ".").action(init);
+  command.argument("[folder]", "folder to create", ".").action(init);

@@ -18,14 +18,14 @@ export interface InputOptions {
 export const withInputOptions = (command: Command): Command =>
   command
     .addOption(
-      new Option("--format <format>", "how to read it (default: as it looks)").choices([
+      new Option("--format <format>", "format of the file (default: detected)").choices([
         "csv",
         "ndjson",
         "xlsx",
         "parquet",
       ]),
     )
-    .option("--sheet <name>", "sheet of an Excel workbook, by its name or number (default: the first)");
+    .option("--sheet <name>", "name or number of the Excel sheet (default: the first)");
 
 interface Input {
   input: Readable;

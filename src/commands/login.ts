@@ -114,28 +114,30 @@ function parseDuration(value: string): string {
 export function loginCommand(command: Command): void {
   command
     .command("create")
-    .description("make a login for a BI tool or psql, which reads what its role may")
+    .description("create a login for a BI tool or psql that may read what its role may")
     .argument("<name>", "name of the login", parseLogin)
-    .requiredOption(
-      "--role <role>",
-      "reader, ingestor, operator, or a database role that is a member of them",
-    )
+    .requiredOption("--role <role>", "reader, ingestor, operator, or a database role that is a member of one")
     .option(
       "--password-file <file>",
-      "take the password from a file, - for standard input (default: a random one)",
+      "read the password from a file, - for standard input (default: a random one)",
     )
-    .option("--connections <count>", "connections at once", parseCount, 10)
-    .option("--statement-timeout <duration>", "longest statement, such as 30s or 5min", parseDuration, "60s")
+    .option("--connections <count>", "maximum number of connections", parseCount, 10)
+    .option(
+      "--statement-timeout <duration>",
+      "maximum time of a statement, such as 30s or 5min",
+      parseDuration,
+      "60s",
+    )
     .action((name: string, _options: unknown, create: Command) =>
       createLogin(name, create.optsWithGlobals()),
     );
   command
     .command("list")
-    .description("list the logins that were made here")
+    .description("list the logins that this command has created")
     .action((_options: unknown, list: Command) => listLogins(list.optsWithGlobals()));
   command
     .command("drop")
-    .description("drop a login, and end its connections")
+    .description("drop a login and close its connections")
     .argument("<name>", "name of the login")
     .action((name: string, _options: unknown, drop: Command) => dropLogin(name, drop.optsWithGlobals()));
 }

@@ -11,7 +11,8 @@ export function parseTtl(value: string): string {
   throw new InvalidArgumentError("Allowed: a number and s, m, h or d.");
 }
 
-export const collect = (value: string, values: string[]): string[] => [...values, value];
+/** Collects the values of an option that may be repeated. */
+export const collect = (value: string, values: string[] = []): string[] => [...values, value];
 
 export function parseCount(value: string): number {
   if (/^[1-9]\d{0,15}$/.test(value)) return Number(value);
@@ -56,17 +57,17 @@ export function parseDays(value: string): number {
 /** Adds the options that say how values are written, for ingest, add and retry. */
 export const withValueOptions = (command: Command): Command =>
   command
-    .option("--date-format <format>", "how dates that are not ISO 8601 are written, such as DD/MM/YYYY")
-    .option("--decimal <separator>", "decimal separator of numbers: . or , (the other may part thousands)")
-    .option("--timezone <name>", "zone of times without an offset, such as Europe/Berlin (default: UTC)")
-    .option("--null <text>", "a text that means no value, such as NA (repeatable)", collect, []);
+    .option("--date-format <format>", "format of dates that are not ISO 8601, such as DD/MM/YYYY")
+    .option("--decimal <separator>", "decimal separator: . or , (the other one may separate thousands)")
+    .option("--timezone <name>", "time zone of times without an offset, such as Europe/Berlin (default: UTC)")
+    .option("--null <text>", "text that stands for null, such as NA (repeatable)", collect);
 
 export const withReadOptions = (command: Command): Command =>
   withValueOptions(
     command
-      .option("--delimiter <character>", 'what separates the fields of CSV: ";", tab (default: comma)')
+      .option("--delimiter <character>", 'separator of CSV fields: ";", tab (default: comma)')
       .option(
         "--encoding <name>",
-        "such as latin-1, windows-1252, utf-16le (default: its byte order mark, or UTF-8)",
+        "encoding, such as latin-1, windows-1252, utf-16le (default: by the byte order mark, else UTF-8)",
       ),
   );

@@ -104,19 +104,23 @@ export function quarantineCommand(command: Command): void {
   command
     .option("--reason <reason>", "only rows rejected for this reason, such as valid_email")
     .option("--dataset <dataset>", "only rows of this dataset")
-    .option("--limit <rows>", "how many rows to list", parseCount, 20)
+    .option("--limit <rows>", "maximum number of rows to list", parseCount, 20)
     .action(listQuarantine);
 
   withValueOptions(
     withSelection(command.command("retry"))
-      .description("give rows back to the transform (by id, --reason and --dataset, or --all)")
-      .option("--patch <json>", "fields to correct first, as a JSON object; null empties one", parseObject),
+      .description("requeue rows for the transform (by id, --reason and --dataset, or --all)")
+      .option(
+        "--patch <json>",
+        "fields to correct first, as a JSON object; null removes a field",
+        parseObject,
+      ),
   ).action((ids: string[] | undefined, _options: unknown, retry: Command) =>
     retryQuarantined(selected(ids, retry)),
   );
 
   withSelection(command.command("discard"))
-    .description("delete rows for good (by id, --reason and --dataset, or --all)")
+    .description("delete rows permanently (by id, --reason and --dataset, or --all)")
     .action((ids: string[] | undefined, _options: unknown, discard: Command) =>
       discardQuarantined(selected(ids, discard)),
     );
@@ -128,7 +132,7 @@ const withSelection = (command: Command): Command =>
       ...ids,
       String(parseCount(id)),
     ])
-    .option("--all", "every row in quarantine");
+    .option("--all", "all rows in quarantine");
 
 function selected(ids: string[] | undefined, command: Command): QuarantineOptions {
   const options: QuarantineOptions = { ...command.optsWithGlobals(), ids: ids?.length ? ids : undefined };

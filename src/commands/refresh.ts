@@ -19,10 +19,10 @@ async function refresh(options: RefreshOptions): Promise<void> {
 
 export const refreshCommand = (command: Command): Command =>
   command
-    .option("--full", "rebuild everything, not only what changed")
+    .option("--full", "recompute everything, not only what changed")
     .option(
       "--from <day>",
-      "compute the days of a range again in metrics by day, besides what changed",
+      "first day of a range to recompute in metrics by day, besides what changed",
       parseDate,
     )
     .option("--to <day>", "last day of the range", parseDate)

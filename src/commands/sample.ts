@@ -20,9 +20,9 @@ export async function sample(
 
 export const sampleCommand = (command: Command): Command =>
   command
-    .option("--users <rows>", "how many users", parseCount, 500)
-    .option("--transactions <rows>", "how many transactions", parseCount, 10_000)
-    .option("--events <rows>", "how many events", parseCount, 5_000)
-    .option("--seed <number>", "the same seed gives the same data", parseCount, 1)
-    .option("--force", "also beside data of your own, which it may overwrite")
+    .option("--users <rows>", "number of users", parseCount, 500)
+    .option("--transactions <rows>", "number of transactions", parseCount, 10_000)
+    .option("--events <rows>", "number of events", parseCount, 5_000)
+    .option("--seed <number>", "seed of the generator; the same seed gives the same data", parseCount, 1)
+    .option("--force", "load it beside your own data, which it may overwrite")
     .action(sample);

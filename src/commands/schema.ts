@@ -30,4 +30,4 @@ function reportBreakingChanges(before: string, after: string): void {
 }
 
 export const schemaCommand = (command: Command): Command =>
-  command.option("--write", "write it to schema.graphql instead").action(schema);
+  command.option("--write", "write to schema.graphql instead").action(schema);

@@ -190,6 +190,6 @@ export const serveCommand = (command: Command): Command =>
     .option("--no-worker", "leave scheduled and background work to `strata worker`")
     .option(
       "--watch",
-      "apply changed files of datasets/ on DATABASE_URL, too (the embedded database does anyway)",
+      "apply changed files of datasets/ to DATABASE_URL as well (always done on the embedded database)",
     )
     .action(serve);

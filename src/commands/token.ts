@@ -20,8 +20,8 @@ export async function token(options: {
 export const tokenCommand = (command: Command): Command =>
   command
     .requiredOption("--role <role>", "reader, ingestor or operator", parseRole)
-    .option("--sub <name>", "who the token is for; shown as the actor of runs", parseName)
-    .option("--ttl <duration>", "how long it is valid, such as 90s, 15m, 1h, 30d", parseTtl, "1h")
+    .option("--sub <name>", "subject of the token, shown as the actor of runs", parseName)
+    .option("--ttl <duration>", "validity, such as 90s, 15m, 1h, 30d", parseTtl, "1h")
     .action(token);
 
 function parseRole(value: string): Role {

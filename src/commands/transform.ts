@@ -16,6 +16,12 @@ async function transform(dataset: string | undefined, options: TransformOptions)
     throw badOption("A dataset, --since and --until are for --replay; without it all new rows are taken");
   if (replay && dataset === undefined)
     throw badOption("Say which dataset to replay: transform <dataset> --replay");
+  if (
+    since !== undefined &&
+    until !== undefined &&
+    (since === until || Date.parse(since) > Date.parse(until))
+  )
+    throw badOption(`--since (${since}) must be earlier than --until (${until})`);
   const replays = replay ? [{ dataset: dataset!, since, until }] : undefined;
   await printStep({ step: "transform", replays }, options);
 }
@@ -25,7 +31,7 @@ export const transformCommand = (command: Command): Command =>
     .argument("[dataset]", "dataset to replay, such as users")
     .option(
       "--replay",
-      "take rows of the dataset that are in staging still again, by the mapping and the rules of today, then the new rows",
+      "take the dataset's rows in staging again, by the current mapping and rules, then the new rows",
     )
     .option("--since <time>", "replay rows that arrived at or after this time, such as 2026-01-31", parseTime)
     .option("--until <time>", "replay rows that arrived before this time", parseTime)

@@ -105,6 +105,18 @@ describe("the pipeline's commands", () => {
     expect((await run("cleanup", "--days", "7")).run).toMatchObject({ status: "succeeded", rowsDeleted: 1 });
   });
 
+  it.each([
+    [["users", "--since", "2026-01-01"], /are for --replay/],
+    [["--replay"], /Say which dataset to replay/],
+    [
+      ["users", "--replay", "--since", "2026-01-02", "--until", "2026-01-01T23:00Z"],
+      /--since \(2026-01-02T00:00Z\) must be earlier than --until/,
+    ],
+  ])("rejects transform %j", async (words, message) => {
+    const { code, stderr } = await strata(["transform", ...words], database.environment);
+    expect([code, stderr]).toEqual([2, expect.stringMatching(message)]);
+  });
+
   it(
     "stops in order on a signal: the run is closed and says why",
     { timeout: 240_000, tags: ["long"] },
