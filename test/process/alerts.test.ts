@@ -103,16 +103,23 @@ test(
 
 test.runIf(isServer)(
   "a server without a worker notices that none works, and tells it",
-  { timeout: 180_000 },
+  { timeout: 300_000 },
   async () => {
     await sql("update strata.worker_state set seen_at = now() - interval '10 minutes'");
     await sql("select strata.set_receiver('alerts', true)");
     server = await startReadyServer(environment(), ["--no-worker"]);
-    // It looks each minute.
+    // It looks each minute; on a busy machine one look may fail.
     await until(
       () => Promise.resolve(receiver.received.some(({ body }) => body.data.kind === "worker")),
-      120,
-    );
+      200,
+    ).catch(async ({ message }: Error) => {
+      const states = await sql(
+        `select (select seen_at from strata.worker_state), (select json_agg(i) from strata.incidents i) as incidents,
+           (select json_agg(j) from graphile_worker.jobs j) as jobs`,
+      );
+      const { stdout, stderr } = server!.output;
+      throw new Error([message, JSON.stringify(states), stdout, stderr].join("\n"));
+    });
     worker = startStrata(["worker"], environment());
     await until(() =>
       Promise.resolve(
