@@ -1,6 +1,7 @@
 /** @module-tag long */
 // What people take along from the studio: numbers as CSV, the query in GraphiQL; and pages in the colors of their system.
 import { readFileSync } from "node:fs";
+import type { Response } from "playwright-core";
 import { expect, test } from "vitest";
 import { describeInBrowser, findingsOf, LONG, useStudio } from "./browser.ts";
 import { isServer } from "../support/database.ts";
@@ -88,13 +89,22 @@ describeInBrowser("taken along", () => {
       await page.getByRole("button", { name: "Open in GraphiQL" }).click();
       await page.waitForURL(/\/graphiql$/);
       await page.getByRole("tab", { name: "Transactions", exact: true }).waitFor(LONG);
-      const answer = page.waitForResponse(
-        (response) =>
-          response.url().endsWith("/graphql") &&
-          (response.request().postData() ?? "").includes("transactions("),
-      );
-      await page.getByRole("button", { name: /Execute query/ }).click();
-      const response = await answer;
+      let response!: Response;
+      // Before GraphiQL has read the document, the button does nothing.
+      await expect
+        .poll(async () => {
+          const answer = page.waitForResponse(
+            (one) =>
+              one.url().endsWith("/graphql") && (one.request().postData() ?? "").includes("transactions("),
+            { timeout: 10_000 },
+          );
+          await page.getByRole("button", { name: /Execute query/ }).click();
+          return answer.then(
+            (one) => Boolean((response = one)),
+            () => false,
+          );
+        }, LONG)
+        .toBe(true);
       const { data, errors } = await response.json();
       expect(errors).toBeUndefined();
       expect(data.transactions.nodes.length).toBeGreaterThan(0);
