@@ -112,7 +112,7 @@ describe("the pipeline's commands", () => {
       ["users", "--replay", "--since", "2026-01-02", "--until", "2026-01-01T23:00Z"],
       /--since \(2026-01-02T00:00Z\) must be earlier than --until/,
     ],
-  ])("rejects transform %j", async (words, message) => {
+  ])("rejects transform %j", { tags: ["long"] }, async (words, message) => {
     const { code, stderr } = await strata(["transform", ...words], database.environment);
     expect([code, stderr]).toEqual([2, expect.stringMatching(message)]);
   });

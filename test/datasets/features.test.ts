@@ -1349,7 +1349,7 @@ describe("rights", () => {
   });
 });
 
-describe("wrong declarations", () => {
+describe("wrong declarations", { tags: ["long"] }, () => {
   test.each([
     ["strata.add_dataset(null)", "There is no table production.null; a dataset needs one."],
     ["strata.add_dataset('')", 'There is no table production.""; a dataset needs one.'],
