@@ -35,10 +35,13 @@ async function side(folder: string, suffix: string) {
     measured: [] as Measured[],
   };
 }
-const sides = [await side(positionals[0]!, "before"), await side(root, "after")] as const;
+type Side = Awaited<ReturnType<typeof side>>;
 
+const sides: Side[] = [];
 const rows: string[][] = [];
 try {
+  sides.push(await side(positionals[0]!, "before"));
+  sides.push(await side(root, "after"));
   for (const kind of values.only.split(",")) {
     for (const one of sides) {
       one.measured = [];
@@ -46,7 +49,7 @@ try {
     }
     for (let round = 0; round < Number(values.rounds); round++)
       for (const one of sides) one.measured.push(await measure(one.contender, kind, options, one.pool));
-    const [before, after] = [sides[0].measured, sides[1].measured];
+    const [before, after] = sides.map(({ measured }) => measured) as [Measured[], Measured[]];
     const ratio = (of: (one: Measured) => number): string =>
       spread(after.map((one, i) => of(one) / of(before[i]!)));
     rows.push([

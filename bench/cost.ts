@@ -1,4 +1,4 @@
-// What one read costs: CPU time says the same where the machine has other things to do. Linux only.
+// Measures the CPU time of one read, which other load on the machine disturbs less than rates. Linux only.
 import type pg from "pg";
 import type { Contender } from "./contenders.ts";
 import { between, familyOf, usedBy, usedByBackends } from "./cpu.ts";

@@ -554,8 +554,8 @@ begin
   end if;
 
   if exists (select from strata.table_columns(production) c where c.name = 'source_seq' and c.type <> 'bigint' or c.name = 'strata_source' and c.type <> 'text') then
-    raise exception 'production.% has a column source_seq or strata_source of another type; Strata keeps there which record a row came from, as bigint and text.', quote_ident(dataset)
-      using errcode = 'invalid_table_definition', hint = 'Call the column something else.';
+    raise exception 'production.% has a column source_seq or strata_source of another type; Strata stores there which record a row came from, as bigint and text.', quote_ident(dataset)
+      using errcode = 'invalid_table_definition', hint = 'Rename the column.';
   end if;
   if owned_by_source is null then
     raise exception 'owned_by_source must be true or false, not null.' using errcode = 'null_value_not_allowed';

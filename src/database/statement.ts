@@ -39,7 +39,10 @@ const internals = pg as unknown as {
   utils: { prepareValue: (value: unknown) => unknown };
 };
 
-/** Half of a surrogate pair would be stored as another character; as NUL PostgreSQL rejects it, with this statement alone. */
+/**
+ * Replaces a text with a lone surrogate by NUL: PostgreSQL rejects that, without affecting other statements, whereas the
+ * encoding to UTF-8 would silently store another character.
+ */
 function prepareValue(value: unknown): unknown {
   const prepared = internals.utils.prepareValue(value);
   return typeof prepared === "string" && !prepared.isWellFormed() ? "\0" : prepared;
